@@ -1,0 +1,1 @@
+"""The data plane. Folders are layers, see docs/ARCHITECTURE.md; nothing is re-exported here."""

@@ -1,0 +1,1 @@
+"""A real Kafka for development, the demo and the tests. Imports errors only."""

@@ -1,0 +1,1 @@
+"""From batches to acknowledged Kafka records. Imports dataflow and avro."""

@@ -1,0 +1,117 @@
+"""Every failure the service names, with who must act and whether a retry can help.
+
+Flow: raised anywhere; shells (`app`, `cli`) turn a class into an exit status and one printed sentence.
+
+Invariants
+  E1  Each concrete error states a cause and a next step in its message.
+  E2  `exit_status` is 2 for usage and environment (`domain == "user"` at start-up), otherwise 1.
+  E3  A foreign library's exception is translated in the one file that calls the library.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Domain = Literal["user", "external", "internal"]
+Retry = Literal["never", "backoff", "restart"]
+
+
+class MegaphoneError(Exception):
+    """Base of all named failures.
+
+    Attributes:
+        domain: who can act: the user, an external system, or us.
+        retry: what can help: nothing, waiting, or starting the job again.
+        exit_status: status of the process when the error ends it.
+    """
+
+    domain: ClassVar[Domain] = "internal"
+    retry: ClassVar[Retry] = "never"
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(MegaphoneError):
+    """The command line, the configuration or the environment cannot work."""
+
+    domain = "user"
+    exit_status = 2
+
+
+class GraphError(UsageError):
+    """A flow cannot be built: a missing port, a cycle that does not advance, a wrong column."""
+
+
+class NotYetSupported(UsageError):
+    """A feature that the design names but this version refuses.
+
+    Raised by name rather than ignored, so that a flow never means something else than it says.
+    """
+
+    def __init__(self, feature: str, instead: str) -> None:
+        """Name the `feature` and what to do `instead`."""
+        super().__init__(f"{feature} is not supported in this version; {instead}")
+        self.feature = feature
+
+
+class DataError(MegaphoneError):
+    """A record of the input cannot be used; it is counted and dead-lettered, never lost."""
+
+    domain = "external"
+
+
+class SchemaError(DataError):
+    """A schema is malformed, unsafe to decode, or unknown to the registry."""
+
+
+class BrokerError(MegaphoneError):
+    """Kafka refused or did not answer."""
+
+    domain = "external"
+    retry = "backoff"
+
+
+class BrokerUnavailable(BrokerError):
+    """No broker answered within the time given."""
+
+    def __init__(self, bootstrap_servers: str, seconds: float) -> None:
+        """Name the `bootstrap_servers` asked and the `seconds` waited."""
+        super().__init__(
+            f"no Kafka broker answered at {bootstrap_servers} within {seconds:g} s; "
+            "check --bootstrap-servers and that the broker is up"
+        )
+
+
+class Fenced(BrokerError):
+    """Another process took over this identity; this one must not write again."""
+
+    retry = "restart"
+
+
+class StateError(MegaphoneError):
+    """The state store cannot give what was asked."""
+
+
+class StateCorrupt(StateError):
+    """Bytes of state do not match their digest or row count; nothing of them was used."""
+
+    retry = "restart"
+
+
+class FormatMismatch(StateError):
+    """State was written by another format version or with another number of bins."""
+
+    domain = "user"
+
+
+class PeerError(MegaphoneError):
+    """Something is wrong between processes of one generation."""
+
+    retry = "restart"
+
+
+class PeerLost(PeerError):
+    """A process of the generation is gone; the generation cannot go on."""
+
+
+class ProtocolViolation(PeerError):
+    """A peer, or the accepted log, said what the protocol does not allow."""

@@ -1,0 +1,1 @@
+"""From Kafka records to batches at a tick. Imports dataflow and avro."""

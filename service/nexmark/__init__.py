@@ -1,0 +1,1 @@
+"""NEXMark: events, schemas and queries as values in the users' API."""
