@@ -1,0 +1,131 @@
+"""The one frozen tree of knobs.
+
+Flow: default.toml < environment (MEGAPHONE_SECTION__KNOB) < command line -> [Config]; sub-trees, not
+the tree, go to constructors.
+
+Invariants
+  N1  Every knob stands in default.toml with its unit and reason; an unknown one is an error.
+  N2  Read once, checked once: relations between knobs are checked here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from service.errors import UsageError
+
+_DEFAULTS = Path(__file__).with_name("default.toml")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GatewayConfig(_Section):
+    """Reading and ticking."""
+
+    tick_ms: float = Field(gt=0)
+    idle_tick_ms: float = Field(gt=0)
+    poll_records: int = Field(gt=0, le=1_000_000)
+    prefetch_kb: int = Field(ge=1024)
+
+
+class WorkerConfig(_Section):
+    """Bounds of queues, and output."""
+
+    data_window_bytes: int = Field(ge=1 << 16)
+    state_window_bytes: int = Field(ge=1 << 21)
+    local_queue_bytes: int = Field(ge=1 << 16)
+    held_budget_bytes: int = Field(ge=1 << 20)
+    linger_ms: float = Field(ge=0)
+
+
+class ControlConfig(_Section):
+    """Promises and heartbeats."""
+
+    lookahead_ms: float = Field(gt=0)
+    plan_lookahead_ms: float = Field(gt=0)
+    promise_every_ms: float = Field(gt=0)
+    heartbeat_ms: float = Field(gt=0)
+
+
+class LimitsConfig(_Section):
+    """When waiting ends."""
+
+    broker_timeout_s: float = Field(gt=0)
+    start_timeout_s: float = Field(gt=0)
+    peer_timeout_s: float = Field(gt=0)
+    stop_timeout_s: float = Field(gt=0)
+    record_bytes_max: int = Field(gt=0)
+
+
+class HttpConfig(_Section):
+    """Where each process answers."""
+
+    host: str
+    port: int = Field(ge=0, le=65535)
+
+
+class Config(BaseSettings):
+    """All knobs; see default.toml."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MEGAPHONE_",
+        env_nested_delimiter="__",
+        toml_file=_DEFAULTS,
+        extra="forbid",
+        frozen=True,
+    )
+
+    gateway: GatewayConfig
+    worker: WorkerConfig
+    control: ControlConfig
+    limits: LimitsConfig
+    http: HttpConfig
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, then environment, then default.toml."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        control = self.control
+        if control.plan_lookahead_ms > control.lookahead_ms:
+            raise ValueError("control.plan_lookahead_ms must not exceed control.lookahead_ms")
+        # A promise must be read before the one before it runs out, or gateways stop at the horizon.
+        if control.promise_every_ms * 2 > control.plan_lookahead_ms:
+            raise ValueError("control.promise_every_ms must be at most half of plan_lookahead_ms")
+        if self.gateway.idle_tick_ms < self.gateway.tick_ms:
+            raise ValueError("gateway.idle_tick_ms must not be below gateway.tick_ms")
+        return self
+
+
+def load_config() -> Config:
+    """Read and check all knobs.
+
+    Raises:
+        UsageError: a knob is unknown, malformed, or contradicts another; the text names it.
+    """
+    try:
+        return Config()  # type: ignore[call-arg]  # the sections come from the settings sources
+    except ValidationError as error:
+        first = error.errors()[0]
+        knob = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise UsageError(f"{knob}: {first['msg']} (see service/default.toml)") from error

@@ -1,0 +1,307 @@
+"""One process's share of a timely dataflow: runs operators, exchanges messages and progress.
+
+Flow: transport -> [Worker] -> input ports -> Operator.step -> output ports -> transport, and the
+ledger of every step -> progress batch -> all peers -> tracker -> frontiers.
+
+The worker is pure but for its `Transport`: it reads no clock, opens nothing and never blocks, so the
+simulator runs a whole cluster of them in one thread.
+
+Invariants
+  W1  A progress batch holds whole operator steps, and this worker's own counts change only when its
+      batch is broadcast: all peers see prefixes of the same sequence.
+  W2  Progress, control and credit never wait for credit; data and state do, by class.
+  W3  An input queue is bounded: remote messages by the sender's window, local ones by `has_room`.
+Source: DESIGN §5; Naiad (SOSP 2013) §3.3; reference "own contribution" accumulation rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from service.dataflow.graph import Dataflow
+from service.dataflow.operator import (
+    Capability,
+    CreditClass,
+    Edge,
+    InputPort,
+    Message,
+    OperatorContext,
+    OutputPort,
+    Pact,
+    Payload,
+)
+from service.dataflow.progress.broadcast import (
+    ProgressReceiver,
+    ProgressSender,
+    decode_progress,
+    encode_progress,
+)
+from service.dataflow.progress.change_batch import ChangeBatch
+from service.dataflow.progress.timestamp import Timestamp
+from service.dataflow.progress.tracker import Tracker
+from service.dataflow.transport.base import FrameKind, Received, Transport
+from service.dataflow.transport.credit import CreditReturns, CreditWindow
+from service.errors import ProtocolViolation
+
+#: Rounds of operator steps within one worker step; a bound, so that receiving is never starved.
+_ROUNDS_MAX = 16
+#: Frames taken from the transport in one worker step.
+_FRAMES_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """Bounds of one worker, in bytes."""
+
+    #: Data in flight to one peer.
+    data_window: int = 8 << 20
+    #: State chunks in flight to one peer.
+    state_window: int = 8 << 20
+    #: Bytes queued between two operators of this process.
+    local_queue: int = 8 << 20
+
+
+class Worker:
+    """Runs the operators of `dataflow` as peer number `peer` of `peers`."""
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        peer: int,
+        peers: int,
+        start: Timestamp,
+        transport: Transport,
+        limits: WorkerLimits | None = None,
+    ) -> None:
+        """Build ports and the tracker; `start` is the dataflow's first time, equal everywhere."""
+        self.peer = peer
+        self.peers = peers
+        self._dataflow = dataflow
+        self._transport = transport
+        self._limits = limits or WorkerLimits()
+        self._ledger = ChangeBatch()
+        topology = dataflow.freeze()
+        self.tracker = Tracker(topology)
+        self._sender = ProgressSender()
+        self._receiver = ProgressReceiver()
+        others = [other for other in range(peers) if other != peer]
+        windows = {
+            CreditClass.DATA: self._limits.data_window,
+            CreditClass.STATE: self._limits.state_window,
+        }
+        #: Credit this worker may still spend, by peer and class.
+        self._windows = {
+            (other, kind): CreditWindow(size) for other in others for kind, size in windows.items()
+        }
+        #: Credit this worker owes, by peer and class.
+        self._returns = {
+            (other, kind): CreditReturns(size) for other in others for kind, size in windows.items()
+        }
+        self._inputs: dict[tuple[int, int], InputPort] = {}
+        self._contexts: list[OperatorContext] = []
+        self._active: set[int] = set()
+        #: Operators that were refused room on an output (see `has_room`).
+        self._waiting: set[int] = set()
+        #: Operators woken by a location's frontier.
+        self._watchers: dict[int, list[int]] = {}
+        #: Peers whose held store is over its budget; gateways do not read while any is.
+        self.pressed: set[int] = set()
+        #: Frames and bytes sent and received, for telemetry.
+        self.progress_batches_sent = 0
+        self.progress_bytes_sent = 0
+        for number in range(len(dataflow.operators)):
+            self._contexts.append(self._build(number, start))
+        for operator, context in zip(dataflow.operators, self._contexts, strict=True):
+            operator.logic.open(context)
+        self._active.update(range(len(dataflow.operators)))
+        self._propagate()
+
+    def step(self) -> None:
+        """Receive, run what is active, and broadcast what it did. Never blocks."""
+        self._receive()
+        for _ in range(_ROUNDS_MAX):
+            self._wake_waiting()
+            if not self._run():
+                break
+            self._flush()
+        self._flush()
+        self._return_credit()
+
+    @property
+    def complete(self) -> bool:
+        """Whether no pointstamp is left anywhere: everything was applied and acknowledged."""
+        return self._sender.is_empty and self._ledger.is_empty and self.tracker.is_empty
+
+    def activate(self, operator: int) -> None:
+        """Let an operator run in the next step."""
+        self._active.add(operator)
+
+    def announce_pressure(self, on: bool) -> None:
+        """Tell every peer that this process's held store is over its budget, or no longer."""
+        (self.pressed.add if on else self.pressed.discard)(self.peer)
+        for other in range(self.peers):
+            if other != self.peer:
+                self._transport.send(other, FrameKind.PRESSURE, 0, (), [b"\x01" if on else b"\x00"])
+
+    def queued_bytes(self) -> int:
+        """Bytes waiting in input ports of this process."""
+        return sum(port.bytes for port in self._inputs.values())
+
+    # Outlet -------------------------------------------------------------------------------------
+
+    def local(self, edge: Edge, message: Message) -> None:
+        """Queue a message at the edge's target here."""
+        self._inputs[edge.target].push(message)
+        self._active.add(edge.target[0])
+
+    def remote(self, edge: Edge, peer: int, time: Timestamp, payload: Payload) -> None:
+        """Send a message to another peer, spending its credit (W2)."""
+        kind = FrameKind.DATA if edge.credit is CreditClass.DATA else FrameKind.STATE
+        self._windows[peer, edge.credit].take(size)
+        self._transport.send(peer, kind, edge.channel, time, payload)
+
+    def has_room(self, edge: Edge) -> bool:
+        """Whether every target of the edge may take one more message (W3)."""
+        room = self._inputs[edge.target].bytes < self._limits.local_queue and (
+            edge.pact is Pact.PIPELINE
+            or all(
+                window.can_send()
+                for (_, kind), window in self._windows.items()
+                if kind is edge.credit
+            )
+        )
+        if not room:
+            self._waiting.add(edge.source[0])
+        return room
+
+    # Inside a step ------------------------------------------------------------------------------
+
+    def _build(self, number: int, start: Timestamp) -> OperatorContext:
+        operator = self._dataflow.operators[number]
+        inputs = []
+        for port in range(operator.inputs):
+            location = self._dataflow.target(number, port)
+            consumed = self._consumer(self._credit_class(number, port))
+            built = InputPort(location, self._ledger, self.tracker.frontier, consumed)
+            self._inputs[number, port] = built
+            inputs.append(built)
+            if operator.notified:
+                self._watchers.setdefault(location, []).append(number)
+        for location in operator.watches:
+            self._watchers.setdefault(location, []).append(number)
+        outputs = []
+        initial = {}
+        for port in range(operator.outputs):
+            location = self._dataflow.source(number, port)
+            edges = [edge for edge in self._dataflow.edges if edge.source == (number, port)]
+            paths = {i: path for (i, o), path in operator.connectivity.items() if o == port}
+            outputs.append(OutputPort(location, edges, paths, self.peer, self._ledger, self))
+            if port in operator.holds:
+                self.tracker.update(location, start, self.peers)
+                initial[port] = Capability.initial(location, start, self._ledger)
+        return OperatorContext(
+            operator.name,
+            self.peer,
+            self.peers,
+            start,
+            tuple(inputs),
+            tuple(outputs),
+            initial,
+            self.tracker.frontier,
+            partial(self._active.add, number),
+        )
+
+    def _credit_class(self, number: int, port: int) -> CreditClass:
+        """Class of an input's channels; lowering gives all channels of one input the same."""
+        for edge in self._dataflow.edges:
+            if edge.target == (number, port):
+                return edge.credit
+        return CreditClass.DATA
+
+    def _consumer(self, credit: CreditClass) -> Callable[[int, int], None]:
+        def consumed(sender: int, size: int) -> None:
+            self._returns[sender, credit].consumed(size)
+
+        return consumed
+
+    def _receive(self) -> None:
+        """Take what arrived: progress to the tracker, messages to ports, credit to windows."""
+        moved = False
+        for received in self._transport.receive(_FRAMES_MAX):
+            kind = received.kind
+            if kind is FrameKind.PROGRESS:
+                batch = decode_progress(bytes(received.body[0]))
+                for location, time, delta in self._receiver.accept(received.sender, batch):
+                    self.tracker.update(location, time, delta)
+                moved = True
+            elif kind is FrameKind.DATA or kind is FrameKind.STATE:
+                self._deliver(received)
+            elif kind is FrameKind.CREDIT:
+                credit = CreditClass(received.channel)
+                amount = int.from_bytes(received.body[0], "little")
+                self._windows[received.sender, credit].give_back(amount)
+            elif kind is FrameKind.PRESSURE:
+                on = bytes(received.body[0]) == b"\x01"
+                (self.pressed.add if on else self.pressed.discard)(received.sender)
+            else:
+                raise ProtocolViolation(f"peer {received.sender} sent a {kind.name} frame to a worker")
+        if moved:
+            self._propagate()
+
+    def _deliver(self, received: Received) -> None:
+        if received.channel >= len(self._dataflow.edges):
+            raise ProtocolViolation(
+                f"peer {received.sender} named channel {received.channel} "
+                f"of {len(self._dataflow.edges)}"
+            )
+        edge = self._dataflow.edges[received.channel]
+        payload = decode_payload(edge, received)
+        size = payload_size(payload)
+        self._inputs[edge.target].push(Message(received.time, payload, size, received.sender))
+        self._active.add(edge.target[0])
+
+    def _run(self) -> bool:
+        """Step every active operator once, in the order data flows; whether any was."""
+        if not self._active:
+            return False
+        active = sorted(self._active)
+        self._active.clear()
+        for number in active:
+            self._dataflow.operators[number].logic.step()
+        return True
+
+    def _wake_waiting(self) -> None:
+        """Activate operators that were refused room and have it now."""
+        waiting, self._waiting = self._waiting, set()
+        for number in waiting:
+            if all(port.ready() for port in self._contexts[number].outputs):
+                self._active.add(number)
+
+    def _flush(self) -> None:
+        """Broadcast the ledger when the accumulation rule says so (W1)."""
+        if not self._ledger.is_empty:
+            self._sender.record(self._ledger.drain())
+        while self._sender.ready(self.tracker):
+            batch = self._sender.take()
+            encoded = encode_progress(batch)
+            for other in range(self.peers):
+                if other != self.peer:
+                    self._transport.send(other, FrameKind.PROGRESS, 0, (), [encoded])
+            self.progress_batches_sent += 1
+            self.progress_bytes_sent += len(encoded) * (self.peers - 1)
+            for location, time, delta in batch.changes:
+                self.tracker.update(location, time, delta)
+            self._propagate()
+
+    def _propagate(self) -> None:
+        for location in self.tracker.propagate():
+            self._active.update(self._watchers.get(location, ()))
+
+    def _return_credit(self) -> None:
+        for (peer, credit), returns in self._returns.items():
+            amount = returns.due()
+            if amount:
+                body = amount.to_bytes(8, "little")
+                self._transport.send(peer, FrameKind.CREDIT, credit.value, (), [body])

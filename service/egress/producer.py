@@ -1,0 +1,232 @@
+"""The Kafka producer behind a process's sinks.
+
+Flow: SinkOperator -> [KafkaSink] -> encode kernel -> confluent_kafka.Producer -> Kafka.
+
+Rows are encoded by a kernel and handed over with `map`, so that nothing is interpreted per row. The
+client's `produce_batch` carries no headers (2.16), so rows that need them go through `produce`.
+
+Invariants
+  P1  A receipt is given for a batch when the last row of each partition in it was stored; the
+      idempotent producer stores a partition's rows in order, so all rows before them are, too.
+  P2  No failed row goes unnoticed: every row has a callback, a built-in one that notes the error.
+  P3  The client's queue has room for a whole batch beyond the mark at which sinks stop.
+Source: reference reliability §2.5; measured: 2.1-2.5 us a row with headers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import repeat
+
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Producer as Client
+from numba import njit
+from numpy.typing import NDArray
+
+from service.avro.encoder import Encoder
+from service.avro.wire import header
+from service.errors import BrokerError, BrokerUnavailable, UsageError
+from service.hashing import bins_of
+
+#: Rows in the client's queue at which sinks stop, and what the queue can take (P3).
+_ROOM_ROWS = 100_000
+_QUEUE_ROWS = 2_000_000
+_QUEUE_KB = 1 << 20
+
+
+@njit(cache=True, nogil=True)
+def _murmur2_partitions(keys: NDArray[np.int64], partitions: int, out: NDArray[np.int32]) -> None:
+    """Partition of 8-byte big-endian keys, as Kafka's default partitioner computes it."""
+    multiplier = np.uint32(0x5BD1E995)
+    for row in range(keys.shape[0]):
+        value = np.uint64(keys[row])
+        hashed = np.uint32(0x9747B28C) ^ np.uint32(8)
+        for half in range(2):
+            word = np.uint32((value >> np.uint64(32 - 32 * half)) & np.uint64(0xFFFFFFFF))
+            # The key's bytes are big-endian; the hash reads them as little-endian words.
+            mixed = (
+                (word >> np.uint32(24))
+                | ((word >> np.uint32(8)) & np.uint32(0xFF00))
+                | ((word << np.uint32(8)) & np.uint32(0xFF0000))
+                | (word << np.uint32(24))
+            )
+            mixed = np.uint32(mixed * multiplier)
+            mixed ^= mixed >> np.uint32(24)
+            mixed = np.uint32(mixed * multiplier)
+            hashed = np.uint32(hashed * multiplier) ^ mixed
+        hashed ^= hashed >> np.uint32(13)
+        hashed = np.uint32(hashed * multiplier)
+        hashed ^= hashed >> np.uint32(15)
+        out[row] = np.int32((hashed & np.uint32(0x7FFFFFFF)) % np.uint32(partitions))
+
+
+def partitions_of(keys: NDArray[np.int64], partitions: int) -> NDArray[np.int32]:
+    """Partition of each key among `partitions`, equal to Kafka's default for its 8 bytes."""
+    out = np.empty(keys.shape[0], dtype=np.int32)
+    _murmur2_partitions(keys, partitions, out)
+    return out
+
+
+class KafkaProducer:
+    """One client for all sinks of a process."""
+
+    def __init__(self, bootstrap_servers: str, client_id: str, linger_ms: float) -> None:
+        """Connect lazily; `linger_ms` trades latency for fewer requests."""
+        self._bootstrap = bootstrap_servers
+        self._failure: KafkaError | None = None
+        self.client = Client(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "client.id": client_id,
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": linger_ms,
+                "queue.buffering.max.messages": _QUEUE_ROWS,
+                "queue.buffering.max.kbytes": _QUEUE_KB,
+                "message.timeout.ms": 30_000,
+                "error_cb": self._on_error,
+            }
+        )
+        #: Outcome -> some message with it; None is success (P2).
+        self.outcomes: dict[KafkaError | None, Message] = {}
+
+    def partitions(self, topic: str, timeout_s: float = 10.0) -> int:
+        """Number of partitions of `topic`.
+
+        Raises:
+            BrokerUnavailable: no broker answered in `timeout_s`.
+            UsageError: the topic does not exist.
+        """
+        try:
+            metadata = self.client.list_topics(topic, timeout=timeout_s).topics[topic]
+        except KafkaException as error:
+            raise BrokerUnavailable(self._bootstrap, timeout_s) from error
+        if metadata.error is not None or not metadata.partitions:
+            raise UsageError(f"output topic {topic!r} does not exist; create it first")
+        return len(metadata.partitions)
+
+    def has_room(self) -> bool:
+        """Whether sinks may submit another batch."""
+        return len(self.client) < _ROOM_ROWS
+
+    def poll(self) -> None:
+        """Give receipts that arrived; never blocks.
+
+        Raises:
+            BrokerError: a row could not be stored, or the client failed for good.
+        """
+        self.client.poll(0)
+        if self._failure is not None:
+            raise BrokerError(f"producing stopped: {self._failure.str()}; check the broker's log")
+        if len(self.outcomes) > 1 or (self.outcomes and None not in self.outcomes):
+            error = next(error for error in self.outcomes if error is not None)
+            message = self.outcomes[error]
+            raise BrokerError(
+                f"a row for topic {message.topic()!r} could not be stored: {error.str()}; "
+                "the job stops so that no result is lost"
+            )
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Wait for what is queued, at most `timeout_s`."""
+        self.client.flush(timeout_s)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._failure = error
+
+
+class KafkaSinkWriter:
+    """The `Producer` of one sink vertex: encodes rows and gives receipts (P1)."""
+
+    def __init__(
+        self,
+        producer: KafkaProducer,
+        topic: str,
+        key: str,
+        encoder: Encoder,
+        schema_id: int,
+        *,
+        worker: int,
+        bin_bits: int,
+    ) -> None:
+        """Write rows to `topic`; `worker` and each row's bin go into its headers."""
+        self._producer = producer
+        self._topic = topic
+        self._key = key
+        self._encoder = encoder
+        self._prefix = header(schema_id)
+        self._partitions = producer.partitions(topic)
+        self._bin_bits = bin_bits
+        own = str(worker).encode()
+        self._headers = [
+            [("worker", own), ("bin", str(number).encode())] for number in range(1 << bin_bits)
+        ]
+        self.rows = 0
+        self.bytes = 0
+
+    def has_room(self) -> bool:
+        """Whether another batch may be submitted."""
+        return self._producer.has_room()
+
+    def submit(self, rows: pa.RecordBatch, acknowledged: Callable[[], None]) -> None:
+        """Hand every row to the client; `acknowledged` follows from `KafkaProducer.poll`."""
+        count = rows.num_rows
+        columns = dict(zip(rows.schema.names, rows.columns, strict=True))
+        data, offsets = self._encoder.encode(columns, self._prefix)
+        keys = columns[self._key].to_numpy(zero_copy_only=False)
+        partitions = partitions_of(keys, self._partitions)
+        bins = bins_of(keys, self._bin_bits)
+        blob = data.tobytes()
+        ends = offsets.tolist()
+        values = [blob[ends[row] : ends[row + 1]] for row in range(count)]
+        key_bytes = keys.astype(">i8").view("V8").tolist()
+        callbacks: list[Callable[[KafkaError | None, Message], None]]
+        callbacks = [self._producer.outcomes.__setitem__] * count
+        # First occurrence in the reversed column is the last row of each partition (P1).
+        _, last = np.unique(partitions[::-1], return_index=True)
+        receipt = _Receipt(len(last), acknowledged, self._producer.outcomes)
+        for row in last.tolist():
+            callbacks[count - 1 - row] = receipt
+        deque(
+            map(
+                self._producer.client.produce,
+                repeat(self._topic),
+                values,
+                key_bytes,
+                partitions.tolist(),
+                repeat(None),
+                callbacks,
+                repeat(0),
+                map(self._headers.__getitem__, bins.tolist()),
+            ),
+            maxlen=0,
+        )
+        self.rows += count
+        self.bytes += len(blob)
+
+
+class _Receipt:
+    """Counts the partitions of one batch that are stored."""
+
+    __slots__ = ("_acknowledged", "_left", "_outcomes")
+
+    def __init__(
+        self,
+        partitions: int,
+        acknowledged: Callable[[], None],
+        outcomes: dict[KafkaError | None, Message],
+    ) -> None:
+        self._left = partitions
+        self._acknowledged = acknowledged
+        self._outcomes = outcomes
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        """Note one delivery report."""
+        self._outcomes[error] = message
+        if error is None:
+            self._left -= 1
+            if self._left == 0:
+                self._acknowledged()

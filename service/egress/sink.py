@@ -1,0 +1,70 @@
+"""A sink: hands batches to a producer and keeps their time open until Kafka has acknowledged them.
+
+Flow: S or operator -> [SinkOperator] -> Producer -> Kafka; delivery reports come back as receipts.
+
+Its output carries nothing. A capability there, held from submission to acknowledgement, makes the
+output's frontier say "everything below is in Kafka": the gate of migrations and the condition of a
+checkpoint read it.
+
+Invariants
+  K1  Rows of one key reach the producer in the order their batches arrived here.
+  K2  The output frontier passes t only after every row <= t was acknowledged.
+  K3  When the producer has no room, messages stay queued and keep their credit.
+Source: DESIGN §7 (gate), §8 (sinks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import pyarrow as pa
+
+from service.dataflow.operator import Capability, OperatorContext
+
+
+class Producer(Protocol):
+    """What a sink needs of a Kafka producer; the fake one lives in the tests."""
+
+    def has_room(self) -> bool:
+        """Whether another batch may be submitted now."""
+        ...
+
+    def submit(self, rows: pa.RecordBatch, acknowledged: Callable[[], None]) -> None:
+        """Send every row; call `acknowledged` once all of them are stored.
+
+        Guarantees: rows of one key are stored in the order submitted; `acknowledged` is called from
+        the owner's loop, never from within `submit`.
+        """
+        ...
+
+
+class SinkOperator:
+    """One sink vertex in one process."""
+
+    def __init__(self, producer: Producer) -> None:
+        """Write through `producer`."""
+        self._producer = producer
+        self.rows_submitted = 0
+        self.unacknowledged = 0
+
+    def open(self, context: OperatorContext) -> None:
+        """Take the ports: rows in, an empty output whose frontier is Kafka's."""
+        (self._input,) = context.inputs
+        (self._output,) = context.outputs
+        self._activate = context.activate
+
+    def step(self) -> None:
+        """Submit what is queued while the producer has room (K3)."""
+        while self._producer.has_room() and (message := self._input.pull()) is not None:
+            rows = message.payload
+            assert isinstance(rows, pa.RecordBatch), "a data channel carries record batches"
+            right = self._output.retain(0, message)
+            self.unacknowledged += 1
+            self.rows_submitted += rows.num_rows
+            self._producer.submit(rows, lambda right=right: self._acknowledged(right))
+
+    def _acknowledged(self, right: Capability) -> None:
+        self.unacknowledged -= 1
+        right.drop()
+        self._activate()

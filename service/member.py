@@ -1,0 +1,184 @@
+"""One process of a generation, without its sockets, clock and Kafka clients.
+
+Flow: accepted log, decoded rows, frames and receipts -> [Member] -> frames, rows to producers,
+reports to the controller. The shell (`service.process`) and the simulator both drive this class.
+
+Invariants
+  M1  All members of a generation build an equal graph from the same flow and generation record.
+  M2  Reading stops when this process lacks room or any process's held store is over its budget;
+      ticking never stops for that.
+  M3  `complete` means: stopped, everything below the cut applied everywhere and acknowledged by the
+      sinks, nothing held, no bin on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service.dataflow.flow import Flow, SinkVertex, SourceVertex
+from service.dataflow.operator import Operator
+from service.dataflow.transport.base import Transport
+from service.dataflow.worker import Worker, WorkerLimits
+from service.egress.sink import Producer, SinkOperator
+from service.hashing import bin_bits_of
+from service.ids import Membership, Role, Slot
+from service.ingest.source import SourceOperator
+from service.migration.control_source import ControlSource
+from service.migration.horizon import LogFollower, TickClock
+from service.migration.lowering import Edges, lower
+from service.migration.records import Generation, LogRecord
+from service.migration.routing_table import RoutingTable
+from service.migration.state_host import CutReport
+
+
+class Member:
+    """The dataflow of one process, ready to be driven."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        generation: Generation,
+        slot: Slot,
+        transport: Transport,
+        producer_of: Callable[[SinkVertex], Producer],
+        *,
+        limits: WorkerLimits | None = None,
+        held_budget: int = 256 << 20,
+    ) -> None:
+        """Build everything for `slot` as `generation` says.
+
+        Args:
+            flow: what to run, equal in every process.
+            generation: members, owner tables and first epoch.
+            slot: which member this is.
+            transport: links to the other members.
+            producer_of: makes what a sink vertex writes through; called on workers only.
+            limits: bounds in bytes.
+            held_budget: bytes of held rows beyond which gateways are asked not to read.
+        """
+        self.slot = slot
+        self.generation = generation
+        self.membership = Membership(generation.workers, generation.gateways)
+        self.peer = self.membership.peer(slot)
+        self.bin_bits = bin_bits_of(generation.bins)
+        self.table = RoutingTable(generation.bin_owners, since=generation.first_epoch)
+        self.follower = LogFollower(generation)
+        self.control = ControlSource(self.follower, self.table)
+        self.ticks = TickClock(generation.first_epoch)
+        self.sources: dict[str, SourceOperator] = {}
+        self.sinks: dict[str, SinkOperator] = {}
+        self._producer_of = producer_of
+        self._held_budget = held_budget
+        lowered = lower(flow, generation.bins, self.control, Edges(self._source, self._sink))
+        self.hosts = lowered.hosts
+        self.routers = lowered.routers
+        self.worker = Worker(
+            lowered.dataflow,
+            self.peer,
+            self.membership.peers,
+            (generation.first_epoch,),
+            transport,
+            limits,
+        )
+
+    def apply_log(self, record: LogRecord, monotonic_us: int) -> None:
+        """Take the next record of the accepted log, read at `monotonic_us` of the local clock.
+
+        Raises:
+            ProtocolViolation: the log breaks its own rules.
+        """
+        self.ticks.observe(record.clock, monotonic_us)
+        self.control.feed(record)
+
+    def tick(self, monotonic_us: int) -> bool:
+        """Close an epoch in every source; whether the horizon left room for one."""
+        epoch = self.ticks.next(monotonic_us, self.follower.horizon)
+        if epoch is None:
+            return False
+        for source in self.sources.values():
+            source.tick(epoch)
+        return True
+
+    def step(self) -> None:
+        """Let the dataflow run and watch the held store's budget. Never blocks."""
+        self.worker.step()
+        over = self.held_bytes > self._held_budget
+        if over != (self.peer in self.worker.pressed):
+            self.worker.announce_pressure(over)
+
+    def may_read(self, source: str) -> bool:
+        """Whether the gateway may poll more records for `source` now (M2)."""
+        return not self.worker.pressed and self.sources[source].may_read
+
+    @property
+    def busy(self) -> bool:
+        """Whether something waits for frontiers to move, so that ticks should be fine."""
+        return (
+            any(source.has_rows for source in self.sources.values())
+            or self.table.last_cut > self.ticks.last
+            or any(not host.settled for host in self.hosts.values())
+        )
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of rows that wait for a frontier in this process."""
+        return sum(host.held_bytes for host in self.hosts.values()) + sum(
+            router.held_bytes for router in self.routers.values()
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the job has stopped and nothing is left to do (M3)."""
+        return (
+            self.control.stop is not None
+            and self.worker.complete
+            and all(host.settled for host in self.hosts.values())
+        )
+
+    def take_reports(self) -> list[CutReport]:
+        """Reports for the controller since the last call."""
+        reports = []
+        for host in self.hosts.values():
+            reports.extend(host.reports)
+            host.reports.clear()
+        return reports
+
+    def owned_bins(self) -> list[int]:
+        """Bins hosted here now; empty if the flow has no state."""
+        for host in self.hosts.values():
+            return [int(number) for number in host.installed.nonzero()[0]]
+        return []
+
+    def _source(self, vertex: SourceVertex) -> Operator:
+        owned = self.slot.role is Role.GATEWAY and any(
+            owner == self.slot.ordinal
+            for topic in vertex.connector.topics
+            for owner in self.generation.partition_owners[topic]
+        )
+        source = SourceOperator(owns_partitions=owned)
+        if owned:
+            self.sources[vertex.name] = source
+        return source
+
+    def _sink(self, vertex: SinkVertex) -> Operator:
+        sink = SinkOperator(
+            self._producer_of(vertex) if self.slot.role is Role.WORKER else _NoProducer()
+        )
+        self.sinks[vertex.name] = sink
+        return sink
+
+
+class _NoProducer:
+    """The producer of a process that hosts no bins: nothing may reach it."""
+
+    def has_room(self) -> bool:
+        """Nothing can be taken."""
+        return False
+
+    def submit(self, rows: object, acknowledged: Callable[[], None]) -> None:
+        """Refuse rows.
+
+        Raises:
+            AssertionError: always; a gateway owns no bins, so no row can reach its sinks.
+        """
+        raise AssertionError("a gateway's sink received rows")

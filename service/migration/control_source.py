@@ -1,0 +1,66 @@
+"""Where a process's dataflow learns what the accepted log says.
+
+Flow: accepted log (Kafka) -> shell -> [ControlSource] -> control ports of sources, F and S.
+
+Invariants
+  C1  It holds a capability at the horizon it has read itself and lowers it only by promises it has
+      read: a slow reader holds every frontier back instead of missing a command.
+  C2  A command reaches the routing table and the control ports before any promise beyond it does.
+  C3  After `stop at c` it holds nothing: no command follows.
+Source: DESIGN §4 (control horizon).
+"""
+
+from __future__ import annotations
+
+from service.dataflow.operator import Capability, OperatorContext
+from service.migration.horizon import LogFollower
+from service.migration.records import LogRecord, Move, Stop
+from service.migration.routing_table import RoutingTable
+
+
+class ControlSource:
+    """The operator behind all control ports of one process."""
+
+    def __init__(self, follower: LogFollower, table: RoutingTable) -> None:
+        """Share the process's routing table; `follower` checks the order of the log."""
+        self.follower = follower
+        self.table = table
+        self.stop: Stop | None = None
+        self._pending: list[Move | Stop] = []
+        self._capability: Capability | None = None
+
+    def open(self, context: OperatorContext) -> None:
+        """Take the port and the capability at the dataflow's first time."""
+        self._context = context
+        (self._output,) = context.outputs
+        self._capability = context.initial[0]
+
+    def feed(self, record: LogRecord) -> None:
+        """Take the next record of the log, in its order.
+
+        Raises:
+            ProtocolViolation: the record breaks the log's rules.
+        """
+        for command in self.follower.apply(record):
+            if isinstance(command, Move):
+                self.table.apply(command)
+            self._pending.append(command)
+        self._context.activate()
+
+    def step(self) -> None:
+        """Send what was read and lower the capability to what was promised (C1, C2)."""
+        capability = self._capability
+        if capability is None:
+            return
+        for command in self._pending:
+            right = capability.delayed((command.at,))
+            self._output.send(right, command)
+            right.drop()
+            if isinstance(command, Stop):
+                self.stop = command
+        self._pending.clear()
+        if self.stop is not None:
+            capability.drop()
+            self._capability = None
+        elif capability.time < (self.follower.horizon,):
+            capability.downgrade((self.follower.horizon,))
