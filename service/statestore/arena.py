@@ -1,0 +1,355 @@
+"""Keyed rows in memory, grouped by bin: the arena table.
+
+Flow: a batch's keys -> [KeyedTable.touch] -> state of the distinct keys -> an aggregate program folds
+-> [KeyedTable.store]; a bin that moves -> [extract] -> chunks -> [install] on another worker.
+
+Each bin owns one region of slots; a bin that fills doubles its own region and rehashes only itself.
+Address space for the largest table is reserved at the start and costs nothing until it is touched:
+growing never copies another bin's rows and never moves an array. Load thresholds differ from bin to
+bin, spread over a factor of two, so that bins which fill evenly double one after the other and not
+all in one batch.
+
+Invariants
+  A1  A key is in the region of bin hash >> (64 - bin_bits) and nowhere else.
+  A2  Slot numbers and column views are valid until the next call that changes the table.
+  A3  `since` = 0 means all rows, also those never marked; otherwise rows with version > since.
+  A4  `install` and `append` either take all rows or leave the table as it was.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import StateCorrupt, StateError
+from service.hashing import bins_of
+from service.statestore import _kernels, _regions
+from service.statestore.columns import ColumnSpec, Rows, Values, require_same_columns
+
+Int64s = NDArray[np.int64]
+
+#: Address space reserved for one table; the memory behind it is taken page by page, on first use.
+RESERVED_BYTES = 1 << 38
+_RESERVED_BYTES_LEAST = 1 << 30
+#: Linux' MAP_NORESERVE, which the mmap module does not name in every version.
+_MAP_NORESERVE = 0x4000
+#: Load thresholds in 1/1024, least and greatest: a factor of two, so that growth is even in time.
+_LOAD_LEAST = 410
+_LOAD_GREATEST = 820
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """The rows of the distinct keys of one batch, m of them, in order of first occurrence."""
+
+    keys: Int64s
+    #: Slot of each row (A2).
+    slots: Int64s
+    #: For each row of the batch, the number of its key in `keys`.
+    positions: NDArray[np.int32]
+    #: One row of m cells, as bits, per state column; changed in place, then given to `store`.
+    state: Int64s
+
+
+class KeyedTable:
+    """Rows of 64-bit state columns under int64 keys, grouped by bin."""
+
+    def __init__(
+        self,
+        bin_bits: int,
+        columns: Sequence[ColumnSpec],
+        *,
+        reserved_bytes: int = RESERVED_BYTES,
+    ) -> None:
+        """Make an empty table.
+
+        Args:
+            bin_bits: 0..20; the table has 2**bin_bits bins.
+            columns: state columns in order, distinct names; none is allowed.
+            reserved_bytes: address space for all rows together; a power of two is best.
+
+        Raises:
+            StateError: the system grants no address space.
+        """
+        self.bin_bits = bin_bits
+        self.bins = 1 << bin_bits
+        self.columns = tuple(columns)
+        self._width = _regions.FIRST_COLUMN + len(self.columns)
+        assert len({spec.name for spec in self.columns}) == len(self.columns), "column names differ"
+        buffer = _reserve(reserved_bytes)
+        capacity = len(buffer) // (8 * self._width)
+        #: Slots x (stamp, key, state columns); see _kernels.
+        self._cells: Int64s = np.frombuffer(
+            buffer, dtype=np.int64, count=capacity * self._width
+        ).reshape(capacity, self._width)
+        self._markers: NDArray[np.int8] = np.frombuffer(
+            _reserve((capacity >> _regions.SMALLEST) + 1), dtype=np.int8
+        )
+        self._space = _regions.new_space(capacity)
+        self._regions: Int64s = np.full(self.bins, _regions.NOTHING, dtype=np.int64)
+        self._rows: Int64s = np.zeros(self.bins, dtype=np.int64)
+        self._loads = _load_thresholds(self.bins)
+        self._initial: Int64s = np.array(
+            [spec.initial_bits for spec in self.columns], dtype=np.int64
+        )
+        #: Scratch of `touch`: slots, first rows, stamps of the distinct keys.
+        self._scratch: Int64s = np.empty((3, 0), dtype=np.int64)
+
+    @property
+    def row_count(self) -> int:
+        """Rows of all bins. Cost: O(bins)."""
+        return int(self._rows.sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all regions in use."""
+        return int(self._space[_regions.IN_USE]) * 8 * self._width
+
+    def rows(self, bin: int) -> int:
+        """Number of rows of the bin."""
+        return int(self._rows[bin])
+
+    def rows_per_bin(self) -> Int64s:
+        """Number of rows of every bin, a copy."""
+        return self._rows.copy()
+
+    def bin_nbytes(self, bin: int) -> int:
+        """Bytes of the bin's region."""
+        region = int(self._regions[bin])
+        if region == _regions.NOTHING:
+            return 0
+        return (8 * self._width) << (region & _kernels.ORDER_MASK)
+
+    def touch(self, keys: Int64s, version: int) -> Touched:
+        """Find or insert every key, mark its row changed at `version`, and copy its state out.
+
+        Args:
+            keys: n int64 keys, repeated as they like.
+            version: epoch of the change, >= 0.
+
+        Raises:
+            StateError: the reserved address space is used up; the keys before stay inserted.
+
+        Cost: about one cache miss per distinct key.
+        """
+        assert version >= 0, "versions are epochs"
+        positions, count = self._touch(keys)
+        slots = self._scratch[0, :count].copy()
+        state = np.empty((len(self.columns), count), dtype=np.int64)
+        distinct = np.empty(count, dtype=np.int64)
+        _kernels.seal_and_gather(self._cells, slots, version, distinct, state)
+        self._require_space(len(positions) == len(keys))
+        return Touched(distinct, slots, positions, state)
+
+    def store(self, touched: Touched) -> None:
+        """Write the changed state of touched rows back; nothing may have changed between (A2)."""
+        _kernels.scatter(self._cells, touched.slots, touched.state)
+
+    def upsert(self, keys: Int64s) -> Int64s:
+        """Find or insert every key; new rows have initial values and version 0.
+
+        Returns:
+            n slots (A2).
+
+        Raises:
+            StateError: the reserved address space is used up.
+        """
+        positions, count = self._touch(keys)
+        slots = self._scratch[0, :count]
+        _kernels.seal(self._cells, slots, self._scratch[2, :count], -1)
+        self._require_space(len(positions) == len(keys))
+        return slots[positions]
+
+    def _touch(self, keys: Int64s) -> tuple[NDArray[np.int32], int]:
+        """Run the kernel; positions are shorter than keys if the address space is used up."""
+        keys = np.ascontiguousarray(keys, dtype=np.int64)
+        if self._scratch.shape[1] < len(keys):
+            self._scratch = np.empty((3, 2 * len(keys)), dtype=np.int64)
+        positions = np.empty(len(keys), dtype=np.int32)
+        slots, firsts, stamps = self._scratch
+        count, complete = _kernels.touch(
+            self._cells,
+            self._markers,
+            self._space,
+            self._regions,
+            self._rows,
+            self._loads,
+            self._initial,
+            self.bin_bits,
+            keys,
+            positions,
+            slots,
+            firsts,
+            stamps,
+        )
+        return positions if complete else positions[:-1], count
+
+    def lookup(self, keys: Int64s) -> Int64s:
+        """Slot of each key (A2), -1 where it is absent."""
+        slots = np.empty(len(keys), dtype=np.int64)
+        _kernels.lookup(
+            self._cells,
+            self._regions,
+            self.bin_bits,
+            np.ascontiguousarray(keys, dtype=np.int64),
+            slots,
+        )
+        return slots
+
+    def column(self, name: str) -> Values:
+        """The state column as a strided view, writable, indexed by slot (A2)."""
+        for index, spec in enumerate(self.columns):
+            if spec.name == name:
+                cells = self._cells[: int(self._space[_regions.TOP]), _regions.FIRST_COLUMN + index]
+                return cells if spec.dtype == "int64" else cells.view(np.float64)
+        raise StateError(f"no state column {name!r}; there are {[c.name for c in self.columns]}")
+
+    def mark_changed(self, slots: Int64s, version: int) -> None:
+        """Set the version (>= 0) of the rows at these slots, repeated as they like."""
+        assert version >= 0, "versions are epochs"
+        _kernels.mark(self._cells, slots, version)
+
+    def extract(self, bin: int, since: int = 0) -> Rows:
+        """Copies of the bin's rows changed after `since` (A3), in no particular order."""
+        return self.extract_bins(np.array([bin], dtype=np.int64), since)
+
+    def extract_bins(self, bins: Int64s, since: int = 0) -> Rows:
+        """As `extract`, for several bins at once; rows come bin by bin in the order given."""
+        out = np.empty((self._width, int(self._rows[bins].sum())), dtype=np.int64)
+        count = _kernels.extract(self._cells, self._regions, bins, since, out)
+        columns = {
+            spec.name: out[_regions.FIRST_COLUMN + index, :count].view(spec.dtype)
+            for index, spec in enumerate(self.columns)
+        }
+        out[_regions.STAMP, :count] -= 1
+        return Rows(out[_regions.KEY, :count], out[_regions.STAMP, :count], columns)
+
+    def delete(self, bin: int) -> None:
+        """Forget all rows of the bin; its memory serves other bins from now on."""
+        _kernels.drop(self._cells, self._markers, self._space, self._regions, self._rows, bin)
+
+    def install(self, bin: int, rows: Rows) -> None:
+        """Replace all rows of the bin (A4).
+
+        Raises:
+            StateCorrupt: a key is of another bin or comes twice.
+            FormatMismatch: the columns differ.
+            StateError: the reserved address space is used up.
+        """
+        incoming = self._stacked(rows)
+        foreign = np.flatnonzero(bins_of(rows.keys, self.bin_bits) != bin)
+        if len(foreign):
+            raise StateCorrupt(
+                f"rows for bin {bin} hold key {rows.keys[foreign[0]]}, which is of another bin "
+                f"of {self.bins}"
+            )
+        old_region, old_rows = int(self._regions[bin]), int(self._rows[bin])
+        self._regions[bin], self._rows[bin] = _regions.NOTHING, 0
+        try:
+            self._append(incoming, reserve_bin=bin if len(rows) else None)
+        except StateError:
+            self.delete(bin)
+            self._regions[bin], self._rows[bin] = old_region, old_rows
+            raise
+        if old_region != _regions.NOTHING:
+            _regions.release(
+                self._cells,
+                self._markers,
+                self._space,
+                old_region >> _kernels.ORDER_BITS,
+                old_region & _kernels.ORDER_MASK,
+            )
+
+    def append(self, rows: Rows) -> None:
+        """Add rows of any bins whose keys the table does not have.
+
+        Raises:
+            StateCorrupt: a key is there already or comes twice; then rows before it have been added
+                and the table must be cleared.
+            FormatMismatch: the columns differ.
+            StateError: the reserved address space is used up.
+        """
+        self._append(self._stacked(rows), reserve_bin=None)
+
+    def clear(self) -> None:
+        """Delete every bin."""
+        for bin in np.flatnonzero(self._regions != _regions.NOTHING):
+            self.delete(int(bin))
+
+    def _append(self, incoming: Int64s, reserve_bin: int | None) -> None:
+        if reserve_bin is not None:
+            self._require_space(
+                _kernels.reserve(
+                    self._cells,
+                    self._markers,
+                    self._space,
+                    self._regions,
+                    self._loads,
+                    reserve_bin,
+                    incoming.shape[1],
+                )
+            )
+        done, duplicate = _kernels.append(
+            self._cells,
+            self._markers,
+            self._space,
+            self._regions,
+            self._rows,
+            self._loads,
+            self.bin_bits,
+            incoming,
+        )
+        if duplicate:
+            raise StateCorrupt(f"key {incoming[_regions.KEY, done]} comes twice")
+        self._require_space(done == incoming.shape[1])
+
+    def _stacked(self, rows: Rows) -> Int64s:
+        """The rows as one array, a line per cell of a slot: stamps, keys, state columns."""
+        require_same_columns(
+            "the state to install",
+            [(spec.name, spec.dtype) for spec in self.columns],
+            [(name, str(values.dtype)) for name, values in rows.columns.items()],
+        )
+        incoming = np.empty((self._width, len(rows)), dtype=np.int64)
+        np.add(rows.versions, 1, out=incoming[_regions.STAMP])
+        if len(rows) and incoming[_regions.STAMP].min() < 1:
+            raise StateCorrupt("a row to install has a negative version")
+        incoming[_regions.KEY] = rows.keys
+        for index, values in enumerate(rows.columns.values()):
+            incoming[_regions.FIRST_COLUMN + index] = values.view(np.int64)
+        return incoming
+
+    def _require_space(self, granted: bool) -> None:
+        if not granted:
+            raise StateError(
+                f"the table's reserved address space ({self._cells.nbytes} bytes) is used up at "
+                f"{self.row_count} rows; spread the bins over more workers"
+            )
+
+
+def _reserve(nbytes: int) -> mmap.mmap:
+    """Address space without memory behind it, all zero; less of it where the system limits it."""
+    while True:
+        try:
+            return mmap.mmap(
+                -1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            )
+        except OSError as error:
+            if nbytes <= _RESERVED_BYTES_LEAST:
+                raise StateError(
+                    f"no {nbytes} bytes of address space for a state table: {error}; "
+                    "lift the process's address space limit (ulimit -v)"
+                ) from error
+            nbytes //= 2
+
+
+def _load_thresholds(bins: int) -> Int64s:
+    """Load at which each bin doubles, in 1/1024, spread evenly and without order over the bins."""
+    golden = (np.arange(bins, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+    fraction = golden.astype(np.float64) / 2.0**32
+    spread: Int64s = (_LOAD_LEAST * (_LOAD_GREATEST / _LOAD_LEAST) ** fraction).astype(np.int64)
+    return spread

@@ -1,0 +1,271 @@
+"""A bin's state as numbered chunks of at most 1 MiB, each with its digest.
+
+Flow: extract -> Rows -> [encode_bin] -> chunks over a transport or into a file -> [BinAssembler] ->
+install. Nothing is handed out before the last chunk has been checked.
+
+A chunk, little endian:
+    magic "MPBC" | format u8 | section u8 | 0 u16 | bin u32 | number u32 | cut i64 | body | xxh3-128
+Sections come in this order: rows (one or more), timers (none or more), end (one).
+    rows    Arrow IPC record batch message of (key, version, state columns); the first, number 0, is
+            preceded by the schema message, whose metadata is the snapshot's
+    timers  Arrow IPC record batch message of one binary column of opaque entries
+    end     chunks u32 | timers u32 | rows u64 | xxh3-128 of the digests of all chunks before
+
+Invariants
+  S1  The digest of a chunk covers everything before it; magic and format are read first, so that
+      another format is told from damage.
+  S2  Chunk numbers rise by one from 0, and bin and cut are the same in all chunks.
+  S3  `rows()` and `timers()` answer only after the end chunk agreed with all that came before.
+  S4  The Arrow reader sees only bytes whose digest was right.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from service.errors import FormatMismatch, StateCorrupt, StateError
+from service.statestore.columns import Rows, Values
+
+CHUNK_BYTES_MAX = 1 << 20
+CHUNK_FORMAT = 1
+
+_MAGIC = b"MPBC"
+_SECTION_ROWS = 1
+_SECTION_TIMERS = 2
+_SECTION_END = 3
+_HEADER = struct.Struct("<4sBBHIIq")
+_END = struct.Struct("<IIQ16s")
+_DIGEST_BYTES = 16
+#: Room for header, digest, schema and batch messages beside the columns' own bytes.
+_FRAME_BYTES_MAX = 16 << 10
+_BODY_BYTES_MAX = CHUNK_BYTES_MAX - _FRAME_BYTES_MAX
+_TIMERS = pa.schema([pa.field("timer", pa.binary(), nullable=False)])
+#: Bytes that one timer entry costs beside its own: its offset.
+_TIMER_OFFSET_BYTES = 4
+_ARROW_TYPES = {"int64": pa.int64(), "float64": pa.float64()}
+
+
+def encode_bin(
+    bin: int,
+    cut: int,
+    rows: Rows,
+    timers: Iterable[bytes] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[bytes]:
+    """Chunks of the bin's state as of `cut`, in order.
+
+    Args:
+        bin: 0..2**20 - 1.
+        cut: the epoch that the state is of.
+        rows: zero or more rows.
+        timers: opaque entries, each below CHUNK_BYTES_MAX less 16 KiB.
+        metadata: facts about the snapshot, given back by `BinAssembler.metadata`; at most 8 KiB.
+
+    Raises:
+        StateError: a timer entry or the metadata is too large.
+    """
+    numbered = _Writer(bin, cut)
+    for body in _row_bodies(rows, metadata or {}):
+        yield numbered.chunk(_SECTION_ROWS, body)
+    timer_count = 0
+    for entries in _timer_groups(timers):
+        timer_count += len(entries)
+        batch = pa.record_batch([pa.array(entries, pa.binary())], schema=_TIMERS)
+        yield numbered.chunk(_SECTION_TIMERS, batch.serialize())
+    yield numbered.end(timer_count, len(rows))
+
+
+class _Writer:
+    """Numbers chunks and keeps the digest over all of them."""
+
+    def __init__(self, bin: int, cut: int) -> None:
+        self._bin = bin
+        self._cut = cut
+        self._number = 0
+        self._digests = xxhash.xxh3_128()
+
+    def chunk(self, section: int, body: bytes | pa.Buffer) -> bytes:
+        header = _HEADER.pack(_MAGIC, CHUNK_FORMAT, section, 0, self._bin, self._number, self._cut)
+        content = b"".join((header, body))
+        digest = xxhash.xxh3_128_digest(content)
+        self._digests.update(digest)
+        self._number += 1
+        if len(content) + _DIGEST_BYTES > CHUNK_BYTES_MAX:
+            raise StateError(
+                f"chunk {self._number - 1} of bin {self._bin} has {len(content)} bytes, more than "
+                f"{CHUNK_BYTES_MAX}; its metadata or number of columns is too large"
+            )
+        return content + digest
+
+    def end(self, timers: int, rows: int) -> bytes:
+        return self.chunk(
+            _SECTION_END, _END.pack(self._number, timers, rows, self._digests.digest())
+        )
+
+
+def _row_bodies(rows: Rows, metadata: Mapping[str, str]) -> Iterator[bytes | pa.Buffer]:
+    fields = [pa.field("key", pa.int64(), nullable=False)]
+    fields.append(pa.field("version", pa.int64(), nullable=False))
+    for name, values in rows.columns.items():
+        fields.append(pa.field(name, _ARROW_TYPES[str(values.dtype)], nullable=False))
+    schema = pa.schema(fields, metadata=dict(metadata) or None)
+    arrays = [pa.array(a) for a in (rows.keys, rows.versions, *rows.columns.values())]
+    whole = pa.record_batch(arrays, schema=schema)
+    step = max(1, _BODY_BYTES_MAX // (8 * len(fields)))
+    yield b"".join((schema.serialize(), whole.slice(0, step).serialize()))
+    for start in range(step, len(rows), step):
+        yield whole.slice(start, step).serialize()
+
+
+def _timer_groups(timers: Iterable[bytes]) -> Iterator[list[bytes]]:
+    group: list[bytes] = []
+    nbytes = 0
+    for timer in timers:
+        size = len(timer) + _TIMER_OFFSET_BYTES
+        if size > _BODY_BYTES_MAX:
+            raise StateError(f"a timer entry of {len(timer)} bytes does not fit into a chunk")
+        if nbytes + size > _BODY_BYTES_MAX:
+            yield group
+            group, nbytes = [], 0
+        group.append(timer)
+        nbytes += size
+    if group:
+        yield group
+
+
+class BinAssembler:
+    """Takes the chunks of one bin in order, and gives its state once all were checked."""
+
+    def __init__(self, bin: int) -> None:
+        """Expect chunks of `bin`."""
+        self.bin = bin
+        #: True after the end chunk (S3); feed takes no more chunks then.
+        self.complete = False
+        #: Epoch that the state is of; None before the first chunk.
+        self.cut: int | None = None
+        #: Bytes fed so far.
+        self.nbytes = 0
+        #: xxh3-128 over the digests of all chunks but the last; empty before completion.
+        self.digest = b""
+        self._number = 0
+        self._section = _SECTION_ROWS
+        self._digests = xxhash.xxh3_128()
+        self._schema: pa.Schema | None = None
+        self._batches: list[pa.RecordBatch] = []
+        self._timers: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next chunk; its bytes must not change afterwards.
+
+        Returns:
+            Whether it was the last one.
+
+        Raises:
+            StateCorrupt: it is damaged, of another bin or cut, or out of order; the assembler is as
+                before and never becomes complete by a wrong chunk.
+            FormatMismatch: it was written by another format version.
+        """
+        section, number, cut, body = self._open(chunk)
+        self._require(number == self._number, f"chunk {number} came where {self._number} was due")
+        self._require(self.cut in (None, cut), f"chunk {number} is of cut {cut}, not {self.cut}")
+        self._require(
+            self._section <= section <= _SECTION_END and (number > 0 or section == _SECTION_ROWS),
+            f"chunk {number} is of section {section}, after section {self._section}",
+        )
+        match section:
+            case 1:
+                self._feed_rows(body)
+            case 2:
+                self._timers += pa.ipc.read_record_batch(body, _TIMERS).column(0).to_pylist()
+            case _:
+                self._feed_end(number, body)
+        self.cut = cut
+        self._section = section
+        self._number += 1
+        self._digests.update(chunk[-_DIGEST_BYTES:])
+        self.nbytes += len(chunk)
+        return self.complete
+
+    def rows(self) -> Rows:
+        """All rows. Raises StateError before completion (S3)."""
+        self._require_complete()
+        assert self._schema is not None, "S3: the first chunk of a complete bin has the schema"
+        table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+        arrays: dict[str, Values] = {
+            name: _values(table.column(name)) for name in self._schema.names
+        }
+        keys, versions = arrays.pop("key"), arrays.pop("version")
+        return Rows(keys.view(np.int64), versions.view(np.int64), arrays)
+
+    def timers(self) -> list[bytes]:
+        """All timer entries, in the order given. Raises StateError before completion (S3)."""
+        self._require_complete()
+        return list(self._timers)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What `encode_bin` was told about the snapshot. Raises StateError before completion."""
+        self._require_complete()
+        found = self._schema.metadata if self._schema is not None else None
+        return {k.decode(): v.decode() for k, v in (found or {}).items()}
+
+    def _open(self, chunk: bytes) -> tuple[int, int, int, memoryview]:
+        """Check what one chunk says of itself (S1) and that it is of this bin."""
+        self._require(not self.complete, "a chunk came after the end chunk")
+        self._require(
+            _HEADER.size + _DIGEST_BYTES <= len(chunk) <= CHUNK_BYTES_MAX,
+            f"a chunk has {len(chunk)} bytes",
+        )
+        magic, version, section, _, bin, number, cut = _HEADER.unpack_from(chunk)
+        self._require(magic == _MAGIC, "what came is no chunk of state")
+        if version != CHUNK_FORMAT:
+            raise FormatMismatch(
+                f"a chunk of bin {self.bin} has format {version}, this version reads {CHUNK_FORMAT}"
+            )
+        content = memoryview(chunk)[:-_DIGEST_BYTES]
+        self._require(
+            xxhash.xxh3_128_digest(content) == chunk[-_DIGEST_BYTES:],
+            f"the chunk due as number {self._number} does not match its digest",
+        )
+        self._require(bin == self.bin, f"chunk {number} is of bin {bin}")
+        return section, number, cut, content[_HEADER.size :]
+
+    def _feed_rows(self, body: memoryview) -> None:
+        if self._schema is None:
+            reader = pa.ipc.open_stream(pa.py_buffer(body))
+            schema, batch = reader.schema, reader.read_next_batch()
+            self._require(schema.names[:2] == ["key", "version"], "the schema is not of state rows")
+            self._schema = schema
+        else:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(body), self._schema)
+        self._batches.append(batch)
+
+    def _feed_end(self, number: int, body: memoryview) -> None:
+        self._require(len(body) == _END.size, "the end chunk has another length")
+        chunks, timers, rows, digest = _END.unpack(body)
+        found_rows = sum(batch.num_rows for batch in self._batches)
+        self._require(chunks == number, f"the end chunk counts {chunks} chunks, {number} came")
+        self._require(rows == found_rows, f"the end chunk counts {rows} rows, {found_rows} came")
+        self._require(timers == len(self._timers), "the end chunk counts other timers than came")
+        self._require(digest == self._digests.digest(), "the chunks do not match the final digest")
+        self.digest = digest
+        self.complete = True
+
+    def _require(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise StateCorrupt(f"state of bin {self.bin}: {otherwise}; nothing was installed")
+
+    def _require_complete(self) -> None:
+        if not self.complete:
+            raise StateError(f"state of bin {self.bin} is not complete: {self._number} chunks came")
+
+
+def _values(column: pa.ChunkedArray) -> Values:
+    """The column as one numpy array."""
+    array: Values = column.to_numpy()
+    return array

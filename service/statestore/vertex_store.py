@@ -1,0 +1,117 @@
+"""State of one stateful vertex on one slot: its table, its program, and the timers of its bins.
+
+Flow: S applies batches -> [VertexStore]; a move is extract -> chunks -> assembler -> install; a plain
+stop is a checkpoint of all the slot's stores.
+
+Invariants
+  V1  `extract` copies at the call; what it yields does not see later changes.
+  V2  `install` deletes the bin's range first: nothing of an older copy of the bin survives.
+  V3  `install` refuses state of another vertex, another number of bins, other columns, or one that
+      holds only changes since some epoch; then the bin is as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import FormatMismatch, StateCorrupt
+from service.statestore.aggregate import AggregateProgram
+from service.statestore.arena import KeyedTable
+from service.statestore.chunk import BinAssembler, encode_bin
+from service.statestore.columns import Values
+
+
+class VertexStore:
+    """Keyed state of the vertex named `vertex`."""
+
+    def __init__(self, vertex: str, program: AggregateProgram, bin_bits: int) -> None:
+        """Make an empty store with 2**bin_bits bins."""
+        self.vertex = vertex
+        self.program = program
+        self.bin_bits = bin_bits
+        self.table = KeyedTable(bin_bits, program.state_columns)
+        #: bin -> opaque timer entries; a bin without timers has no entry.
+        self._timers: dict[int, tuple[bytes, ...]] = {}
+
+    @property
+    def bins(self) -> int:
+        """Number of bins, 2**bin_bits."""
+        return 1 << self.bin_bits
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """(name, type) of each state column in order."""
+        return tuple((spec.name, spec.dtype) for spec in self.table.columns)
+
+    def apply(
+        self, keys: NDArray[np.int64], values: Mapping[str, Values], version: int
+    ) -> tuple[NDArray[np.int64], dict[str, Values]]:
+        """Fold a batch into the state; see AggregateProgram.apply."""
+        return self.program.apply(self.table, keys, values, version)
+
+    def extract(self, bin: int, since: int = 0, cut: int = 0) -> Iterator[bytes]:
+        """Chunks of the bin's rows changed after epoch `since` (0: all), and of all its timers (V1).
+
+        Args:
+            bin: the bin.
+            since: rows with a later version only; what is not 0 cannot be installed alone (V3).
+            cut: the epoch that the state is of, stamped on each chunk.
+        """
+        metadata = {"vertex": self.vertex, "bins": str(self.bins), "since": str(since)}
+        rows = self.table.extract(bin, since)
+        return encode_bin(bin, cut, rows, self.timers(bin), metadata)
+
+    def assembler(self, bin: int) -> BinAssembler:
+        """An assembler for chunks of the bin; feed it, then `install`."""
+        return BinAssembler(bin)
+
+    def install(self, bin: int, assembler: BinAssembler) -> None:
+        """Replace the bin's state by what the complete assembler holds (V2, V3).
+
+        Raises:
+            StateError: the assembler is not complete.
+            StateCorrupt: a key is of another bin or comes twice.
+            FormatMismatch: V3.
+        """
+        if assembler.bin != bin:
+            raise StateCorrupt(f"state of bin {assembler.bin} came for bin {bin}")
+        expected = {"vertex": self.vertex, "bins": str(self.bins), "since": "0"}
+        for name, value in assembler.metadata.items():
+            if expected.get(name, value) != value:
+                raise FormatMismatch(
+                    f"state of bin {bin} has {name} {value}, {expected[name]} is needed"
+                )
+        self.table.install(bin, assembler.rows())
+        self.set_timers(bin, assembler.timers())
+
+    def delete(self, bin: int) -> None:
+        """Forget the bin's rows and timers."""
+        self.table.delete(bin)
+        self._timers.pop(bin, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.table.clear()
+        self._timers.clear()
+
+    def timers(self, bin: int) -> tuple[bytes, ...]:
+        """The bin's timer entries, opaque here, in the order given."""
+        return self._timers.get(bin, ())
+
+    def set_timers(self, bin: int, timers: Sequence[bytes]) -> None:
+        """Replace the bin's timer entries."""
+        if timers:
+            self._timers[bin] = tuple(timers)
+        else:
+            self._timers.pop(bin, None)
+
+    def rows(self, bin: int) -> int:
+        """Number of rows of the bin."""
+        return self.table.rows(bin)
+
+    def nbytes(self, bin: int) -> int:
+        """Bytes that the bin takes: its region of the table and its timers."""
+        return self.table.bin_nbytes(bin) + sum(map(len, self.timers(bin)))
