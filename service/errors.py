@@ -33,8 +33,8 @@ class MegaphoneError(Exception):
 class UsageError(MegaphoneError):
     """The command line, the configuration or the environment cannot work."""
 
-    domain = "user"
-    exit_status = 2
+    domain: ClassVar[Domain] = "user"
+    exit_status: ClassVar[int] = 2
 
 
 class GraphError(UsageError):
@@ -56,7 +56,7 @@ class NotYetSupported(UsageError):
 class DataError(MegaphoneError):
     """A record of the input cannot be used; it is counted and dead-lettered, never lost."""
 
-    domain = "external"
+    domain: ClassVar[Domain] = "external"
 
 
 class SchemaError(DataError):
@@ -66,8 +66,8 @@ class SchemaError(DataError):
 class BrokerError(MegaphoneError):
     """Kafka refused or did not answer."""
 
-    domain = "external"
-    retry = "backoff"
+    domain: ClassVar[Domain] = "external"
+    retry: ClassVar[Retry] = "backoff"
 
 
 class BrokerUnavailable(BrokerError):
@@ -84,7 +84,7 @@ class BrokerUnavailable(BrokerError):
 class Fenced(BrokerError):
     """Another process took over this identity; this one must not write again."""
 
-    retry = "restart"
+    retry: ClassVar[Retry] = "restart"
 
 
 class StateError(MegaphoneError):
@@ -94,19 +94,19 @@ class StateError(MegaphoneError):
 class StateCorrupt(StateError):
     """Bytes of state do not match their digest or row count; nothing of them was used."""
 
-    retry = "restart"
+    retry: ClassVar[Retry] = "restart"
 
 
 class FormatMismatch(StateError):
     """State was written by another format version or with another number of bins."""
 
-    domain = "user"
+    domain: ClassVar[Domain] = "user"
 
 
 class PeerError(MegaphoneError):
     """Something is wrong between processes of one generation."""
 
-    retry = "restart"
+    retry: ClassVar[Retry] = "restart"
 
 
 class PeerLost(PeerError):

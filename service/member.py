@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pyarrow as pa
+
 from service.dataflow.flow import Flow, SinkVertex, SourceVertex
 from service.dataflow.operator import Operator
 from service.dataflow.transport.base import Transport
@@ -41,6 +43,7 @@ class Member:
         slot: Slot,
         transport: Transport,
         producer_of: Callable[[SinkVertex], Producer],
+        schema_of: Callable[[SourceVertex], pa.Schema],
         *,
         limits: WorkerLimits | None = None,
         held_budget: int = 256 << 20,
@@ -53,6 +56,7 @@ class Member:
             slot: which member this is.
             transport: links to the other members.
             producer_of: makes what a sink vertex writes through; called on workers only.
+            schema_of: columns a source gives, equal in every process.
             limits: bounds in bytes.
             held_budget: bytes of held rows beyond which gateways are asked not to read.
         """
@@ -61,15 +65,16 @@ class Member:
         self.membership = Membership(generation.workers, generation.gateways)
         self.peer = self.membership.peer(slot)
         self.bin_bits = bin_bits_of(generation.bins)
-        self.table = RoutingTable(generation.bin_owners, since=generation.first_epoch)
-        self.follower = LogFollower(generation)
+        self.table = RoutingTable.of(generation)
+        self.follower = LogFollower()
+        self.follower.apply(generation)
         self.control = ControlSource(self.follower, self.table)
         self.ticks = TickClock(generation.first_epoch)
         self.sources: dict[str, SourceOperator] = {}
         self.sinks: dict[str, SinkOperator] = {}
         self._producer_of = producer_of
         self._held_budget = held_budget
-        lowered = lower(flow, generation.bins, self.control, Edges(self._source, self._sink))
+        lowered = lower(flow, generation.bins, self.control, Edges(self._source, self._sink, schema_of))
         self.hosts = lowered.hosts
         self.routers = lowered.routers
         self.worker = Worker(
@@ -81,18 +86,18 @@ class Member:
             limits,
         )
 
-    def apply_log(self, record: LogRecord, monotonic_us: int) -> None:
-        """Take the next record of the accepted log, read at `monotonic_us` of the local clock.
+    def apply_log(self, record: LogRecord, monotonic_ns: int) -> None:
+        """Take the next record of the accepted log, read at `monotonic_ns` of the local clock.
 
         Raises:
             ProtocolViolation: the log breaks its own rules.
         """
-        self.ticks.observe(record.clock, monotonic_us)
+        self.ticks.promised(record.clock, monotonic_ns)
         self.control.feed(record)
 
-    def tick(self, monotonic_us: int) -> bool:
+    def tick(self, monotonic_ns: int) -> bool:
         """Close an epoch in every source; whether the horizon left room for one."""
-        epoch = self.ticks.next(monotonic_us, self.follower.horizon)
+        epoch = self.ticks.tick(monotonic_ns, self.follower.horizon)
         if epoch is None:
             return False
         for source in self.sources.values():
@@ -115,7 +120,7 @@ class Member:
         """Whether something waits for frontiers to move, so that ticks should be fine."""
         return (
             any(source.has_rows for source in self.sources.values())
-            or self.table.last_cut > self.ticks.last
+            or bool(self.table.cuts_after(self.ticks.last))
             or any(not host.settled for host in self.hosts.values())
         )
 

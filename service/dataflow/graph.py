@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from service.dataflow.operator import CreditClass, Edge, Operator, Pact
+from service.dataflow.operator import Edge, Operator, Pact
 from service.dataflow.progress.summary import PathSummary
 from service.dataflow.progress.topology import FrozenTopology, Topology
+from service.dataflow.transport.credit import CreditClass
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from service.dataflow.progress.antichain import Antichain
 from service.dataflow.progress.change_batch import ChangeBatch
 from service.dataflow.progress.summary import PathSummary
 from service.dataflow.progress.timestamp import Timestamp, less_equal
+from service.dataflow.transport.credit import CreditClass
 
 #: What travels on a channel: a record batch, a chunk of state (bytes) or a control record.
 Payload = object
@@ -55,13 +56,6 @@ class Pact(Enum):
 
     PIPELINE = "pipeline"
     ROUTED = "routed"
-
-
-class CreditClass(Enum):
-    """Which window of bytes a channel draws on; control and progress draw on none."""
-
-    DATA = 0
-    STATE = 1
 
 
 class Outlet(Protocol):

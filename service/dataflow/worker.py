@@ -20,10 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import pyarrow as pa
+
 from service.dataflow.graph import Dataflow
 from service.dataflow.operator import (
     Capability,
-    CreditClass,
     Edge,
     InputPort,
     Message,
@@ -41,8 +42,17 @@ from service.dataflow.progress.broadcast import (
 from service.dataflow.progress.change_batch import ChangeBatch
 from service.dataflow.progress.timestamp import Timestamp
 from service.dataflow.progress.tracker import Tracker
-from service.dataflow.transport.base import FrameKind, Received, Transport
-from service.dataflow.transport.credit import CreditReturns, CreditWindow
+from service.dataflow.transport.base import BodyPart, Received, Transport, length_of
+from service.dataflow.transport.credit import (
+    CreditClass,
+    CreditReturns,
+    CreditWindow,
+    charge_of,
+    decode_credit,
+    encode_credit,
+)
+from service.dataflow.transport.frame import FLAG_ON, FrameKind
+from service.dataflow.transport.rows import SchemaCache
 from service.errors import ProtocolViolation
 
 #: Rounds of operator steps within one worker step; a bound, so that receiving is never starved.
@@ -84,8 +94,9 @@ class Worker:
         self._ledger = ChangeBatch()
         topology = dataflow.freeze()
         self.tracker = Tracker(topology)
-        self._sender = ProgressSender()
+        self._sender = ProgressSender(topology)
         self._receiver = ProgressReceiver()
+        self._schemas = SchemaCache()
         others = [other for other in range(peers) if other != peer]
         windows = {
             CreditClass.DATA: self._limits.data_window,
@@ -127,7 +138,6 @@ class Worker:
                 break
             self._flush()
         self._flush()
-        self._return_credit()
 
     @property
     def complete(self) -> bool:
@@ -143,7 +153,9 @@ class Worker:
         (self.pressed.add if on else self.pressed.discard)(self.peer)
         for other in range(self.peers):
             if other != self.peer:
-                self._transport.send(other, FrameKind.PRESSURE, 0, (), [b"\x01" if on else b"\x00"])
+                self._transport.send(
+                    other, FrameKind.PRESSURE, 0, (), flags=FLAG_ON if on else 0
+                )
 
     def queued_bytes(self) -> int:
         """Bytes waiting in input ports of this process."""
@@ -158,9 +170,19 @@ class Worker:
 
     def remote(self, edge: Edge, peer: int, time: Timestamp, payload: Payload) -> None:
         """Send a message to another peer, spending its credit (W2)."""
-        kind = FrameKind.DATA if edge.credit is CreditClass.DATA else FrameKind.STATE
-        self._windows[peer, edge.credit].take(size)
-        self._transport.send(peer, kind, edge.channel, time, payload)
+        flags = 0
+        parts: list[BodyPart]
+        if isinstance(payload, pa.RecordBatch):
+            kind = FrameKind.DATA
+            flags, parts = self._schemas.encode(peer, edge.channel, payload)
+        else:
+            assert isinstance(payload, bytes), "only rows and chunks leave a process"
+            kind = FrameKind.STATE
+            parts = [payload]
+        charge = charge_of(length_of(parts))
+        taken = self._windows[peer, edge.credit].try_take(charge)
+        assert taken, "W3: an operator sends at most one message to each peer after `ready`"
+        self._transport.send(peer, kind, edge.channel, time, parts, flags)
 
     def has_room(self, edge: Edge) -> bool:
         """Whether every target of the edge may take one more message (W3)."""
@@ -200,6 +222,7 @@ class Worker:
             outputs.append(OutputPort(location, edges, paths, self.peer, self._ledger, self))
             if port in operator.holds:
                 self.tracker.update(location, start, self.peers)
+                self._sender.assume([(location, start, 1)])
                 initial[port] = Capability.initial(location, start, self._ledger)
         return OperatorContext(
             operator.name,
@@ -222,9 +245,14 @@ class Worker:
 
     def _consumer(self, credit: CreditClass) -> Callable[[int, int], None]:
         def consumed(sender: int, size: int) -> None:
-            self._returns[sender, credit].consumed(size)
+            self._return(sender, credit, self._returns[sender, credit].consumed(size))
 
         return consumed
+
+    def _return(self, peer: int, credit: CreditClass, amount: int) -> None:
+        if amount:
+            body = encode_credit(amount)
+            self._transport.send(peer, FrameKind.CREDIT, credit.value, (), [body])
 
     def _receive(self) -> None:
         """Take what arrived: progress to the tracker, messages to ports, credit to windows."""
@@ -232,7 +260,7 @@ class Worker:
         for received in self._transport.receive(_FRAMES_MAX):
             kind = received.kind
             if kind is FrameKind.PROGRESS:
-                batch = decode_progress(bytes(received.body[0]))
+                batch = decode_progress(bytes(received.body))
                 for location, time, delta in self._receiver.accept(received.sender, batch):
                     self.tracker.update(location, time, delta)
                 moved = True
@@ -240,13 +268,16 @@ class Worker:
                 self._deliver(received)
             elif kind is FrameKind.CREDIT:
                 credit = CreditClass(received.channel)
-                amount = int.from_bytes(received.body[0], "little")
+                amount = decode_credit(bytes(received.body))
                 self._windows[received.sender, credit].give_back(amount)
             elif kind is FrameKind.PRESSURE:
-                on = bytes(received.body[0]) == b"\x01"
+                on = bool(received.flags & FLAG_ON)
                 (self.pressed.add if on else self.pressed.discard)(received.sender)
-            else:
-                raise ProtocolViolation(f"peer {received.sender} sent a {kind.name} frame to a worker")
+            elif kind is not FrameKind.BYE:
+                # A peer that leaves on purpose said all it had to say; nothing is owed to it.
+                raise ProtocolViolation(
+                    f"peer {received.sender} sent a {kind.name} frame to a worker"
+                )
         if moved:
             self._propagate()
 
@@ -257,9 +288,13 @@ class Worker:
                 f"of {len(self._dataflow.edges)}"
             )
         edge = self._dataflow.edges[received.channel]
-        payload = decode_payload(edge, received)
-        size = payload_size(payload)
-        self._inputs[edge.target].push(Message(received.time, payload, size, received.sender))
+        payload: Payload
+        if received.kind is FrameKind.DATA:
+            payload, _ = self._schemas.decode(received)
+        else:
+            payload = bytes(received.body)
+        charge = charge_of(received.body_length)
+        self._inputs[edge.target].push(Message(received.time, payload, charge, received.sender))
         self._active.add(edge.target[0])
 
     def _run(self) -> bool:
@@ -298,10 +333,3 @@ class Worker:
     def _propagate(self) -> None:
         for location in self.tracker.propagate():
             self._active.update(self._watchers.get(location, ()))
-
-    def _return_credit(self) -> None:
-        for (peer, credit), returns in self._returns.items():
-            amount = returns.due()
-            if amount:
-                body = amount.to_bytes(8, "little")
-                self._transport.send(peer, FrameKind.CREDIT, credit.value, (), [body])

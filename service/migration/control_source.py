@@ -41,10 +41,12 @@ class ControlSource:
         Raises:
             ProtocolViolation: the record breaks the log's rules.
         """
-        for command in self.follower.apply(record):
-            if isinstance(command, Move):
-                self.table.apply(command)
+        command = self.follower.apply(record)
+        if isinstance(command, Move):
+            self.table.apply(command)
+        if command is not None:
             self._pending.append(command)
+        self.table.advance(self.follower.horizon)
         self._context.activate()
 
     def step(self) -> None:

@@ -12,7 +12,9 @@ Connectivity (a missing line means "never"; a line too many deadlocks the first 
 
 Invariants
   L1  Every process lowers the same flow to an equal graph.
-  L2  S's gate is every sink and every stateful rows input that can be reached from its output.
+  L2  A function of the user sees its first batch, an empty one, while the graph is built: a wrong
+      column or return value is an error at start, not in the middle of the night.
+  L3  S's gate is every sink and every stateful rows input that can be reached from its output.
 Source: DESIGN §5 (ports), §7 (gate); reference megaphone §1.4 for what goes wrong otherwise.
 """
 
@@ -20,6 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from service.dataflow.flow import (
     AggregateVertex,
@@ -31,17 +35,21 @@ from service.dataflow.flow import (
     upstreams_of,
 )
 from service.dataflow.graph import Dataflow
-from service.dataflow.operator import CreditClass, Operator, Pact
+from service.dataflow.operator import Operator, Pact
 from service.dataflow.operators import ConcatOperator, MapOperator
 from service.dataflow.progress.summary import PathSummary, identity
+from service.dataflow.transport.credit import CreditClass
+from service.errors import GraphError
 from service.hashing import bin_bits_of
 from service.migration.control_source import ControlSource
 from service.migration.router import Router
 from service.migration.state_host import StateHost
 from service.statestore.aggregate import AggregateProgram
+from service.statestore.columns import ColumnType
 from service.statestore.vertex_store import VertexStore
 
 _SAME: PathSummary = identity(1)
+_ARROW: dict[ColumnType, pa.DataType] = {"int64": pa.int64(), "float64": pa.float64()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class Edges:
 
     source: Callable[[SourceVertex], Operator]
     sink: Callable[[SinkVertex], Operator]
+    #: Columns a source gives, from the schema in the registry.
+    schema: Callable[[SourceVertex], pa.Schema]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,8 @@ class _Lowering:
         self._outputs: dict[int, tuple[int, int]] = {}
         #: Vertex -> location that a gate upstream must wait for.
         self._gates: dict[int, int] = {}
+        #: Vertex -> columns of its output.
+        self._schemas: dict[int, pa.Schema] = {}
         self._lowered = Lowered(self._graph, {}, {})
         self._operators: dict[int, int] = {}
 
@@ -111,9 +123,11 @@ class _Lowering:
                 case SourceVertex():
                     self._source(number, vertex)
                 case MapVertex():
+                    self._schemas[number] = self._mapped(vertex)
                     logic = MapOperator(vertex.name, vertex.function)
                     self._stateless(number, vertex.name, logic, (vertex.upstream,))
                 case ConcatVertex():
+                    self._schemas[number] = self._common(vertex)
                     self._stateless(number, vertex.name, ConcatOperator(), vertex.upstreams)
                 case AggregateVertex():
                     self._aggregate(number, vertex)
@@ -133,6 +147,50 @@ class _Lowering:
         )
         self._graph.connect(self._control_port, (operator, 0))
         self._outputs[number] = (operator, 0)
+        self._schemas[number] = self._edges.schema(vertex)
+
+    def _mapped(self, vertex: MapVertex) -> pa.Schema:
+        """L2: what the function makes of an empty batch."""
+        schema = self._schemas[vertex.upstream]
+        try:
+            result = vertex.function(pa.RecordBatch.from_pylist([], schema=schema))
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise GraphError(
+                f"the function of {vertex.name!r} failed on an empty batch with columns "
+                f"{schema.names}: {error}"
+            ) from error
+        if not isinstance(result, pa.RecordBatch):
+            raise GraphError(
+                f"the function of {vertex.name!r} must return a pyarrow.RecordBatch, "
+                f"not {type(result).__name__}"
+            )
+        return result.schema
+
+    def _common(self, vertex: ConcatVertex) -> pa.Schema:
+        first, *others = (self._schemas[upstream] for upstream in vertex.upstreams)
+        for other in others:
+            if not first.equals(other):
+                raise GraphError(
+                    f"the streams of concat {vertex.name!r} differ: {first.names} of "
+                    f"{first.types}, {other.names} of {other.types}"
+                )
+        return first
+
+    def _dtypes(self, vertex: AggregateVertex) -> dict[str, ColumnType]:
+        """Types of the columns the vertex reads; its key must be an integer."""
+        schema = self._schemas[vertex.upstream]
+        if vertex.key not in schema.names or schema.field(vertex.key).type != pa.int64():
+            raise GraphError(
+                f"{vertex.name!r} needs an int64 column {vertex.key!r} as its key; "
+                f"the stream has {dict(zip(schema.names, map(str, schema.types), strict=True))}"
+            )
+        known: dict[str, ColumnType] = {}
+        for field in schema:
+            if field.type == pa.int64():
+                known[field.name] = "int64"
+            elif field.type == pa.float64():
+                known[field.name] = "float64"
+        return known
 
     def _stateless(
         self, number: int, name: str, logic: Operator, upstreams: tuple[int, ...]
@@ -161,7 +219,11 @@ class _Lowering:
             outputs=1,
             connectivity={(0, 0): _SAME, (1, 0): _SAME},
         )
-        program = AggregateProgram(vertex.key, dict(vertex.aggregates))
+        program = AggregateProgram(vertex.key, dict(vertex.aggregates), self._dtypes(vertex))
+        self._schemas[number] = pa.schema(
+            [(vertex.key, pa.int64())]
+            + [(name, _ARROW[dtype]) for name, dtype in program.output_dtypes.items()]
+        )
         store = VertexStore(vertex.name, program, self._bin_bits)
         host = StateHost(store, vertex.key, self._control, self._bins)
         hosting = self._graph.add(
@@ -195,7 +257,7 @@ class _Lowering:
         self._gates[number] = self._graph.source(operator, 0)
 
     def _set_gates(self) -> None:
-        """L2: each host watches what lies below it, up to the next stateful vertex and beyond."""
+        """L3: each host watches what lies below it, up to the next stateful vertex and beyond."""
         for number, vertex in enumerate(self._flow.vertices):
             if isinstance(vertex, AggregateVertex):
                 host = self._lowered.hosts[vertex.name]

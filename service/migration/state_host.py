@@ -34,7 +34,8 @@ from service.errors import ProtocolViolation
 from service.hashing import bins_of
 from service.migration.control_source import ControlSource
 from service.migration.records import Move
-from service.statestore.chunk import BinAssembler
+from service.statestore.chunk import BinAssembler, bin_of_chunk
+from service.statestore.columns import Values
 from service.statestore.vertex_store import VertexStore
 
 #: `hold_from` of a bin that does not wait: no epoch is that late.
@@ -114,8 +115,8 @@ class StateHost:
         self._peer = context.peer
         self._data, self._state, self._commands = context.inputs
         self._output, self._state_output = context.outputs
-        owners = self._control.table.owners_at(context.start[0])
-        self.installed = owners == self._peer
+        #: Bins whose state is here.
+        self.installed = self._control.table.latest == self._peer
 
     @property
     def settled(self) -> bool:
@@ -162,13 +163,15 @@ class StateHost:
         return (bins, mask) if mask.any() else None
 
     def _keys(self, rows: pa.RecordBatch) -> NDArray[np.int64]:
-        keys: NDArray[np.int64] = rows.column(self._key).to_numpy(zero_copy_only=False)
-        return keys
+        return np.asarray(_values(rows, self._key), dtype=np.int64)
 
     def _apply(self, rows: pa.RecordBatch, epoch: int) -> pa.RecordBatch:
         """Fold rows into their bins and return what changed, one row a key."""
         self.rows_applied += rows.num_rows
-        return self.store.apply(rows, epoch)
+        values = {name: _values(rows, name) for name in self.store.program.input_columns}
+        keys, outputs = self.store.apply(self._keys(rows), values, epoch)
+        arrays = [pa.array(keys), *(pa.array(column) for column in outputs.values())]
+        return pa.RecordBatch.from_arrays(arrays, names=[self._key, *outputs])
 
     def _hold(self, rows: pa.RecordBatch, bins: NDArray[np.int32], right: Capability) -> None:
         held = HeldRows(rows, bins, right, int(rows.nbytes))
@@ -207,19 +210,15 @@ class StateHost:
     def _plan(self, move: Move, right: Capability) -> None:
         """Note what leaves and what comes at a cut; keeps `right` only if something leaves."""
         cut = move.at
-        before = self._control.table.owners_at(cut - 1)
         leaving = []
         coming = set()
-        for moved, worker in move.moves:
-            owner = int(before[moved])
-            if owner == worker:
-                continue
-            if owner == self._peer:
-                leaving.append((moved, worker))
-            elif worker == self._peer:
+        for moved, source, target in self._control.table.moves_at(cut):
+            if source == self._peer:
+                leaving.append((moved, target))
+            elif target == self._peer:
                 coming.add(moved)
                 self._coming.setdefault(moved, deque()).append(cut)
-                self._hold_from[moved] = min(self._hold_from[moved], cut)
+                self._hold_from[moved] = min(int(self._hold_from[moved]), cut)
                 self._hold_min = min(self._hold_min, cut)
         if coming:
             self._arrivals[cut] = Arrival(cut, coming)
@@ -245,7 +244,9 @@ class StateHost:
                     if not self._is_settled(moved, cut):
                         waiting.append((moved, target))
                         continue
-                    departure.chunks = self.store.extract(moved, cut)
+                    departure.chunks = self.store.extract(moved, cut=cut)
+                    # What `extract` yields is a copy: the bin's memory is free from here on.
+                    self.store.delete(moved)
                     departure.target = target
                     self.installed[moved] = False
                 chunk = next(departure.chunks, None)
@@ -270,15 +271,18 @@ class StateHost:
     def _receive(self, cut: int, chunk: bytes) -> None:
         """Take one chunk of an arriving bin; install the bin when it is whole."""
         arrival = self._arrivals.get(cut)
-        moved = BinAssembler.bin_of(chunk)
+        moved = bin_of_chunk(chunk)
         if arrival is None or moved not in arrival.missing:
-            raise ProtocolViolation(f"a chunk of bin {moved} at {cut} arrived, but no move names it")
+            raise ProtocolViolation(
+                f"a chunk of bin {moved} at {cut} arrived, but no move names it"
+            )
         assembler = arrival.assemblers.get(moved)
         if assembler is None:
-            assembler = arrival.assemblers[moved] = BinAssembler(moved, cut)
+            assembler = arrival.assemblers[moved] = self.store.assembler(moved)
         arrival.bytes += len(chunk)
         if assembler.feed(chunk):
-            arrival.rows += self.store.install(moved, assembler)
+            self.store.install(moved, assembler)
+            arrival.rows += self.store.rows(moved)
             del arrival.assemblers[moved]
             arrival.missing.discard(moved)
             arrival.installed.append(moved)
@@ -305,3 +309,9 @@ class StateHost:
                 )
             )
             del self._arrivals[cut]
+
+
+def _values(rows: pa.RecordBatch, name: str) -> Values:
+    """A column as NumPy sees it; no copy, as columns of keyed streams hold no nulls."""
+    values: Values = rows.column(name).to_numpy(zero_copy_only=False)
+    return values

@@ -1,0 +1,48 @@
+"""Megaphone for Kafka: write a flow, run it on many processes, move its state while it runs.
+
+This package only re-exports; `service` holds the code. A flow is a value:
+
+    >>> import megaphone as mp
+    >>> flow = mp.Flow("stats")
+    >>> source = mp.KafkaSource(["events"], record="bid", fields=["auction", "price"])
+    >>> bids = flow.source("bids", source)
+    >>> stats = bids.key_by("auction").aggregate("stats", bids=mp.count(), top=mp.highest("price"))
+    >>> flow = stats.sink("out", mp.KafkaSink("stats", key="auction", schema=9))
+    >>> [vertex.name for vertex in flow.vertices]
+    ['bids', 'stats', 'out']
+
+Run it with `megaphone run module:flow`.
+"""
+
+from service.dataflow.flow import (
+    Flow,
+    KafkaSink,
+    KafkaSource,
+    KeyedStream,
+    Order,
+    Stream,
+    count,
+    highest,
+    lowest,
+    oldest,
+    total,
+)
+from service.errors import GraphError, MegaphoneError, NotYetSupported, UsageError
+
+__all__ = [
+    "Flow",
+    "GraphError",
+    "KafkaSink",
+    "KafkaSource",
+    "KeyedStream",
+    "MegaphoneError",
+    "NotYetSupported",
+    "Order",
+    "Stream",
+    "UsageError",
+    "count",
+    "highest",
+    "lowest",
+    "oldest",
+    "total",
+]

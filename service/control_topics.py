@@ -1,0 +1,337 @@
+"""The job's own topics, and the clients that read and write them.
+
+Flow: users -> <app>.control -> controller -> <app>.accepted -> every process;
+      every process -> <app>.members -> controller and `megaphone status`;
+      controller -> <app>.status and <app>.checkpoints.
+
+Invariants
+  J1  All of them have one partition: the log's order is the topic's.
+  J2  `accepted` is written in transactions, fenced by <app>.controller: a second controller of the
+      same app takes the identity over and the first one stops at its next write.
+  J3  Foreign exceptions of the Kafka client are translated here and do not leave this file.
+Source: DESIGN §8; KIP-98 fencing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+
+from service.errors import BrokerError, BrokerUnavailable, Fenced, UsageError
+
+_COMPACTED = {"cleanup.policy": "compact"}
+#: The log and the requests must outlive a job's longest run between two checkpoints.
+_KEPT = {"cleanup.policy": "delete", "retention.ms": "-1"}
+
+
+@dataclass(frozen=True, slots=True)
+class AppTopics:
+    """Names of an app's topics."""
+
+    app: str
+
+    @property
+    def control(self) -> str:
+        """Requests of users."""
+        return f"{self.app}.control"
+
+    @property
+    def accepted(self) -> str:
+        """The log: commands, promises, generations."""
+        return f"{self.app}.accepted"
+
+    @property
+    def status(self) -> str:
+        """State of each request, keyed by id."""
+        return f"{self.app}.status"
+
+    @property
+    def members(self) -> str:
+        """How each process is, keyed by slot."""
+        return f"{self.app}.members"
+
+    @property
+    def checkpoints(self) -> str:
+        """Manifests, keyed by app."""
+        return f"{self.app}.checkpoints"
+
+    def layout(self) -> dict[str, dict[str, str]]:
+        """Topic -> configuration."""
+        return {
+            self.control: _KEPT,
+            self.accepted: _KEPT,
+            self.status: _COMPACTED,
+            self.members: _COMPACTED,
+            self.checkpoints: _COMPACTED,
+        }
+
+
+class Admin:
+    """Creates and describes topics."""
+
+    def __init__(self, bootstrap_servers: str, timeout_s: float) -> None:
+        """Connect; every call waits at most `timeout_s`."""
+        self._bootstrap = bootstrap_servers
+        self._timeout_s = timeout_s
+        self._client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+
+    def partitions(self, topics: Iterable[str] | None = None) -> dict[str, int]:
+        """Number of partitions of each existing topic, or of those named.
+
+        Raises:
+            BrokerUnavailable: no broker answered in time.
+            UsageError: a named topic does not exist.
+        """
+        try:
+            found = self._client.list_topics(timeout=self._timeout_s).topics
+        except KafkaException as error:
+            raise BrokerUnavailable(self._bootstrap, self._timeout_s) from error
+        counts = {name: len(topic.partitions) for name, topic in found.items()}
+        if topics is None:
+            return counts
+        for name in topics:
+            if name not in counts:
+                raise UsageError(f"topic {name!r} does not exist; create it first")
+        return {name: counts[name] for name in topics}
+
+    def create(self, topic: str, partitions: int, config: dict[str, str] | None = None) -> None:
+        """Create a topic; one that exists already is left as it is.
+
+        Raises:
+            BrokerError: the broker refused.
+        """
+        new = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=config or {})
+        future = self._client.create_topics([new], operation_timeout=self._timeout_s)[topic]
+        try:
+            future.result(self._timeout_s)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise BrokerError(f"topic {topic!r} was not created: {error.args[0].str()}") from error
+
+    def ensure_app(self, topics: AppTopics) -> None:
+        """Create the app's topics and refuse ones that cannot serve (J1).
+
+        Raises:
+            UsageError: a topic exists with more than one partition.
+        """
+        existing = self.partitions()
+        for name, config in topics.layout().items():
+            if name not in existing:
+                self.create(name, 1, config)
+            elif existing[name] != 1:
+                raise UsageError(
+                    f"topic {name!r} has {existing[name]} partitions, it must have 1; "
+                    "choose another --app or delete the topic"
+                )
+
+    def config_of(self, topic: str) -> dict[str, str]:
+        """Configuration of a topic as the broker has it."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        entries = self._client.describe_configs([resource])[resource].result(self._timeout_s)
+        return {name: entry.value for name, entry in entries.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record of a control topic; `value` is None for a tombstone."""
+
+    offset: int
+    key: str
+    value: bytes | None
+
+
+class TopicTail:
+    """Reads one single-partition topic from a given place, without a group."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, start: int = OFFSET_BEGINNING) -> None:
+        """Start at offset `start`."""
+        self.topic = topic
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": f"{topic}.reader",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 100,
+                "fetch.error.backoff.ms": 20,
+                "log_level": 0,
+            }
+        )
+        self._consumer.assign([TopicPartition(topic, 0, start)])
+
+    def poll(self, timeout_s: float = 0.0, limit: int = 500) -> list[Entry]:
+        """Records that are there, at most `limit`; waits up to `timeout_s` for the first.
+
+        Raises:
+            BrokerError: the topic cannot be read any more.
+        """
+        messages: Sequence[Message] = self._consumer.consume(limit, timeout_s)
+        entries = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                entries.append(
+                    Entry(message.offset(), (message.key() or b"").decode(), message.value())
+                )
+            elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+                raise BrokerError(f"topic {self.topic!r} cannot be read: {error.str()}")
+        return entries
+
+    def end(self, timeout_s: float) -> int:
+        """Offset behind the last record.
+
+        Raises:
+            BrokerError: the broker did not say in time.
+        """
+        try:
+            return int(
+                self._consumer.get_watermark_offsets(
+                    TopicPartition(self.topic, 0), timeout=timeout_s, cached=False
+                )[1]
+            )
+        except KafkaException as error:
+            raise BrokerError(f"end of {self.topic!r} is unknown: {error.args[0].str()}") from error
+
+    def close(self) -> None:
+        """Release the client."""
+        self._consumer.close()
+
+
+def read_compacted(bootstrap_servers: str, topic: str, timeout_s: float) -> dict[str, Entry]:
+    """Last record of each key of a compacted topic; tombstones remove their key.
+
+    Raises:
+        BrokerError: the end was not reached in `timeout_s`.
+    """
+    tail = TopicTail(bootstrap_servers, topic)
+    last: dict[str, Entry] = {}
+    try:
+        end = tail.end(timeout_s)
+        # Control records of transactions have offsets too, so the end itself may never be seen;
+        # a consumer that has nothing left answers empty while its position stands at the end.
+        idle = 0
+        while idle < _IDLE_POLLS:
+            entries = tail.poll(0.1)
+            idle = 0 if entries else idle + 1
+            for entry in entries:
+                last[entry.key] = entry
+                if entry.offset + 1 >= end:
+                    idle = _IDLE_POLLS
+            if end == 0:
+                break
+    finally:
+        tail.close()
+    return {key: entry for key, entry in last.items() if entry.value is not None}
+
+
+#: Empty polls of 100 ms after which a compacted topic counts as read.
+_IDLE_POLLS = 10
+
+START_AT_END = OFFSET_END
+START_AT_BEGINNING = OFFSET_BEGINNING
+
+
+class RecordWriter:
+    """Writes small records to control topics, idempotently, in order per topic."""
+
+    def __init__(self, bootstrap_servers: str, client_id: str) -> None:
+        """Connect lazily."""
+        self._failed: KafkaError | None = None
+        self._client = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "client.id": client_id,
+                "enable.idempotence": True,
+                "linger.ms": 0,
+                "message.timeout.ms": 10_000,
+                "log_level": 0,
+            }
+        )
+
+    def write(self, topic: str, key: str, value: bytes | None) -> None:
+        """Queue a record; `poll` and `flush` send it and report failure."""
+        self._client.produce(topic, value, key.encode(), partition=0, on_delivery=self._delivered)
+
+    def poll(self) -> None:
+        """Serve delivery reports.
+
+        Raises:
+            BrokerError: a record was not stored.
+        """
+        self._client.poll(0)
+        if self._failed is not None:
+            raise BrokerError(f"a control record was not stored: {self._failed.str()}")
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything written is stored.
+
+        Raises:
+            BrokerError: it was not, within `timeout_s`.
+        """
+        if self._client.flush(timeout_s):
+            raise BrokerError(f"control records were not stored within {timeout_s:g} s")
+        self.poll()
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failed = error
+
+
+class LogWriter:
+    """The only writer of the accepted log (J2)."""
+
+    def __init__(self, bootstrap_servers: str, topics: AppTopics, timeout_s: float) -> None:
+        """Take the identity over; any earlier controller of the app is fenced from here on.
+
+        Raises:
+            BrokerUnavailable: the broker did not answer in `timeout_s`.
+        """
+        self._topic = topics.accepted
+        self._timeout_s = timeout_s
+        self._client = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "transactional.id": f"{topics.app}.controller",
+                "transaction.timeout.ms": 30_000,
+                "linger.ms": 0,
+                "log_level": 0,
+            }
+        )
+        try:
+            self._client.init_transactions(timeout_s)
+        except KafkaException as error:
+            raise BrokerUnavailable(bootstrap_servers, timeout_s) from error
+
+    def append(self, values: Sequence[bytes]) -> None:
+        """Append records in one transaction; returns when they are committed.
+
+        Raises:
+            Fenced: another controller of this app has started.
+            BrokerError: the log cannot be written.
+        """
+        try:
+            self._client.begin_transaction()
+            for value in values:
+                self._client.produce(self._topic, value, partition=0)
+            self._client.commit_transaction(self._timeout_s)
+        except KafkaException as error:
+            cause = error.args[0]
+            if cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+                raise Fenced(
+                    f"another controller took over {self._topic!r}; this one stops"
+                ) from error
+            raise BrokerError(f"the log {self._topic!r} cannot be written: {cause.str()}") from error
