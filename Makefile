@@ -1,0 +1,100 @@
+# Everything a developer or a newcomer types. Each target sets up what it needs and reuses it.
+#
+#   make demo     runs the main job           make test    runs every test
+#   make ci       what .ci/run runs           make help    lists the rest
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+ARGS ?=
+BENCH ?= ingest
+PACKAGES := service loadgen megaphone demo
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras \
+	--generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+# The interpreter: PYTHON if given, else the first of these that runs and is new enough. A shim that
+# names a version nobody installed fails the trial run and is passed over.
+PYTHON ?=
+CANDIDATES := $(PYTHON) python3 python3.13 python3.12 python3.11 python
+
+.PHONY: help setup lock demo broker test lint fmt format type tidy unit simulation integration bench ci clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Create or reuse .venv from the hash-locked requirements
+
+# Runs again only when the lock or the project's metadata changed. The project itself is installed
+# editable with the locked setuptools, so that this step asks the network for nothing.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		found=; \
+		for python in $(CANDIDATES); do \
+			if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+				2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "No Python 3.11 or newer with venv was found (tried: $(strip $(CANDIDATES)));" \
+				"install one, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; \
+			exit 2; \
+		fi; \
+		echo "setting up $(VENV) with $$("$$found" -V)"; \
+		"$$found" -m venv --clear $(VENV); \
+	fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--requirement requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
+
+lock: setup ## Compile both requirements locks from pyproject.toml (UPGRADE=--upgrade for new versions)
+	$(COMPILE) $(UPGRADE) --extra demo --extra dev --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/runtime.txt \
+		pyproject.toml
+
+demo: setup ## Run the main job, e.g. make demo ARGS="--seconds 60 --rate 100000"
+	@$(BIN)/python -m demo $(ARGS)
+
+broker: setup ## Run a local Kafka until Ctrl-C and print its address
+	@$(BIN)/megaphone broker
+
+test: setup ## Run every test (ARGS="tests/unit -k name" to choose)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+fmt: setup ## Format the code and sort its imports
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+tidy: setup ## The house rules: layers, limits, bans
+	@$(BIN)/python -m pytest tests/tidy $(ARGS)
+
+unit: setup ## Unit tests and properties
+	@$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
+
+simulation: setup ## The cluster in one process, seeded
+	@$(BIN)/python -m pytest tests/simulation $(ARGS)
+
+integration: setup ## Real processes on a real broker
+	@$(BIN)/python -m pytest tests/integration $(ARGS)
+
+bench: setup ## Run a benchmark: make bench BENCH=ingest ARGS="--output json"
+	@$(BIN)/megaphone bench $(BENCH) $(ARGS)
+
+# Fastest part first. The tests run as `make test`, the command the README gives; pyproject.toml says
+# in which order: tidy, unit, property, simulation, integration.
+ci: lint ## What CI runs
+	@CI=true $(MAKE) test
+
+clean: ## Remove what make created
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build demo-report *.egg-info
