@@ -17,6 +17,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -24,7 +25,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import llvmlite
 import numba
 from numba.core.types import Type
 
@@ -57,7 +57,7 @@ def load_kernel(label: str, source: str, signature: tuple[Type, ...]) -> Kernel:
 
     Cost: a few milliseconds from the disk, 0.3 to 2 s when compiled.
     """
-    stamp = "\0".join((source, repr(signature), numba.__version__, llvmlite.__version__))
+    stamp = "\0".join((source, repr(signature), numba.__version__))
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:24]
     path = _place(f"{label}_{digest}.py", source)
     kernel = _function(source, str(path or f"<{label}>"))
@@ -111,9 +111,7 @@ def _link_once(folder: Path, path: Path, source: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(source)
-        try:
+        with contextlib.suppress(FileExistsError):
             os.link(aside, path)
-        except FileExistsError:
-            pass
     finally:
-        os.unlink(aside)
+        Path(aside).unlink()
