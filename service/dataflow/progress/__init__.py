@@ -1,1 +1,1 @@
-"""Who may still send what, and where: pure mathematics on pointstamps. Imports nothing but itself."""
+"""Who may still send what, and where: pure mathematics; imports nothing but itself."""

@@ -111,15 +111,13 @@ class Antichain:
             return NotImplemented
         return self._elements == other._elements
 
-    __hash__ = None  # type: ignore[assignment]  # insert() changes it, so it must not be a key
-
     def __repr__(self) -> str:
         """Show the elements."""
         return f"Antichain({list(self._elements)})"
 
 
 class MutableAntichain:
-    """A multiset of timestamps of one depth, with signed counts, that maintains its frontier (AC3)."""
+    """A multiset of timestamps of one depth with signed counts; maintains its frontier (AC3)."""
 
     __slots__ = ("_counts", "_elements", "_heap", "_view")
 
@@ -174,8 +172,7 @@ class MutableAntichain:
             What the frontier lost (-1) and gained (+1), losses first; empty if it did not change.
             The caller must not modify it.
         """
-        counts = self._counts
-        elements = self._elements
+        counts, heap, elements = self._counts, self._heap, self._elements
         moved = False
         for time, delta in changes:
             before = counts.get(time, 0)
@@ -184,50 +181,43 @@ class MutableAntichain:
                 counts[time] = after
             elif before:
                 del counts[time]
-            if after > 0:
-                if before <= 0:
-                    if len(time) == 1:
-                        self._push(time)
-                    if not moved and not _dominated(elements, time):
-                        moved = True
-            elif before > 0 and time in elements:
+            if after > 0 >= before:
+                if len(time) == 1:
+                    heappush(heap, time)
+                    moved = moved or not elements or time < elements[0]
+                elif not moved:
+                    moved = not _is_dominated(elements, time)
+            elif before > 0 >= after and time in elements:
                 moved = True
+        if len(heap) > 2 * len(counts) + _DEAD_ENTRIES_SPARE:
+            # Times may come and go for ever behind a frontier that stands still.
+            self._heap = [time for time, count in counts.items() if count > 0]
+            heapify(self._heap)
         return self._refresh() if moved else ()
 
     def _refresh(self) -> Sequence[TimeChange]:
         """Recompute the frontier and return how it changed."""
-        old, new = self._elements, self._minimal()
+        counts, heap, old = self._counts, self._heap, self._elements
+        while heap and counts.get(heap[0], 0) <= 0:
+            heappop(heap)
+        if heap:
+            new: tuple[Timestamp, ...] = (heap[0],)
+        else:
+            new = minimal_elements([time for time, count in counts.items() if count > 0])
         if old == new:
             return ()
         self._elements = new
         self._view = None
+        if len(old) == 1 == len(new):
+            return ((old[0], -1), (new[0], 1))
         lost = [(time, -1) for time in old if time not in new]
-        lost += [(time, 1) for time in new if time not in old]
-        return lost
-
-    def _minimal(self) -> tuple[Timestamp, ...]:
-        counts, heap = self._counts, self._heap
-        while heap:
-            if counts.get(heap[0], 0) > 0:
-                return (heap[0],)
-            heappop(heap)
-        return minimal_elements([time for time, count in counts.items() if count > 0])
-
-    def _push(self, time: Timestamp) -> None:
-        heappush(self._heap, time)
-        # Times may come and go for ever behind a frontier that stands still.
-        if len(self._heap) > 2 * len(self._counts) + _DEAD_ENTRIES_SPARE:
-            self._heap = [time for time, count in self._counts.items() if count > 0]
-            heapify(self._heap)
+        return [*lost, *((time, 1) for time in new if time not in old)]
 
     def __repr__(self) -> str:
         """Show the counts."""
         return f"MutableAntichain({self._counts})"
 
 
-def _dominated(elements: tuple[Timestamp, ...], time: Timestamp) -> bool:
+def _is_dominated(elements: tuple[Timestamp, ...], time: Timestamp) -> bool:
     """Whether some element is <= `time`."""
-    for element in elements:
-        if element[0] <= time[0] and element[1:] <= time[1:]:
-            return True
-    return False
+    return any(element[0] <= time[0] and element[1:] <= time[1:] for element in elements)

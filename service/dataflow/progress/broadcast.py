@@ -5,28 +5,28 @@ Flow: ChangeBatch of each activation -> [ProgressSender] -> every process, itsel
 Pure: batches in, batches out; sockets are the engine's.
 
 Every process broadcasts signed counts in numbered batches. A tracker has seen a prefix of each
-sender's batches, different prefixes of different senders. Because an action's changes travel in one
-batch and everything it creates is preceded by something it held, a frontier computed from any such
-prefixes is never ahead of the true one. A process learns of its own actions the same way, when its
-own batch comes back (at once, in memory); it never edits its tracker directly.
+sender's batches, different prefixes of different senders. An action's changes travel in one batch
+and everything it creates is preceded by something it held, therefore a frontier computed from any
+such prefixes is never ahead of the true one. A process learns of its own actions the same way, when
+its own batch comes back (in memory, at once); it never edits its tracker directly.
 
 When to speak. Only one kind of news can move anybody's frontier forward: a decrease of a pointstamp
-that nothing else precedes. So changes are summed up, and everything is sent as soon as some buffered
-pointstamp p has a negative sum and
+that nothing else precedes. So changes are summed up, and everything is sent as soon as some
+buffered pointstamp p has a negative sum and
   (a) nothing else in the local view could result in p (`Tracker.is_preceded`), and
-  (b) p is not a capability this process itself still holds.
-In (b) what counts is the process's OWN contribution: everything it ever recorded for p, sent or not.
-Judging by the view of all processes instead deadlocks: each sees the others' capabilities and all
+  (b) p is not a capability that this process itself still holds.
+In (b) what counts is the process's OWN contribution: all it ever recorded for p, sent or not.
+Judging by the view of all processes instead deadlocks: each sees the others' capabilities, and all
 wait for one another. Contributions are kept for capabilities only. They never move between
-processes, so the sum is what is held right now and the table stays as small as that; for messages
+processes, so their sum is what is held right now and the table stays as small as that; for messages
 the sender's +1 and the receiver's -1 would never meet in one process.
 
-Why this never deadlocks. Suppose everything sent has arrived, nobody can act, and q is minimal in the
-common view. If q is real, whoever holds it holds the frontiers rightly. If it is not, some process
-buffers a negative sum for q; nothing precedes q; and if q is a capability that process holds none of
-it, as real holdings are never negative. So it speaks. Hence at rest every frontier is the true one,
-whatever is still buffered. A view changes without new records too, so `ready` must be asked again
-after every `propagate`.
+Why this never deadlocks. Suppose everything sent has arrived, nobody can act, and q is minimal in
+the common view. If q is real, whoever holds it holds the frontiers rightly. If it is not, some
+process buffers a negative sum for q; nothing precedes q; and should q be a capability, that process
+holds none of it, as real holdings are never negative. So it speaks. Hence at rest every frontier is
+the true one, whatever is still buffered. A view also changes without new records, so `ready` must
+be asked again after every `propagate`.
 
 Invariants
   BC1  Batches of a sender are numbered from 0 without gaps, and received in order.
@@ -34,8 +34,8 @@ Invariants
   BC3  Within a batch increases come first.
   BC4  At most CHANGES_BUFFERED_MAX pointstamps stay buffered: speaking early is always safe.
 
-Source: Murray et al., "Naiad", SOSP 2013, section 3.3, whose rule as printed deadlocks; the released
-code uses the own contribution.
+Source: Murray et al., "Naiad", SOSP 2013, section 3.3, whose rule as printed deadlocks; the
+released code uses the own contribution.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class ProgressSender:
     def assume(self, changes: Iterable[Change]) -> None:
         """Count capabilities that this process holds and every process knows of without being told.
 
-        For start-up, when every tracker is given the same initial counts. Leaving it out is safe and
-        only makes the sender speak more often.
+        For start-up, when every tracker is given the same initial counts. Leaving it out is safe
+        and only makes the sender speak more often.
         """
         for change in changes:
             self._hold(*change)
@@ -108,6 +108,14 @@ class ProgressSender:
             self._buffer.update(location, time, delta)
             if self._is_source[location]:
                 self._hold(location, time, delta)
+        self._checked_version = -1
+
+    def grant(self, changes: Iterable[Change]) -> None:
+        """Buffer increases of capabilities that another process will hold: it `assume`s them.
+
+        Recorded as this process's own they would count as held here for ever, and silence it (b).
+        """
+        self._buffer.extend(changes)
         self._checked_version = -1
 
     def ready(self, tracker: Tracker) -> bool:

@@ -4,8 +4,8 @@ Flow: edges of a topology -> [components] -> order in which the tracker settles 
       edges -> [find_stuck_cycle] -> refusal of the graph.
 Pure: functions of adjacency lists.
 
-A cycle's summary keeps k = the smallest `keep` of its steps and adds the increments of exactly those
-steps that keep k. By `PathSummary.advances` it is therefore stuck iff
+A cycle's summary keeps k = the smallest `keep` of its steps and adds the increments of exactly
+those steps that keep k. By `PathSummary.advances` it is therefore stuck iff
   (a) no step that keeps k increments, or
   (b) k = 1 and it passes a location deeper than 1: the epoch's increment resets a counter.
 Both can be decided per level k without enumerating cycles: for (a) take the steps that keep >= k,
@@ -79,17 +79,12 @@ def find_stuck_cycle(steps: Steps, depths: Sequence[int]) -> list[int] | None:
     """Locations of one closed walk that does not advance, in order; None if there is none (CY2)."""
     for level in range(1, max(depths, default=0) + 1):
         kept = [
-            [
-                to
-                for to, does in out
-                if does.keep > level or (does.keep == level and not does.increment)
-            ]
-            for out in steps
+            [to for to, does in out if does.keep > level or does[:2] == (level, 0)] for out in steps
         ]
         label = _labels(kept)
         for at, out in enumerate(steps):
             for to, does in out:
-                if does.keep == level and not does.increment and label[at] == label[to]:
+                if does[:2] == (level, 0) and label[at] == label[to]:
                     return _path(kept, to, at)
     return _find_reset(steps, depths)
 

@@ -1,6 +1,7 @@
 """The one failure of progress tracking: someone broke a rule of the protocol or of the graph.
 
-Flow: raised by `Topology`, `Tracker`, `ProgressReceiver` and the codec; the engine turns it into its own error.
+Flow: raised by `Topology`, `Tracker`, `ProgressReceiver` and the codec; the engine turns it into
+its own error.
 
 Invariants
   PE1  The message names the operators, the location or the peer at fault; nothing has changed when

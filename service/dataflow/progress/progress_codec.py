@@ -130,17 +130,18 @@ class _Reader:
         """Read an unsigned number."""
         data, at = self._data, self.at
         value = shift = 0
-        while True:
+        byte = 0x80
+        while byte > 0x7F:
             if at >= len(data):
                 raise ProgressError(f"a progress batch of {len(data)} bytes ends too early")
+            if shift > _BITS_MAX:
+                raise ProgressError(f"a number is too long before byte {at} of a progress batch")
             byte = data[at]
             at += 1
             value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
             shift += 7
-        if value >> _BITS_MAX or (shift and not byte):
-            raise ProgressError(f"malformed number before byte {at} of a progress batch")
+        if value >> _BITS_MAX or (shift > 7 and not byte):
+            raise ProgressError(f"a number is malformed before byte {at} of a progress batch")
         self.at = at
         return value
 

@@ -10,9 +10,9 @@ Invariants
   TS4  Python's order of tuples extends it: less_equal(a, b) implies a <= b. Heaps and sorted
        lists of timestamps may therefore use the native order.
 
-Why lexicographic counters: all paths between two places inside a loop nest then have totally ordered
-summaries, so one minimal summary per pair is exact; component-wise counters would lose some of what
-could result in what.
+Why lexicographic counters: one more round of an outer loop then comes after every round of the
+loops inside, as it does in fact; component-wise, (e, 1, 0) and (e, 0, 5) would be unrelated, and
+frontiers would grow by an element per nesting.
 
 Source: Murray et al., "Naiad: A Timely Dataflow System", SOSP 2013, section 2.1.
 """

@@ -9,7 +9,7 @@ to target along edges unchanged and from target to source by the summary the ope
 the pair; a pair without a summary says that nothing consumed there can ever be sent here.
 
 Invariants
-  TO1  Locations are dense integers: per operator, in order of addition, its inputs, then its outputs.
+  TO1  Locations are dense integers: per operator, in order of addition, first inputs, then outputs.
   TO2  An edge joins ports of one depth; every input has at least one edge; an output may have none.
   TO3  A summary fits its ports: it keeps at most the input's depth and yields the output's.
   TO4  An operator with inputs and outputs says which pairs are connected; an empty mapping is an
@@ -77,13 +77,13 @@ class FrozenTopology:
         """How many locations there are; they are numbered from 0 (TO1)."""
         return len(self.depths)
 
-    def target(self, operator: int, input: int) -> int:
+    def target(self, operator: int, port: int) -> int:
         """Location of an input port."""
-        return self.operators[operator].targets[input]
+        return self.operators[operator].targets[port]
 
-    def source(self, operator: int, output: int) -> int:
+    def source(self, operator: int, port: int) -> int:
         """Location of an output port."""
-        return self.operators[operator].sources[output]
+        return self.operators[operator].sources[port]
 
     def describe(self, location: int) -> str:
         """Name a location for a human: "input 0 of 'count'"."""
@@ -143,10 +143,14 @@ class Topology:
                 "connectivity; declare a summary per connected pair, {} if there is none"
             )
         connectivity = connectivity or {}
-        for (input, output), summary in connectivity.items():
-            if not (0 <= input < inputs and 0 <= output < outputs):
-                raise ProgressError(f"operator '{name}' has no ports ({input}, {output})")
-            _check_summary(name, input, output, summary, in_depths[input], out_depths[output])
+        for (taker, giver), summary in connectivity.items():
+            if not (0 <= taker < inputs and 0 <= giver < outputs):
+                raise ProgressError(f"operator '{name}' has no ports ({taker}, {giver})")
+            if not _fits(summary, in_depths[taker], out_depths[giver]):
+                raise ProgressError(
+                    f"operator '{name}': {summary} does not lead from input {taker} (timestamps of "
+                    f"length {in_depths[taker]}) to output {giver} (length {out_depths[giver]})"
+                )
         first = len(self._depths)
         targets = tuple(range(first, first + inputs))
         sources = tuple(range(first + inputs, first + inputs + outputs))
@@ -154,8 +158,8 @@ class Topology:
         self._depths += [*in_depths, *out_depths]
         self._is_source += [False] * inputs + [True] * outputs
         self._steps += [[] for _ in range(inputs + outputs)]
-        for (input, output), summary in sorted(connectivity.items()):
-            self._steps[targets[input]].append((sources[output], summary))
+        for (taker, giver), summary in sorted(connectivity.items()):
+            self._steps[targets[taker]].append((sources[giver], summary))
         return len(self._operators) - 1
 
     def connect(self, source: tuple[int, int], target: tuple[int, int]) -> None:
@@ -176,27 +180,27 @@ class Topology:
         self._steps[start].append((end, identity(self._depths[start])))
         self._connected.add(end)
 
-    def target(self, operator: int, input: int) -> int:
+    def target(self, operator: int, port: int) -> int:
         """Location of an input port.
 
         Raises:
             ProgressError: there is no such port.
         """
         shape = self._shape(operator)
-        if not 0 <= input < len(shape.targets):
-            raise ProgressError(f"operator '{shape.name}' has no input {input}")
-        return shape.targets[input]
+        if not 0 <= port < len(shape.targets):
+            raise ProgressError(f"operator '{shape.name}' has no input {port}")
+        return shape.targets[port]
 
-    def source(self, operator: int, output: int) -> int:
+    def source(self, operator: int, port: int) -> int:
         """Location of an output port.
 
         Raises:
             ProgressError: there is no such port.
         """
         shape = self._shape(operator)
-        if not 0 <= output < len(shape.sources):
-            raise ProgressError(f"operator '{shape.name}' has no output {output}")
-        return shape.sources[output]
+        if not 0 <= port < len(shape.sources):
+            raise ProgressError(f"operator '{shape.name}' has no output {port}")
+        return shape.sources[port]
 
     def freeze(self) -> FrozenTopology:
         """Check the whole graph.
@@ -206,9 +210,9 @@ class Topology:
                 advance (TO5); the message names the operators on it.
         """
         for operator in self._operators:
-            for input, location in enumerate(operator.targets):
+            for location in operator.targets:
                 if location not in self._connected:
-                    raise ProgressError(f"input {input} of '{operator.name}' is not connected")
+                    raise ProgressError(f"{self._name(location)} is not connected")
         stuck = find_stuck_cycle(self._steps, self._depths)
         if stuck is not None:
             raise ProgressError(
@@ -254,9 +258,9 @@ class Topology:
 def _port_depths(
     name: str, inputs: int, outputs: int, depth: PortDepths
 ) -> tuple[Sequence[int], Sequence[int]]:
-    in_depths, out_depths = (
-        ([depth] * inputs, [depth] * outputs) if isinstance(depth, int) else depth
-    )
+    if isinstance(depth, int):
+        depth = ([depth] * inputs, [depth] * outputs)
+    in_depths, out_depths = depth
     if inputs < 0 or outputs < 0 or inputs + outputs == 0:
         raise ProgressError(f"operator '{name}' needs at least one port")
     if (len(in_depths), len(out_depths)) != (inputs, outputs):
@@ -269,15 +273,14 @@ def _port_depths(
     return in_depths, out_depths
 
 
-def _check_summary(
-    name: str, input: int, output: int, summary: PathSummary, in_depth: int, out_depth: int
-) -> None:
-    fits = 1 <= summary.keep <= in_depth and summary.keep + len(summary.tail) == out_depth
-    if not fits or summary.increment < 0 or min(summary.tail, default=0) < 0:
-        raise ProgressError(
-            f"operator '{name}': {summary} does not lead from input {input} (timestamps of length "
-            f"{in_depth}) to output {output} (length {out_depth})"
-        )
+def _fits(summary: PathSummary, in_depth: int, out_depth: int) -> bool:
+    """TO3, and PS1 as named tuples do not check themselves."""
+    return (
+        1 <= summary.keep <= in_depth
+        and summary.keep + len(summary.tail) == out_depth
+        and summary.increment >= 0
+        and min(summary.tail, default=0) >= 0
+    )
 
 
 def _operator_at(operators: Sequence[OperatorShape], location: int) -> OperatorShape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.dataflow.progress.broadcast import (
+    CHANGES_BUFFERED_MAX,
     ProgressBatch,
     ProgressReceiver,
     ProgressSender,
@@ -55,3 +56,106 @@ def test_batch_out_of_sequence_is_refused() -> None:
 def test_batch_survives_the_wire() -> None:
     batch = ProgressBatch(7, ((3, (1_800_000_000_000_000, 4, 0), 2), (0, (5,), -300)), True)
     assert decode_progress(encode_progress(batch)) == batch
+
+
+def test_every_integer_of_the_wire_format_is_where_the_layout_says() -> None:
+    batch = ProgressBatch(300, ((2, (1000, 7), 1), (130, (999,), -2)))
+    header = [1, 0, 0xAC, 2, 2]
+    first = [2, 2, 1, 0xD0, 0x0F, 7]  # location, +1, one counter, epoch 1000, the counter
+    second = [0x82, 1, 3, 0, 1]  # location 130, -2, no counter, epoch 1 less
+    assert encode_progress(batch) == bytes([*header, *first, *second])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "at least 2 bytes"),
+        (b"\x02\x00\x00\x00", "format 2"),
+        (b"\x01\x02\x00\x00", "flags 0x2"),
+        (b"\x01\x00\x00", "too early"),
+        (b"\x01\x00\x00\xff\xff\xff\x7f", "too early"),
+        (b"\x01\x00\x00\x00\x00", "1 bytes too many"),
+        (b"\x01\x00\x80\x00\x00", "malformed"),
+        (b"\x01\x00" + b"\xff" * 20, "too long"),
+        (b"\x01\x00" + b"\xff" * 9 + b"\x7f\x00", "malformed"),
+        (b"\x01\x00\x00\x01\x00\x00\x00\x00", "change of zero"),
+        (b"\x01\x00\x00\x01\x00\x02\x00\x01", "epoch -1 out of range"),
+    ],
+)
+def test_garbage_is_refused_with_its_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ProgressError, match=reason):
+        decode_progress(data)
+
+
+def test_decrease_that_others_precede_is_kept_until_they_are_gone() -> None:
+    """A consumed message behind somebody else's capability is news to nobody."""
+    topology = source_and_sink()
+    tracker, sender = Tracker(topology), ProgressSender(topology)
+    tracker.update(0, (1,), 1)
+    tracker.update(1, (1,), 1)
+    tracker.propagate()
+    sender.record([(1, (1,), -1)])
+    assert not sender.ready(tracker)
+    assert not sender.ready(tracker)
+    tracker.update(0, (1,), -1)
+    tracker.propagate()
+    assert sender.ready(tracker)
+
+
+def test_one_of_two_capabilities_for_a_time_is_given_up_silently() -> None:
+    topology = source_and_sink()
+    tracker, sender = Tracker(topology), ProgressSender(topology)
+    tracker.update(0, (1,), 2)
+    tracker.propagate()
+    sender.assume([(0, (1,), 2)])
+    sender.record([(0, (1,), -1)])
+    assert not sender.ready(tracker)
+    sender.record([(0, (1,), -1)])
+    assert sender.ready(tracker)
+
+
+def test_too_many_buffered_changes_are_sent_whatever_the_rule_says() -> None:
+    topology = source_and_sink()
+    tracker, sender = Tracker(topology), ProgressSender(topology)
+    tracker.update(0, (0,), 1)
+    tracker.propagate()
+    for epoch in range(CHANGES_BUFFERED_MAX):
+        sender.record([(1, (epoch,), 1)])
+    assert not sender.ready(tracker)
+    sender.record([(1, (CHANGES_BUFFERED_MAX,), 1)])
+    assert sender.ready(tracker)
+    assert len(sender.take().changes) == CHANGES_BUFFERED_MAX + 1
+
+
+def test_batches_are_numbered_from_where_the_sender_starts_and_may_be_final() -> None:
+    sender = ProgressSender(source_and_sink(), sequence=5)
+    assert sender.take() == ProgressBatch(5, ())
+    assert sender.sequence == 6
+    assert sender.take(is_final=True) == ProgressBatch(6, (), True)
+
+
+def test_joiner_follows_a_peer_from_the_number_it_was_told() -> None:
+    receiver = ProgressReceiver()
+    receiver.expect(1, 40)
+    assert receiver.expected(1) == 40
+    assert receiver.expected(2) == 0
+    receiver.accept(1, ProgressBatch(40, (), is_final=True))
+    assert receiver.has_left(1)
+    assert not receiver.has_left(2)
+    receiver.expect(1, 0)
+    assert not receiver.has_left(1)
+
+
+def test_capability_granted_to_a_joiner_does_not_silence_the_one_who_granted_it() -> None:
+    topology = source_and_sink()
+    view, granting, joining = Tracker(topology), ProgressSender(topology), ProgressSender(topology)
+    view.update(0, (1,), 1)
+    granting.assume([(0, (1,), 1)])
+    granting.grant([(0, (1,), 1)])
+    joining.assume([(0, (1,), 1)])
+    for change in granting.take().changes:
+        view.update(*change)
+    view.propagate()
+    for sender in (granting, joining):
+        sender.record([(0, (1,), -1)])
+        assert sender.ready(view)
