@@ -74,7 +74,9 @@ class Member:
         self.sinks: dict[str, SinkOperator] = {}
         self._producer_of = producer_of
         self._held_budget = held_budget
-        lowered = lower(flow, generation.bins, self.control, Edges(self._source, self._sink, schema_of))
+        lowered = lower(
+            flow, generation.bins, self.control, Edges(self._source, self._sink, schema_of)
+        )
         self.hosts = lowered.hosts
         self.routers = lowered.routers
         self.worker = Worker(
@@ -86,18 +88,18 @@ class Member:
             limits,
         )
 
-    def apply_log(self, record: LogRecord, monotonic_ns: int) -> None:
-        """Take the next record of the accepted log, read at `monotonic_ns` of the local clock.
+    def apply_log(self, record: LogRecord, monotonic_us: int) -> None:
+        """Take the next record of the accepted log, read at `monotonic_us` of the local clock.
 
         Raises:
             ProtocolViolation: the log breaks its own rules.
         """
-        self.ticks.promised(record.clock, monotonic_ns)
+        self.ticks.observe(record.clock, monotonic_us)
         self.control.feed(record)
 
-    def tick(self, monotonic_ns: int) -> bool:
+    def tick(self, monotonic_us: int) -> bool:
         """Close an epoch in every source; whether the horizon left room for one."""
-        epoch = self.ticks.tick(monotonic_ns, self.follower.horizon)
+        epoch = self.ticks.next(monotonic_us, self.follower.horizon)
         if epoch is None:
             return False
         for source in self.sources.values():

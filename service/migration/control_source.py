@@ -41,10 +41,9 @@ class ControlSource:
         Raises:
             ProtocolViolation: the record breaks the log's rules.
         """
-        command = self.follower.apply(record)
-        if isinstance(command, Move):
-            self.table.apply(command)
-        if command is not None:
+        for command in self.follower.apply(record):
+            if isinstance(command, Move):
+                self.table.apply(command)
             self._pending.append(command)
         self.table.advance(self.follower.horizon)
         self._context.activate()

@@ -80,6 +80,18 @@ def encode_bin(
     yield numbered.end(timer_count, len(rows))
 
 
+def bin_of_chunk(chunk: bytes) -> int:
+    """The bin a chunk says it is of, so that its receiver finds the assembler; `feed` checks it.
+
+    Raises:
+        StateCorrupt: the chunk is shorter than a header.
+    """
+    if len(chunk) < _HEADER.size:
+        raise StateCorrupt(f"a chunk of state has {len(chunk)} bytes; nothing was installed")
+    bin: int = _HEADER.unpack_from(chunk)[4]
+    return bin
+
+
 class _Writer:
     """Numbers chunks and keeps the digest over all of them."""
 
