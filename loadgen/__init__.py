@@ -1,1 +1,1 @@
-"""NEXMark load: open-loop schedule, generator, latency. Of service it imports the NEXMark events only."""
+"""NEXMark load: schedule, generator, latency. Of service it imports the NEXMark events only."""

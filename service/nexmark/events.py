@@ -60,6 +60,8 @@ _TEXT_FIELDS = {
     "url": kernels.URL,
     "extra": kernels.EXTRA,
 }
+#: Upper bound of every knob but seed and first ids; the kernels draw below 2**31.
+KNOB_MAX = 1 << 30
 _COLUMNS = max(map(len, FIELDS))
 _RUN_EVENTS_MAX = 1 << 20  # Offsets are 32 bits; the largest message has some 200 bytes.
 
@@ -79,6 +81,14 @@ _STATES = ("AZ", "CA", "ID", "OR", "WA", "WY")
 _HOT_CHANNELS = ("Google", "Facebook", "Baidu", "Apple")
 
 
+class KnobError(UsageError):
+    """A NEXMark knob is out of its range."""
+
+    def __init__(self, knob: str, value: int, must: str) -> None:
+        """Name the `knob`, its `value` and what it `must` be."""
+        super().__init__(f"NEXMark knob {knob} is {value}: must {must}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NexmarkConfig:
     """The knobs; defaults are Beam's where Beam has the knob.
@@ -87,7 +97,7 @@ class NexmarkConfig:
     as Beam's lead of 10 does; 0 keeps every reference within what exists.
 
     Raises:
-        UsageError: a knob out of range, named.
+        KnobError: a knob out of range.
     """
 
     seed: int = 0
@@ -113,15 +123,14 @@ class NexmarkConfig:
     def __post_init__(self) -> None:
         """Check each knob against its range."""
         for name in self.__slots__:
-            low, high = _RANGES.get(name, (1, 1 << 30))
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(
-                    f"NEXMark knob {name} is {getattr(self, name)}: must be {low}..{high}"
-                )
-        if self.out_of_order_group_size % kernels.ORDER_STRIDE == 0:
-            raise UsageError(
-                f"NEXMark knob out_of_order_group_size is {self.out_of_order_group_size}: "
-                f"must not be a multiple of {kernels.ORDER_STRIDE}"
+            low, high = _RANGES.get(name, (1, KNOB_MAX))
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise KnobError(name, value, f"be {low}..{high}")
+        group = self.out_of_order_group_size
+        if group % kernels.ORDER_STRIDE == 0:
+            raise KnobError(
+                "out_of_order_group_size", group, f"be no multiple of {kernels.ORDER_STRIDE}"
             )
 
     def with_state(self, keys: int) -> NexmarkConfig:
@@ -160,12 +169,12 @@ class NexmarkConfig:
 
 _RANGES = {
     "seed": (0, (1 << 63) - 1),
-    "bid_proportion": (0, 1 << 30),
+    "bid_proportion": (0, KNOB_MAX),
     "first_person_id": (0, 1 << 62),
     "first_auction_id": (0, 1 << 62),
-    "state_keys": (0, 1 << 30),
-    "person_lead": (0, 1 << 30),
-    "auction_lead": (0, 1 << 30),
+    "state_keys": (0, KNOB_MAX),
+    "person_lead": (0, KNOB_MAX),
+    "auction_lead": (0, KNOB_MAX),
 }
 
 

@@ -1,4 +1,4 @@
-"""NEXMark events: same bytes everywhere, right shares, references that exist, Avro that others read.
+"""NEXMark events: same bytes everywhere, right shares, references that exist, readable Avro.
 
 Cannot catch: a broker or client that changes bytes on the way (the integration tests do).
 """
@@ -13,13 +13,13 @@ import fastavro
 import numpy as np
 import pytest
 
-from service.errors import UsageError
 from service.nexmark.events import (
     AUCTION,
     BID,
     FIELDS,
     PERSON,
     EventSource,
+    KnobError,
     NexmarkConfig,
     schema_text,
 )
@@ -213,12 +213,12 @@ def test_large_ids_survive():
     [("hot_auction_ratio", 0), ("seed", -1), ("state_keys", 1 << 31), ("person_proportion", 0)],
 )
 def test_a_knob_out_of_range_is_refused_by_name(knob, value):
-    with pytest.raises(UsageError, match=knob):
+    with pytest.raises(KnobError, match=knob):
         NexmarkConfig(**{knob: value})
 
 
 def test_an_out_of_order_group_that_the_stride_divides_is_refused():
-    with pytest.raises(UsageError, match="953"):
+    with pytest.raises(KnobError, match="953"):
         NexmarkConfig(out_of_order_group_size=953 * 2)
 
 
