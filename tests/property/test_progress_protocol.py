@@ -82,11 +82,12 @@ class Process:
 class Cluster:
     """All processes, the channels between them, and the truth."""
 
-    def __init__(self, seed: int, sender_type: type[ProgressSender], operators: int = 8) -> None:
+    def __init__(self, seed: int, sender_type: type[ProgressSender]) -> None:
         self.random = random = Random(seed)
-        self.topology = topology = random_topology(random, operators)
+        self.topology = topology = random_topology(random, random.randint(4, 14))
         self.is_wanting = True
-        self.sends_left = 40
+        #: Messages that may still be sent: what comes round a loop must end some time.
+        self.sends_left = 100
         count = random.randint(2, 4)
         self.truth = Tracker(topology)
         self.processes = [Process(topology, sender_type(topology)) for _ in range(count)]
@@ -94,9 +95,6 @@ class Cluster:
             (a, b): deque() for a in range(count) for b in range(count)
         }
         self.batches_sent = 0
-        self.takers = {
-            at: operator.targets for operator in topology.operators for at in operator.targets
-        }
         self.start()
 
     def start(self) -> None:
@@ -243,8 +241,8 @@ class Cluster:
 
 def run(seed: int, sender_type: type[ProgressSender] = ProgressSender) -> Cluster:
     cluster = Cluster(seed, sender_type)
-    for _ in range(2):
-        for _ in range(40):
+    for _ in range(3):
+        for _ in range(60):
             cluster.step()
         cluster.settle()
         cluster.assert_at_rest()
@@ -263,7 +261,7 @@ def test_accumulation_sends_far_fewer_batches_than_speaking_at_once() -> None:
     seeds = range(1000, 1040)
     held_back = sum(run(seed).batches_sent for seed in seeds)
     at_once = sum(run(seed, EagerSender).batches_sent for seed in seeds)
-    assert held_back < at_once / 2, (held_back, at_once)
+    assert held_back < at_once / 3, (held_back, at_once)
 
 
 def test_rule_as_printed_in_the_paper_never_speaks() -> None:
