@@ -1,0 +1,138 @@
+"""The listening socket of a process: a ROUTER that only receives.
+
+Flow: connections of peers -> [Listener] -> identity, header and body parts, one message at a time.
+
+Invariants
+  LS1  A message is read to its end, whatever it is; the next read begins with the next message.
+  LS2  Bytes that are no frame give a ProtocolViolation in place of the frame, never another error.
+  LS3  Connections that do not speak the sockets' protocol are dropped by libzmq and counted here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import zmq
+
+from service.dataflow.transport.base import BodyPart
+from service.dataflow.transport.frame import (
+    BODY_BYTES_MAX,
+    BODY_PARTS_MAX,
+    Frame,
+    decode_header,
+)
+from service.dataflow.transport.security import LinkSecurity
+from service.errors import ProtocolViolation, UsageError
+
+#: From this size on a part is handed over without a copy; below it the bookkeeping costs more than
+#: the copy (measured: 64 KiB take 20 us with a copy and 10 us without, 24 KiB the same either way).
+ZERO_COPY_BYTES: Final = 64 << 10
+#: How long a connection may take to say who it is, milliseconds.
+_HANDSHAKE_MS: Final = 5_000
+_HEARTBEAT_MS: Final = 1_000
+
+_FAILED_HANDSHAKE = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+
+class Message(NamedTuple):
+    """What one connection sent: a frame, or why it is none (LS2)."""
+
+    identity: bytes
+    frame: Frame | ProtocolViolation
+    parts: tuple[BodyPart, ...]
+
+
+def set_common_options(socket: zmq.Socket[bytes], heartbeat_timeout_ms: int) -> None:
+    """Options of every socket: no limit in messages, no linger, heartbeats of the connection."""
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, heartbeat_timeout_ms)
+
+
+class Listener:
+    """Owns the ROUTER and what watches over it."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], security: LinkSecurity, heartbeat_ms: int
+    ) -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        set_common_options(self.socket, heartbeat_ms)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, BODY_BYTES_MAX)
+        self.socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        security.prepare_listener(self.socket)
+        self._security = security
+        self._monitor = self.socket.get_monitor_socket(_FAILED_HANDSHAKE)
+
+    def bind(self, address: str) -> str:
+        """Listen at `address`; returns the endpoint with its port.
+
+        Raises:
+            UsageError: the address is taken, malformed or not safe.
+        """
+        self._security.check(address)
+        try:
+            self.socket.bind(address)
+        except zmq.ZMQError as error:
+            raise UsageError(
+                f"cannot listen at {address}: {error.strerror}; choose another address"
+            ) from error
+        return self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def read(self) -> Message | None:
+        """The next message that is there now (LS1); None if there is none."""
+        try:
+            identity = self.socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        try:
+            frame, parts = self._read_frame()
+        except ProtocolViolation as error:
+            return Message(identity, error, ())
+        return Message(identity, frame, parts)
+
+    def failed_handshakes(self) -> int:
+        """Connections dropped since the last call (LS3)."""
+        count = 0
+        while self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            count += 1
+        return count
+
+    def close(self) -> None:
+        """Close the socket; what was not read is lost."""
+        self.socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self.socket.close(linger=0)
+
+    def _read_frame(self) -> tuple[Frame, tuple[BodyPart, ...]]:
+        socket = self.socket
+        try:
+            frame = decode_header(socket.recv(zmq.NOBLOCK))
+            announced = frame.body_length
+            parts: list[BodyPart] = []
+            length = 0
+            while socket.getsockopt(zmq.RCVMORE):
+                part: bytes | memoryview
+                if announced < ZERO_COPY_BYTES:
+                    part = socket.recv(zmq.NOBLOCK)
+                else:
+                    whole = socket.recv(zmq.NOBLOCK, copy=False)
+                    part = whole.buffer if len(whole) >= ZERO_COPY_BYTES else whole.bytes
+                parts.append(part)
+                length += len(part)
+                if len(parts) > BODY_PARTS_MAX or length > announced:
+                    break
+            if length != announced or len(parts) > BODY_PARTS_MAX:
+                raise ProtocolViolation(
+                    f"a frame of {announced} bytes came with {length} in {len(parts)} parts"
+                )
+        finally:
+            while socket.getsockopt(zmq.RCVMORE):
+                socket.recv(zmq.NOBLOCK, copy=False)
+        return frame, tuple(parts)

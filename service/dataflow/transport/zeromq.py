@@ -1,0 +1,439 @@
+"""Frames between processes over ZeroMQ.
+
+Flow: a process binds one ROUTER, which only receives, and connects one DEALER to the ROUTER of each
+other peer, which only sends. `start` begins a generation; the ROUTER and its address outlive it.
+Per message: the identity of the DEALER | header | body parts.
+
+Invariants
+  ZT1  One thread uses a transport (the sockets are not thread-safe).
+  ZT2  The identity is slot.generation.incarnation: a ROUTER ignores a second connection under the
+       same identity without a word, so no two boots and no two generations share one.
+  ZT3  Frames of an older generation are dropped and counted. Frames of a newer generation, and of
+       processes of this generation not yet added, are kept unread (bounded in bytes) until
+       `start` or `add_peer` names their sender. All else is dropped and counted.
+  ZT4  Queues of the sockets have no limit in messages, since credit bounds the bytes; a send that
+       is refused therefore means that the connection is gone.
+  ZT5  Silence is counted in time during which this process looked: a tick adds at most a quarter
+       of the timeout, so that a process that was stopped does not take all others for dead.
+
+Source: libzmq 4.3.5; reference on reliability, section 2.8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import zmq
+
+from service.dataflow.transport.base import BodyPart, Received, length_of
+from service.dataflow.transport.frame import Frame, FrameKind
+from service.dataflow.transport.link import Identity, Link, LinkLimits, LinkState, PeerAddress
+from service.dataflow.transport.listener import ZERO_COPY_BYTES, Listener, set_common_options
+from service.dataflow.transport.security import LinkSecurity, LoopbackOnly
+from service.dataflow.transport.strangers import Strangers, Verdict
+from service.errors import PeerError, PeerLost, ProtocolViolation
+from service.ids import Slot
+
+#: How long `close` waits for a BYE to leave, milliseconds.
+_LINGER_MS = 1000
+
+
+@dataclass(slots=True)
+class TransportCounters:
+    """What a transport did and refused, since the process began."""
+
+    frames_sent: int = 0
+    bytes_sent: int = 0
+    frames_received: int = 0
+    bytes_received: int = 0
+    #: Frames of a generation before this one.
+    dropped_older: int = 0
+    #: Frames kept for a later `start` or `add_peer`.
+    kept: int = 0
+    #: Frames that had to be kept and found no room.
+    dropped_kept: int = 0
+    #: Messages of connections that are no process of the job, or that are no frame.
+    dropped_unknown: int = 0
+    #: Connections that did not speak the protocol of the sockets.
+    failed_handshakes: int = 0
+    #: Frames to or from an observer that was not there.
+    dropped_observer: int = 0
+    #: Frames to members that left or whose connection broke.
+    dropped_departed: int = 0
+
+
+class ZmqTransport:
+    """One process's sockets; a Transport once `start` was called."""
+
+    def __init__(
+        self,
+        slot: Slot,
+        incarnation: int,
+        *,
+        limits: LinkLimits | None = None,
+        security: LinkSecurity | None = None,
+    ) -> None:
+        """Make the listening socket of `slot`'s boot number `incarnation`.
+
+        Args:
+            slot: who this process is.
+            incarnation: which boot; never used twice for one slot.
+            limits: times and bytes of every link.
+            security: prepares the sockets; without it only loopback and ipc are accepted.
+        """
+        self.counters = TransportCounters()
+        self._slot = slot
+        self._incarnation = incarnation
+        self._limits = limits or LinkLimits()
+        self._security = security or LoopbackOnly()
+        self._generation = 0
+        self._index = 0
+        self._observer = 0
+        self._links: dict[int, Link] = {}
+        self._dealers: dict[int, zmq.Socket[bytes]] = {}
+        self._monitors: dict[int, zmq.Socket[bytes]] = {}
+        self._by_identity: dict[bytes, Link] = {}
+        #: Links whose HELLO has not gone out.
+        self._unready: dict[int, Link] = {}
+        self._strangers = Strangers()
+        self._replayed: deque[Received] = deque()
+        self._failure: PeerError | None = None
+        self._ticked_ns: int | None = None
+        self._left = False
+        self._closed = False
+        self._context = zmq.Context(io_threads=1)
+        self._heartbeat_ms = self._limits.peer_timeout_ns // 1_000_000
+        self._listener = Listener(self._context, self._security, self._heartbeat_ms)
+        self._poller = zmq.Poller()
+        self._poller.register(self._listener.socket, zmq.POLLIN)
+
+    # Life ---------------------------------------------------------------------------------------
+
+    def bind(self, address: str = "tcp://127.0.0.1:*") -> str:
+        """Listen at `address` and return the endpoint others connect to (`*`: any free port).
+
+        Raises:
+            UsageError: the address is taken, malformed or not safe (SE1).
+        """
+        return self._listener.bind(address)
+
+    def start(
+        self, generation: int, index: int, observer: int, peers: Mapping[int, PeerAddress]
+    ) -> None:
+        """Begin `generation` as peer `index`: forget the one before and greet `peers`.
+
+        Args:
+            generation: above every generation started before.
+            index: the peer index of this process.
+            observer: the peer index of the observer.
+            peers: who else is there, by index; an entry for this process is skipped, the observer
+                may be absent.
+        """
+        assert generation > self._generation, "a generation begins once"
+        for peer in list(self._links):
+            self._disconnect(peer)
+        self._generation = generation
+        self._index = index
+        self._observer = observer
+        self._failure = None
+        self._ticked_ns = None
+        self._replayed.clear()
+        self.counters.dropped_older += self._strangers.forget_before(generation)
+        for peer, address in peers.items():
+            if peer != index:
+                self.add_peer(peer, address)
+
+    def add_peer(self, peer: int, address: PeerAddress) -> None:
+        """Greet one more process: a member that joins, or an observer that came back."""
+        self._security.check(address.endpoint)
+        assert peer == self._observer or peer not in self._links, f"peer {peer} is there already"
+        if peer in self._links:
+            self._disconnect(peer)
+        own = Identity(self._slot, self._generation, self._incarnation)
+        link = Link(own, peer, address, self._limits)
+        dealer = self._context.socket(zmq.DEALER)
+        set_common_options(dealer, self._heartbeat_ms)
+        dealer.setsockopt(zmq.IDENTITY, own.encode())
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        self._security.prepare_link(dealer, str(address.slot))
+        self._monitors[peer] = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._links[peer] = self._by_identity[link.identity] = self._unready[peer] = link
+        self._dealers[peer] = dealer
+        self._poller.register(dealer, zmq.POLLOUT)
+        try:
+            dealer.connect(address.endpoint)
+        except zmq.ZMQError as error:
+            raise PeerLost(
+                f"{link} has an address that cannot be used: {error.strerror}"
+            ) from error
+        for frame, parts in self._strangers.take(link.identity):
+            received = self._judge(link, frame, parts)
+            if received is not None:
+                self._replayed.append(received)
+
+    def leave(self) -> None:
+        """Say BYE on every open link; `close` then waits up to a second for it to get out."""
+        for link in list(self._links.values()):
+            if link.may_send:
+                self._put(link, FrameKind.BYE, 0, (), (), 0)
+        self._left = True
+
+    def close(self) -> None:
+        """Close the sockets. Without `leave` before, peers see a loss."""
+        if self._closed:
+            return
+        self._closed = True
+        for peer in list(self._links):
+            self._disconnect(peer, _LINGER_MS if self._left else 0)
+        self._listener.close()
+        self._context.term()
+
+    # What the engine sees -----------------------------------------------------------------------
+
+    @property
+    def index(self) -> int:
+        """The peer index of this process."""
+        return self._index
+
+    @property
+    def observer(self) -> int:
+        """The peer index of the observer."""
+        return self._observer
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """The members that did not leave, ascending, without this process and the observer."""
+        return tuple(
+            sorted(
+                peer
+                for peer, link in self._links.items()
+                if peer != self._observer and link.state is not LinkState.LEFT
+            )
+        )
+
+    @property
+    def generation(self) -> int:
+        """The generation that was started last; 0 before the first."""
+        return self._generation
+
+    @property
+    def newer_generation(self) -> int:
+        """The newest generation above this one that a peer spoke of; 0 if none did."""
+        newest = self._strangers.newest_generation
+        return newest if newest > self._generation else 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the HELLOs of all members, both ways, are through."""
+        return all(peer == self._observer for peer in self._unready) and all(
+            link.state is not LinkState.AWAITING
+            for peer, link in self._links.items()
+            if peer != self._observer
+        )
+
+    def send(
+        self,
+        peer: int,
+        kind: FrameKind,
+        channel: int,
+        time: tuple[int, ...],
+        parts: Sequence[BodyPart] = (),
+        flags: int = 0,
+    ) -> None:
+        """Send one frame (3 to 4 us for small bodies); before the peer's HELLO it waits here."""
+        assert not self._left, "nothing is sent after leave()"
+        link = self._links.get(peer)
+        if link is None:
+            assert peer == self._observer, f"peer {peer} is unknown in this generation"
+            self.counters.dropped_observer += 1
+        elif link.may_send:
+            self._put(link, kind, channel, time, parts, flags)
+        elif link.broken or link.state is LinkState.LEFT:
+            self.counters.dropped_departed += 1
+        else:
+            try:
+                link.hold(kind, channel, time, parts, flags)
+            except PeerLost as error:
+                self._fail(link, error)
+            else:
+                self._advance(link)
+
+    def receive(self, max_frames: int) -> list[Received]:
+        """Read up to `max_frames` messages; those that are for the engine are returned."""
+        if self._unready:
+            self._advance_all()
+        out: list[Received] = []
+        while self._replayed and len(out) < max_frames:
+            out.append(self._replayed.popleft())
+        if self._failure is None:
+            self._read(max_frames - len(out), out)
+        if self._failure is not None and not out:
+            raise self._failure
+        return out
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until a message is there; the timeout is rounded up to a millisecond."""
+        if self._replayed or self._failure is not None:
+            return
+        if self._unready:
+            self._advance_all()
+        self._poller.poll(max(0, math.ceil(timeout_s * 1000)))
+
+    def tick(self, now_ns: int) -> None:
+        """Send due PULSEs and notice silence (ZT5) and broken connections."""
+        last = now_ns if self._ticked_ns is None else self._ticked_ns
+        elapsed = min(max(0, now_ns - last), self._limits.peer_timeout_ns // 4)
+        self._ticked_ns = now_ns
+        self._advance_all()
+        self.counters.failed_handshakes += self._listener.failed_handshakes()
+        for link in list(self._links.values()):
+            try:
+                pulse = link.pass_time(elapsed)
+            except PeerLost as error:
+                self._fail(link, error)
+                continue
+            if pulse:
+                self._put(link, FrameKind.PULSE, 0, (), (), 0)
+            # Noted only now, so that what came before the break is read before it counts (LK3).
+            self._watch(link)
+        if self._failure is not None:
+            raise self._failure
+
+    # Sending ------------------------------------------------------------------------------------
+
+    def _put(
+        self,
+        link: Link,
+        kind: FrameKind,
+        channel: int,
+        time: tuple[int, ...],
+        parts: Sequence[BodyPart],
+        flags: int,
+    ) -> None:
+        """Hand one frame to the socket; a refusal means that the connection is gone (ZT4)."""
+        length = length_of(parts)
+        header = link.stamp(kind, channel, time, flags, length)
+        if self._hand_over(self._dealers[link.peer], header, parts):
+            self.counters.frames_sent += 1
+            self.counters.bytes_sent += length
+        else:
+            link.break_off()
+
+    @staticmethod
+    def _hand_over(dealer: zmq.Socket[bytes], header: bytes, parts: Sequence[BodyPart]) -> bool:
+        """Send header and parts as one message; False if there is no connection to take it."""
+        left = len(parts)
+        try:
+            dealer.send(header, zmq.NOBLOCK | zmq.SNDMORE if left else zmq.NOBLOCK)
+            for part in parts:
+                left -= 1
+                dealer.send(
+                    part,
+                    zmq.NOBLOCK | zmq.SNDMORE if left else zmq.NOBLOCK,
+                    copy=len(part) < ZERO_COPY_BYTES,
+                )
+        except zmq.Again:
+            return False
+        return True
+
+    def _advance(self, link: Link) -> None:
+        """Send the HELLO if it is still due, and what waited for the peer's."""
+        if not link.hello_sent:
+            header, body = link.hello()
+            dealer = self._dealers[link.peer]
+            if not self._hand_over(dealer, header, (body,)):
+                return
+            link.hello_sent = True
+            del self._unready[link.peer]
+            self._poller.unregister(dealer)
+        while (waiting := link.release()) is not None:
+            self._put(link, *waiting)
+
+    def _advance_all(self) -> None:
+        for link in list(self._unready.values()):
+            self._advance(link)
+
+    # Receiving ----------------------------------------------------------------------------------
+
+    def _read(self, budget: int, out: list[Received]) -> None:
+        """Read at most `budget` messages, good or bad, until one ends the generation."""
+        for _ in range(budget):
+            message = self._listener.read()
+            if message is None:
+                return
+            identity, frame, parts = message
+            link = self._by_identity.get(identity)
+            if link is None:
+                self._set_aside(identity, frame, parts)
+            elif isinstance(frame, ProtocolViolation):
+                self._fail(link, ProtocolViolation(f"{link} sent no frame: {frame}"))
+            else:
+                received = self._judge(link, frame, parts)
+                if received is not None:
+                    out.append(received)
+            if self._failure is not None:
+                return
+
+    def _judge(self, link: Link, frame: Frame, parts: tuple[BodyPart, ...]) -> Received | None:
+        """Show a frame to its link; what is for the engine comes back."""
+        try:
+            hello = bytes(parts[0]) if frame.kind is FrameKind.HELLO and parts else b""
+            wanted = link.accept(frame, hello)
+        except PeerError as error:
+            self._fail(link, error)
+            return None
+        self.counters.frames_received += 1
+        self.counters.bytes_received += frame.body_length
+        if wanted:
+            return Received(link.peer, frame.kind, frame.channel, frame.time, parts, frame.flags)
+        if frame.kind is FrameKind.HELLO:
+            self._advance(link)
+        return None
+
+    def _set_aside(
+        self, identity: bytes, frame: Frame | ProtocolViolation, parts: tuple[BodyPart, ...]
+    ) -> None:
+        """Keep, or drop and count, what a connection sent that belongs to no link (ZT3)."""
+        if isinstance(frame, ProtocolViolation):
+            self.counters.dropped_unknown += 1
+            return
+        verdict = self._strangers.keep(identity, frame, parts, self._generation)
+        if verdict is Verdict.KEPT:
+            self.counters.kept += 1
+        elif verdict is Verdict.OLDER:
+            self.counters.dropped_older += 1
+        elif verdict is Verdict.NO_ROOM:
+            self.counters.dropped_kept += 1
+        else:
+            self.counters.dropped_unknown += 1
+
+    # Links --------------------------------------------------------------------------------------
+
+    def _fail(self, link: Link, error: PeerError) -> None:
+        """End the generation; the observer's failure only ends its link (TR4)."""
+        if link.peer == self._observer:
+            self.counters.dropped_observer += 1
+            self._disconnect(link.peer)
+        elif self._failure is None:
+            self._failure = error
+
+    def _watch(self, link: Link) -> None:
+        """Note that the connection of a link broke after its HELLO went out."""
+        monitor = self._monitors[link.peer]
+        while monitor.poll(0):
+            monitor.recv_multipart()
+            if link.hello_sent:
+                link.break_off()
+
+    def _disconnect(self, peer: int, linger_ms: int = 0) -> None:
+        link = self._links.pop(peer)
+        dealer = self._dealers.pop(peer)
+        del self._by_identity[link.identity]
+        if self._unready.pop(peer, None) is not None:
+            self._poller.unregister(dealer)
+        dealer.disable_monitor()
+        self._monitors.pop(peer).close(linger=0)
+        dealer.close(linger=linger_ms)
