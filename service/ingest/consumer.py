@@ -1,0 +1,351 @@
+"""Reads chosen partitions of Kafka topics from chosen offsets.
+
+Flow: Kafka -> [KafkaPartitions.poll] -> RawRecords -> decode.
+
+The only file of the ingest edge that calls the Kafka client. There is no group membership: the
+owner table says who reads what, and positions are kept by the job. Offsets committed to a group are
+advice for tools that show lag, nothing here reads them.
+
+Invariants
+  C1  Records of a partition come in offset order, each once, from the assigned offset on.
+  C2  No offset is skipped silently: one that is gone is an error that names it.
+  C3  An error of the client leaves this file as a BrokerError, or not at all if the client repairs
+      it by itself; those are counted in `repaired`.
+  C4  After `pause` nothing is delivered; after `resume` the next record is the one that was due.
+
+A topic written in transactions ends in markers that are never delivered, so its lag can stay at 1.
+
+Source: librdkafka 2.16 CONFIGURATION.md and INTRODUCTION.md; confluent-kafka-python 407, 597.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import repeat
+from operator import is_not
+from typing import Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as ClientPartition
+
+from service.errors import BrokerError, BrokerUnavailable, UsageError
+from service.ingest.records import RawRecords, TopicPartition, raw_records
+
+#: Longest time one call into the client may take; from 0.2 s on it takes the interpreter lock anew.
+_POLL_S_MAX = 0.1
+
+
+class MessageSource(Protocol):
+    """What a gateway needs of a broker; the simulator and the tests have another one."""
+
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """Next offset to deliver of each assigned partition."""
+        ...
+
+    def partitions_of(self, topics: Iterable[str]) -> list[TopicPartition]:
+        """All partitions of `topics`, in order.
+
+        Raises:
+            UsageError: a topic does not exist.
+            BrokerUnavailable: no answer in time.
+        """
+        ...
+
+    def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset of the oldest record kept in each partition."""
+        ...
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset behind the newest record of each partition."""
+        ...
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read exactly these partitions, each from its offset on (C1)."""
+        ...
+
+    def poll(self, max_records: int, timeout_s: float) -> RawRecords:
+        """What has arrived, at most `max_records`; waits up to `timeout_s` for a first record.
+
+        Raises:
+            BrokerError: reading cannot go on (C2, C3).
+        """
+        ...
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records between the position and the end of each assigned partition."""
+        ...
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume` (C4)."""
+        ...
+
+    def resume(self) -> None:
+        """Deliver again."""
+        ...
+
+    def commit_advisory(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Tell lag tools how far we are; returns at once and never fails."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the broker; may be called twice."""
+        ...
+
+
+class KafkaPartitions:
+    """A MessageSource over a Kafka consumer. Owned by one thread."""
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        group: str,
+        client_id: str,
+        prefetch_kb: int = 65_536,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Make the client; it connects when it is first asked for something.
+
+        Args:
+            bootstrap_servers: comma-separated host:port.
+            group: consumer group that `commit_advisory` commits to.
+            client_id: how the broker's logs and quotas name us.
+            prefetch_kb: bytes of records the client may hold ready, in kB.
+            timeout_s: how long questions to the broker may take.
+        """
+        self._bootstrap = bootstrap_servers
+        self._timeout_s = timeout_s
+        self._fatal: KafkaError | None = None
+        self._topics: tuple[str, ...] = ()
+        self._positions: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._paused = False
+        self._closed = False
+        #: Errors the client got over by itself (C3).
+        self.repaired = 0
+        self._client = Consumer(
+            _client_config(bootstrap_servers, group, client_id, prefetch_kb)
+            | {"error_cb": self._on_error}
+        )
+
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """Next offset to deliver of each assigned partition."""
+        return self._positions
+
+    def partitions_of(self, topics: Iterable[str]) -> list[TopicPartition]:
+        """All partitions of `topics`; see MessageSource."""
+        found: list[TopicPartition] = []
+        for topic in topics:
+            try:
+                known = self._client.list_topics(topic, timeout=self._timeout_s).topics[topic]
+            except KafkaException as error:
+                raise self._translated(error, f"topic {topic!r}") from error
+            if known.error is not None or not known.partitions:
+                raise UsageError(
+                    f"topic {topic!r} cannot be read at {self._bootstrap}: "
+                    f"{known.error or 'it has no partitions'}; create it, or check its name"
+                )
+            found += [(topic, partition) for partition in sorted(known.partitions)]
+        return found
+
+    def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset of the oldest record kept in each partition. Cost: one request each."""
+        return {each: self._watermarks(each)[0] for each in partitions}
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset behind the newest record of each partition. Cost: one request each."""
+        return {each: self._watermarks(each)[1] for each in partitions}
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read exactly these partitions, each from its offset on."""
+        self._topics = tuple(sorted({topic for topic, _ in positions}))
+        self._positions = dict(positions)
+        self._ends = {}
+        self._paused = False
+        self._client.assign(
+            [
+                ClientPartition(topic, partition, offset)
+                for (topic, partition), offset in positions.items()
+            ]
+        )
+
+    def poll(self, max_records: int, timeout_s: float) -> RawRecords:
+        """What has arrived; see MessageSource.
+
+        Cost: two calls into the client if nothing is ready, else one; never waits for a full batch.
+        """
+        messages = self._client.consume(max_records, 0)
+        if not messages and timeout_s > 0:
+            messages = self._client.consume(1, min(timeout_s, _POLL_S_MAX))
+            if messages and max_records > 1:
+                messages += self._client.consume(max_records - 1, 0)
+        if self._fatal is not None:
+            raise BrokerError(f"Kafka at {self._bootstrap}: {self._fatal.str()}")
+        errors = map(Message.error, messages)
+        if any(map(is_not, errors, repeat(None))):
+            messages = self._without_errors(messages)
+        raw = raw_records(messages, self._topics)
+        self._positions.update(raw.positions())
+        return raw
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records between the position and the end of each assigned partition.
+
+        The client learns ends with the records it fetches; while paused it fetches none, so then
+        the broker is asked, and if it does not answer, the last known end serves.
+        """
+        for each in self._positions:
+            end = self._known_end(each)
+            if end is not None:
+                self._ends[each] = max(end, self._ends.get(each, 0))
+        return {
+            each: max(0, self._ends.get(each, position) - position)
+            for each, position in self._positions.items()
+        }
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume`; what was fetched ahead is dropped and fetched again."""
+        if not self._paused:
+            self._client.pause(self._assigned())
+            self._paused = True
+
+    def resume(self) -> None:
+        """Deliver again."""
+        if self._paused:
+            self._client.resume(self._assigned())
+            self._paused = False
+
+    def commit_advisory(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Tell lag tools how far we are; returns at once and never fails."""
+        offsets = [ClientPartition(topic, at, offset) for (topic, at), offset in positions.items()]
+        if not offsets:
+            return
+        try:
+            self._client.commit(offsets=offsets, asynchronous=True)
+        except KafkaException:
+            self.repaired += 1
+
+    def close(self) -> None:
+        """Let go of the broker; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._client.close()
+
+    def _assigned(self) -> list[ClientPartition]:
+        return [ClientPartition(topic, partition) for topic, partition in self._positions]
+
+    def _watermarks(self, which: TopicPartition) -> tuple[int, int]:
+        try:
+            answer = self._ask_watermarks(which, self._timeout_s, cached=False)
+        except KafkaException as error:
+            raise self._translated(error, f"partition {which[1]} of {which[0]!r}") from error
+        if answer is None:
+            raise BrokerUnavailable(self._bootstrap, self._timeout_s)
+        return answer
+
+    def _known_end(self, which: TopicPartition) -> int | None:
+        try:
+            answer = self._ask_watermarks(which, _POLL_S_MAX, cached=not self._paused)
+        except KafkaException:
+            self.repaired += 1
+            return None
+        # The client says -1001 for an end it has not learned yet.
+        return answer[1] if answer is not None and answer[1] >= 0 else None
+
+    def _ask_watermarks(
+        self, which: TopicPartition, timeout_s: float, *, cached: bool
+    ) -> tuple[int, int] | None:
+        """Oldest offset and end of a partition, or None if there was no answer in time."""
+        return self._client.get_watermark_offsets(
+            ClientPartition(*which), timeout=timeout_s, cached=cached
+        )
+
+    def _without_errors(self, messages: list[Message]) -> list[Message]:
+        """The records among `messages`; errors are counted or raised (C3)."""
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(message)
+            elif _heals(error):
+                self.repaired += 1
+            else:
+                raise self._refusal(message, error)
+        return records
+
+    def _refusal(self, message: Message, error: KafkaError) -> BrokerError:
+        topic, partition = str(message.topic()), int(message.partition() or 0)
+        if error.code() in _OFFSET_GONE:
+            return offset_gone(topic, partition, self._positions.get((topic, partition), -1))
+        return BrokerError(f"partition {partition} of {topic!r} cannot be read: {error.str()}")
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Take an error that belongs to no partition; the client calls this within `consume`."""
+        if error.fatal() or error.code() in _REFUSED:
+            self._fatal = error
+        else:
+            self.repaired += 1
+
+    def _translated(self, error: KafkaException, what: str) -> BrokerError:
+        cause: KafkaError = error.args[0]
+        if cause.code() in _UNREACHABLE:
+            return BrokerUnavailable(self._bootstrap, self._timeout_s)
+        return BrokerError(f"{what} cannot be read at {self._bootstrap}: {cause.str()}")
+
+
+def offset_gone(topic: str, partition: int, offset: int) -> BrokerError:
+    """The error for a position that the partition does not hold (C2)."""
+    return BrokerError(
+        f"partition {partition} of {topic!r} has no offset {offset}: its records were deleted "
+        "(retention) or the topic was created anew, so going on would lose records silently; "
+        "restore the topic, or start under a new application name to read from the oldest record"
+    )
+
+
+def _client_config(
+    bootstrap_servers: str, group: str, client_id: str, prefetch_kb: int
+) -> dict[str, object]:
+    """The client's settings; each that differs from its default has its reason."""
+    return {
+        "bootstrap.servers": bootstrap_servers,
+        "client.id": client_id,
+        "group.id": group,
+        # Positions belong to the job's manifest, not to the group.
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "enable.partition.eof": False,
+        "check.crcs": True,
+        # A gateway that stops reading must not be thrown out of a group it is not in.
+        "max.poll.interval.ms": 86_400_000,
+        # A record waits at the broker at most this long for company.
+        "fetch.wait.max.ms": 5,
+        "fetch.min.bytes": 1,
+        # The bound on memory; the default then waits 1 s before it looks for room again.
+        "queued.max.messages.kbytes": prefetch_kb,
+        "fetch.queue.backoff.ms": 5,
+        "fetch.error.backoff.ms": 100,
+        "reconnect.backoff.max.ms": 1_000,
+        "log.connection.close": False,
+    }
+
+
+def _codes(*names: str) -> frozenset[int]:
+    """Error codes by the names the client gives them; its own begin with an underscore."""
+    return frozenset(getattr(KafkaError, name) for name in names)
+
+
+_OFFSET_GONE = _codes("OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET")
+_UNREACHABLE = _codes("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_RESOLVE")
+_REFUSED = _codes("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED")
+_PASSING = _UNREACHABLE | _codes("_PARTITION_EOF", "_WAIT_CACHE")
+
+
+def _heals(error: KafkaError) -> bool:
+    """Whether the client gets over `error` by itself, so that reading simply goes on later."""
+    if error.fatal() or error.code() in _OFFSET_GONE | _REFUSED:
+        return False
+    return error.retriable() or error.code() in _PASSING

@@ -1,0 +1,135 @@
+"""Kafka in memory: partitions as lists, and a MessageSource over them.
+
+One contract suite runs over this fake and over a real broker, so tests that use the fake may trust
+it. It cannot show anything about time, threads, or bytes on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from confluent_kafka import Message
+
+from service.errors import UsageError
+from service.ingest.consumer import offset_gone
+from service.ingest.records import RawRecords, TopicPartition, raw_records
+
+
+@dataclass
+class FakePartition:
+    """A log; offsets below `oldest` were deleted."""
+
+    messages: list[Message] = field(default_factory=list)
+    oldest: int = 0
+
+
+class FakeBroker:
+    """Topics by name. What a test publishes is there at once for every reader."""
+
+    def __init__(self, topics: Mapping[str, int]) -> None:
+        self._logs = {
+            (topic, partition): FakePartition()
+            for topic, count in topics.items()
+            for partition in range(count)
+        }
+        #: Offsets that readers committed for lag tools, by group.
+        self.committed: dict[str, dict[TopicPartition, int]] = {}
+
+    def publish(
+        self, topic: str, partition: int, value: bytes | None, key: bytes | None = None
+    ) -> int:
+        """Append a record and answer its offset."""
+        log = self.log((topic, partition))
+        offset = len(log.messages)
+        log.messages.append(
+            Message(topic=topic, partition=partition, offset=offset, value=value, key=key)
+        )
+        return offset
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """What retention does: forget the records below `offset`."""
+        self.log((topic, partition)).oldest = offset
+
+    def log(self, which: TopicPartition) -> FakePartition:
+        """The log of one partition."""
+        return self._logs[which]
+
+    def partitions_of(self, topic: str) -> list[TopicPartition]:
+        """The partitions of a topic, in order; empty if there is no such topic."""
+        return sorted(which for which in self._logs if which[0] == topic)
+
+
+class FakePartitions:
+    """A MessageSource over a FakeBroker. Takes partitions in turn, as a fetch would."""
+
+    def __init__(self, broker: FakeBroker, group: str = "fake") -> None:
+        self._broker = broker
+        self._group = group
+        self._topics: tuple[str, ...] = ()
+        self._positions: dict[TopicPartition, int] = {}
+        self._paused = False
+        self.closed = False
+
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """Next offset to deliver of each assigned partition."""
+        return self._positions
+
+    def partitions_of(self, topics: Iterable[str]) -> list[TopicPartition]:
+        """All partitions of `topics`, in order."""
+        found: list[TopicPartition] = []
+        for topic in topics:
+            partitions = self._broker.partitions_of(topic)
+            if not partitions:
+                raise UsageError(f"topic {topic!r} cannot be read: there is none")
+            found += partitions
+        return found
+
+    def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset of the oldest record kept in each partition."""
+        return {each: self._broker.log(each).oldest for each in partitions}
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset behind the newest record of each partition."""
+        return {each: len(self._broker.log(each).messages) for each in partitions}
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read exactly these partitions, each from its offset on."""
+        self._topics = tuple(sorted({topic for topic, _ in positions}))
+        self._positions = dict(positions)
+        self._paused = False
+
+    def poll(self, max_records: int, timeout_s: float) -> RawRecords:
+        """What is there, at most `max_records`; never waits."""
+        messages: list[Message] = []
+        for (topic, partition), position in self._positions.items():
+            log = self._broker.log((topic, partition))
+            if not log.oldest <= position <= len(log.messages):
+                raise offset_gone(topic, partition, position)
+            if not self._paused:
+                messages += log.messages[position : position + max_records - len(messages)]
+        raw = raw_records(messages, self._topics)
+        self._positions.update(raw.positions())
+        return raw
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records between the position and the end of each assigned partition."""
+        ends = self.end_offsets(self._positions)
+        return {each: ends[each] - position for each, position in self._positions.items()}
+
+    def pause(self) -> None:
+        """Deliver nothing until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Deliver again."""
+        self._paused = False
+
+    def commit_advisory(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Note how far we are."""
+        self._broker.committed.setdefault(self._group, {}).update(positions)
+
+    def close(self) -> None:
+        """Let go of the broker; may be called twice."""
+        self.closed = True
