@@ -142,6 +142,19 @@ class Member:
             and all(host.settled for host in self.hosts.values())
         )
 
+    @property
+    def awaits_receipts(self) -> bool:
+        """Whether Kafka still has to acknowledge something this process wrote."""
+        return any(sink.unacknowledged for sink in self.sinks.values())
+
+    def frontiers(self) -> dict[str, int | None]:
+        """Oldest epoch that may still arrive at each stateful vertex and each sink, by name.
+
+        None means nothing can. Every process computes the same, up to delay.
+        """
+        named = {name: host.input_frontier().epoch() for name, host in self.hosts.items()}
+        return named | {name: sink.frontier().epoch() for name, sink in self.sinks.items()}
+
     def take_reports(self) -> list[CutReport]:
         """Reports for the controller since the last call."""
         reports = []

@@ -21,6 +21,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from service.dataflow.operator import Capability, OperatorContext
+from service.dataflow.progress.antichain import Antichain
 
 
 class Producer(Protocol):
@@ -53,6 +54,11 @@ class SinkOperator:
         (self._input,) = context.inputs
         (self._output,) = context.outputs
         self._activate = context.activate
+        self._frontier_of = context.frontier_of
+
+    def frontier(self) -> Antichain:
+        """Times not yet acknowledged by Kafka, over all processes."""
+        return self._frontier_of(self._output.location)
 
     def step(self) -> None:
         """Submit what is queued while the producer has room (K3)."""

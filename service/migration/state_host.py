@@ -30,6 +30,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.dataflow.operator import Capability, OperatorContext
+from service.dataflow.progress.antichain import Antichain
 from service.errors import ProtocolViolation
 from service.hashing import bins_of
 from service.migration.control_source import ControlSource
@@ -117,6 +118,10 @@ class StateHost:
         self._output, self._state_output = context.outputs
         #: Bins whose state is here.
         self.installed = self._control.table.latest == self._peer
+
+    def input_frontier(self) -> Antichain:
+        """Times of rows that may still arrive, over all processes."""
+        return self._data.frontier()
 
     @property
     def settled(self) -> bool:
