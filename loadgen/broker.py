@@ -144,7 +144,13 @@ def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
 class KafkaProducer:
     """An idempotent producer (B1, B2)."""
 
-    def __init__(self, bootstrap_servers: str, linger_ms: float) -> None:
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        linger_ms: float,
+        *,
+        queue_messages_max: int = QUEUE_MESSAGES_MAX,
+    ) -> None:
         self._failure: str | None = None
         self._client = Producer(
             {
@@ -153,7 +159,7 @@ class KafkaProducer:
                 "enable.idempotence": True,
                 "linger.ms": linger_ms,
                 "batch.size": 1_000_000,
-                "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
+                "queue.buffering.max.messages": queue_messages_max,
                 "queue.buffering.max.kbytes": QUEUE_KILOBYTES_MAX,
                 "message.timeout.ms": DELIVERY_SECONDS_MAX * 1000,
                 "delivery.report.only.error": True,

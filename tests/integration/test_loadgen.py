@@ -1,0 +1,165 @@
+"""The load generator against a real broker, as the processes a user starts.
+
+Cannot catch: lateness and cost under full load (docs/benchmarks).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+import uuid
+
+import fastavro
+import numpy as np
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from loadgen.broker import KafkaProducer, LoadError, UsageFault, ensure_topic
+from loadgen.producer import Sender
+from service.nexmark.events import EventSource, NexmarkConfig, schema_text
+
+PARTITIONS = 4
+SCHEMA = fastavro.parse_schema(json.loads(schema_text("auction_bids")))
+
+
+@pytest.fixture
+def topic(broker):
+    name = f"loadgen-{uuid.uuid4().hex[:12]}"
+    ensure_topic(broker.bootstrap_servers, name, PARTITIONS)
+    return name
+
+
+def messages_of(broker, topic, count):
+    """{partition: [(key, value)]} of a topic that holds `count` messages."""
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "test"})
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
+    found = {partition: [] for partition in range(PARTITIONS)}
+    deadline = time.monotonic() + 30
+    while sum(map(len, found.values())) < count and time.monotonic() < deadline:
+        for message in consumer.consume(10_000, 0.2):
+            assert message.error() is None
+            found[message.partition()].append((message.key(), message.value()))
+    ends = [consumer.get_watermark_offsets(TopicPartition(topic, p))[1] for p in range(PARTITIONS)]
+    consumer.close()
+    assert ends == [len(found[partition]) for partition in range(PARTITIONS)]
+    return found
+
+
+def loadgen(broker, *arguments):
+    command = [sys.executable, "-m", "loadgen", *arguments]
+    return [*command, "--bootstrap-servers", broker.bootstrap_servers]
+
+
+def encoded(config, numbers, times_us, *, opening=False):
+    run = EventSource(config, opening=opening).encode(numbers, times_us // 1000, PARTITIONS)
+    pairs = list(zip(run.key_bytes(), run.values()))
+    starts = run.partition_starts
+    return {p: pairs[starts[p] : starts[p + 1]] for p in range(PARTITIONS)}
+
+
+def test_a_stream_arrives_as_the_function_of_its_seed_and_start(broker, topic):
+    start_us = time.time_ns() // 1000 + 2_000_000
+    output = subprocess.run(
+        [
+            *loadgen(broker, "run", "--topic", topic, "--live-only", "--state-keys", "1000"),
+            *("--rate", "5000", "--seconds", "1", "--seed", "3", "--start-at", str(start_us)),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    documents = [json.loads(line) for line in output.splitlines()]
+    summary = documents[-1]
+    assert (summary["kind"], summary["phase"], summary["events"]) == ("summary", "live", 5_000)
+    assert documents[0]["start_us"] == start_us
+    numbers = np.arange(5_000)
+    # The lifetime of auctions follows from rate and auctions in flight: 2 * 1000 / 300 per s.
+    config = NexmarkConfig(seed=3, auction_life_ms_max=6_667).with_state(1_000)
+    assert messages_of(broker, topic, 5_000) == encoded(config, numbers, start_us + numbers * 200)
+
+
+def test_the_load_phase_opens_every_auction_once(broker, topic):
+    output = subprocess.run(
+        loadgen(broker, "run", "--topic", topic, "--load-only", "--state-keys", "20000"),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert json.loads(output.splitlines()[-1])["events"] == 20_000
+    found = messages_of(broker, topic, 20_000)
+    keys = [int.from_bytes(key, "big") for pairs in found.values() for key, _ in pairs]
+    assert sorted(keys) == list(range(1_000, 21_000))
+
+
+def test_a_queue_that_overflows_loses_and_reorders_nothing(broker, topic):
+    config = NexmarkConfig(seed=1)
+    producer = KafkaProducer(broker.bootstrap_servers, 1, queue_messages_max=100)
+    producer.connect(topic)
+    sender = Sender(producer, topic)
+    numbers = np.arange(5_000)
+    sender.send(EventSource(config).encode(numbers, numbers, PARTITIONS))
+    producer.flush(10)
+    assert sender.waits > 0
+    assert messages_of(broker, topic, 5_000) == encoded(config, numbers, numbers * 1000)
+
+
+def test_a_message_the_client_refuses_is_an_error(broker, topic):
+    producer = KafkaProducer(broker.bootstrap_servers, 1)
+    with pytest.raises(LoadError, match="too large"):
+        producer.send(topic, [{"key": b"k", "value": bytes(2_000_000)}], 0)
+
+
+def test_another_number_of_partitions_is_refused(broker, topic):
+    with pytest.raises(UsageFault, match="4 partitions"):
+        ensure_topic(broker.bootstrap_servers, topic, 3)
+
+
+def test_measuring_starts_at_the_end_and_finishes_when_stdin_closes(broker, topic):
+    send_result(broker, topic, 17)  # Before the measurement: not its business.
+    process = subprocess.Popen(
+        [*loadgen(broker, "measure", "--topic", topic), "--stop-on-stdin-close"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    ready = json.loads(process.stdout.readline())
+    assert ready["kind"] == "ready"
+    assert sum(ready["offsets"].values()) == 1
+    before_ms = time.time_ns() // 1_000_000
+    send_result(broker, topic, before_ms - 1_000)
+    send_result(broker, topic, before_ms - 3_000)
+    output, _ = process.communicate()
+    documents = [json.loads(line) for line in output.splitlines()]
+    final = documents[-1]
+    assert process.returncode == 0
+    assert (final["kind"], final["count"], final["unreadable"]) == ("final", 2, 0)
+    slowest = max(window["max_ms"] for window in final["intended"])
+    assert 3_000 <= slowest < 3_000 + (time.time_ns() // 1_000_000 - before_ms) + 1
+    assert all(document["kind"] == "window" for document in documents[:-1])
+
+
+def test_measuring_can_start_at_given_offsets(broker, topic):
+    for oldest in (1, 2, 3):
+        send_result(broker, topic, oldest)
+    process = subprocess.Popen(
+        [*loadgen(broker, "measure", "--topic", topic), "--from", '{"0": 1}'],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert json.loads(process.stdout.readline())["offsets"] == {"0": 1}
+    process.terminate()
+    output, _ = process.communicate()
+    assert json.loads(output.splitlines()[-1])["count"] == 2
+
+
+def send_result(broker, topic, oldest_ms):
+    body = io.BytesIO()
+    record = {"auction": 1, "bids": 1, "total": 1, "highest": 1, "oldest": oldest_ms}
+    fastavro.schemaless_writer(body, SCHEMA, record)
+    producer = KafkaProducer(broker.bootstrap_servers, 0)
+    message = {"key": bytes(8), "value": b"\0\0\0\0\x04" + body.getvalue()}
+    assert producer.send(topic, [message], 0) == 1
+    producer.flush(10)
