@@ -1,4 +1,4 @@
-"""Where regions of the arena lie: a buddy allocator over slot numbers.
+"""Where regions of the arena lie: a buddy allocator over slot numbers, and the arrays it governs.
 
 Flow: a bin needs a region of 2**order slots -> [allocate] -> start; the bin moves out -> [release].
 
@@ -18,6 +18,8 @@ Source: Knowlton, "A Fast Storage Allocator", CACM 1965 (buddy system).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -41,8 +43,30 @@ CAPACITY = 2
 IN_USE = 3
 HEADS = 4
 
+#: A bin's region packed into one number: start << ORDER_BITS | order; NOTHING for none.
+ORDER_BITS = 6
+ORDER_MASK = (1 << ORDER_BITS) - 1
+
 Int64s = NDArray[np.int64]
-Int8s = NDArray[np.int8]
+
+
+class Arena(NamedTuple):
+    """The arrays of a table, as the kernels take them."""
+
+    #: Slots x (stamp, key, state columns); their meaning is in _kernels.
+    cells: Int64s
+    #: R4.
+    markers: NDArray[np.int8]
+    #: Registers of the allocator.
+    space: Int64s
+    #: Packed region of each bin.
+    regions: Int64s
+    #: Number of rows of each bin.
+    rows: Int64s
+    #: Load at which each bin doubles, in 1/1024.
+    loads: Int64s
+    #: Bits of each state column of a new row.
+    initial: Int64s
 
 
 def new_space(capacity: int) -> Int64s:
@@ -54,30 +78,34 @@ def new_space(capacity: int) -> Int64s:
 
 
 @njit(cache=True, nogil=True)
-def _link(cells: Int64s, markers: Int8s, space: Int64s, start: int, order: int) -> None:
-    head = space[HEADS + order]
+def _link(arena: Arena, start: int, order: int) -> None:
+    cells = arena.cells
+    head = arena.space[HEADS + order]
     cells[start, 0] = head
     cells[start, 1] = NOTHING
     if head != NOTHING:
         cells[head, 1] = start
-    space[HEADS + order] = start
-    markers[start >> SMALLEST] = order + 1
+    arena.space[HEADS + order] = start
+    arena.markers[start >> SMALLEST] = order + 1
+    # The links are written data, where a region was cut from the fresh end.
+    arena.space[HIGH_WATER] = max(arena.space[HIGH_WATER], start + 1)
 
 
 @njit(cache=True, nogil=True)
-def _unlink(cells: Int64s, markers: Int8s, space: Int64s, start: int, order: int) -> None:
+def _unlink(arena: Arena, start: int, order: int) -> None:
+    cells = arena.cells
     after, before = cells[start, 0], cells[start, 1]
     if after != NOTHING:
         cells[after, 1] = before
     if before != NOTHING:
         cells[before, 0] = after
     else:
-        space[HEADS + order] = after
-    markers[start >> SMALLEST] = 0
+        arena.space[HEADS + order] = after
+    arena.markers[start >> SMALLEST] = 0
 
 
 @njit(cache=True, nogil=True)
-def allocate(cells: Int64s, markers: Int8s, space: Int64s, order: int) -> int:
+def allocate(arena: Arena, order: int) -> int:
     """Take a region of 2**order slots, all empty (R3), order >= SMALLEST.
 
     Returns:
@@ -85,76 +113,79 @@ def allocate(cells: Int64s, markers: Int8s, space: Int64s, order: int) -> int:
 
     Cost: O(ORDERS), plus clearing the region where it is not fresh.
     """
-    size = 1 << order
+    space = arena.space
+    size = np.int64(1) << order
     found = order
     while found < ORDERS and space[HEADS + found] == NOTHING:
         found += 1
     if found < ORDERS:
         start = space[HEADS + found]
-        _unlink(cells, markers, space, start, found)
+        _unlink(arena, start, found)
         while found > order:
             found -= 1
-            _link(cells, markers, space, start + (1 << found), found)
+            _link(arena, start + (np.int64(1) << found), found)
     else:
         start = (space[TOP] + size - 1) & ~(size - 1)
         if start + size > space[CAPACITY]:
             return NOTHING
-        # The gap up to the aligned start becomes free regions. Writing their links touches fresh
-        # slots, hence the high water mark; no two of them are buddies.
-        while space[TOP] < start:
-            gap_order = SMALLEST
-            while (space[TOP] >> gap_order) & 1 == 0:
-                gap_order += 1
-            _mark_written(cells, space, space[TOP] + 1)
-            _link(cells, markers, space, space[TOP], gap_order)
-            space[TOP] += 1 << gap_order
+        _free_gap(arena, start)
         space[TOP] = start + size
-    written_end = min(start + size, space[HIGH_WATER])
-    if written_end > start:
-        cells[start:written_end, STAMP] = 0
+    fresh = max(start, space[HIGH_WATER])
+    for slot in range(start, min(fresh, start + size)):
+        arena.cells[slot, STAMP] = 0
     space[HIGH_WATER] = max(space[HIGH_WATER], start + size)
     space[IN_USE] += size
-    return start
+    return int(start)
 
 
 @njit(cache=True, nogil=True)
-def _mark_written(cells: Int64s, space: Int64s, end: int) -> None:
-    space[HIGH_WATER] = max(space[HIGH_WATER], end)
+def _free_gap(arena: Arena, end: int) -> None:
+    """Turn [top, end) into free regions, where `end` is aligned higher than `top`.
+
+    Each is as large as its start allows, so no two of them are buddies (R2).
+    """
+    space = arena.space
+    while space[TOP] < end:
+        order = SMALLEST
+        while (space[TOP] >> order) & 1 == 0:
+            order += 1
+        _link(arena, space[TOP], order)
+        space[TOP] += np.int64(1) << order
 
 
 @njit(cache=True, nogil=True)
-def release(cells: Int64s, markers: Int8s, space: Int64s, start: int, order: int) -> None:
-    """Give the region back and merge it with its free buddies (R2).
+def release(arena: Arena, region: int) -> None:
+    """Give a packed region back and merge it with its free buddies (R2).
 
     Cost: O(ORDERS).
     """
-    space[IN_USE] -= 1 << order
+    space, markers = arena.space, arena.markers
+    start, order = region >> ORDER_BITS, region & ORDER_MASK
+    space[IN_USE] -= np.int64(1) << order
     while order < ORDERS - 1:
-        buddy = start ^ (1 << order)
+        buddy = start ^ (np.int64(1) << order)
         if buddy >= space[TOP] or markers[buddy >> SMALLEST] != order + 1:
             break
-        _unlink(cells, markers, space, buddy, order)
+        _unlink(arena, buddy, order)
         start = min(start, buddy)
         order += 1
-    if start + (1 << order) != space[TOP]:
-        _link(cells, markers, space, start, order)
+    if start + (np.int64(1) << order) != space[TOP]:
+        _link(arena, start, order)
         return
-    # The end moves down over this region and over any free one that now touches it.
-    space[TOP] = start
-    while space[TOP] > 0:
-        below = _free_region_ending_at(markers, space[TOP])
-        if below == NOTHING:
-            return
-        _unlink(cells, markers, space, below, markers[below >> SMALLEST] - 1)
-        space[TOP] = below
+    # The end moves down over this region and over the free ones that now touch it.
+    while start != NOTHING:
+        space[TOP] = start
+        start = _free_region_ending_at(markers, start)
+        if start != NOTHING:
+            _unlink(arena, start, markers[start >> SMALLEST] - 1)
 
 
 @njit(cache=True, nogil=True)
-def _free_region_ending_at(markers: Int8s, end: int) -> int:
-    for order in range(SMALLEST, ORDERS):
-        if (end >> order) << order != end or end < (1 << order):
-            return NOTHING
-        start = end - (1 << order)
+def _free_region_ending_at(markers: NDArray[np.int8], end: int) -> int:
+    order = SMALLEST
+    while order < ORDERS and end > 0 and (end >> order) << order == end:
+        start = end - (np.int64(1) << order)
         if markers[start >> SMALLEST] == order + 1:
-            return start
+            return int(start)
+        order += 1
     return NOTHING

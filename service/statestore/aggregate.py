@@ -160,7 +160,16 @@ class AggregateProgram:
         Raises:
             StateError: a sum does not fit into 64 bits (G3, G4), or the table is full.
         """
-        touched = table.touch(keys, version)
+        touched = table.touch(keys)
+        try:
+            results = self._fold_all(touched, values)
+        except StateError:
+            table.restore(touched)
+            raise
+        table.store(touched, version)
+        return touched.keys, results
+
+    def _fold_all(self, touched: Touched, values: Mapping[str, Values]) -> dict[str, Values]:
         results: dict[str, Values] = {}
         state_row = 0
         for name, aggregate in self.outputs.items():
@@ -173,8 +182,7 @@ class AggregateProgram:
             column = None if aggregate.column is None else values[aggregate.column]
             _fold(name, aggregate, touched, column, totals)
             results[name] = totals
-        table.store(touched)
-        return touched.keys, results
+        return results
 
 
 def _dtype_of(name: str, aggregate: Aggregate, dtypes: Mapping[str, ColumnType]) -> ColumnType:
