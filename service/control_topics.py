@@ -118,7 +118,9 @@ class Admin:
             future.result(self._timeout_s)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise BrokerError(f"topic {topic!r} was not created: {error.args[0].str()}") from error
+                raise BrokerError(
+                    f"topic {topic!r} was not created: {error.args[0].str()}"
+                ) from error
 
     def ensure_app(self, topics: AppTopics) -> None:
         """Create the app's topics and refuse ones that cannot serve (J1).
@@ -302,6 +304,8 @@ class LogWriter:
         """
         self._topic = topics.accepted
         self._timeout_s = timeout_s
+        #: Offsets of the transaction under way, in order.
+        self._offsets: list[int] = []
         self._client = Producer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -316,17 +320,20 @@ class LogWriter:
         except KafkaException as error:
             raise BrokerUnavailable(bootstrap_servers, timeout_s) from error
 
-    def append(self, values: Sequence[bytes]) -> None:
-        """Append records in one transaction; returns when they are committed.
+    def append(self, values: Sequence[bytes]) -> list[int]:
+        """Append records in one transaction; returns their offsets once they are committed.
 
         Raises:
             Fenced: another controller of this app has started.
             BrokerError: the log cannot be written.
         """
         try:
+            self._offsets.clear()
             self._client.begin_transaction()
             for value in values:
-                self._client.produce(self._topic, value, partition=0)
+                self._client.produce(
+                    self._topic, value, partition=0, on_delivery=self._delivered
+                )
             self._client.commit_transaction(self._timeout_s)
         except KafkaException as error:
             cause = error.args[0]
@@ -334,4 +341,13 @@ class LogWriter:
                 raise Fenced(
                     f"another controller took over {self._topic!r}; this one stops"
                 ) from error
-            raise BrokerError(f"the log {self._topic!r} cannot be written: {cause.str()}") from error
+            raise BrokerError(
+                f"the log {self._topic!r} cannot be written: {cause.str()}"
+            ) from error
+        if len(self._offsets) != len(values):
+            raise BrokerError(f"the log {self._topic!r} did not say where records were stored")
+        return list(self._offsets)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._offsets.append(int(message.offset()))

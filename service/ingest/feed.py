@@ -4,16 +4,19 @@ Flow: MessageSource.poll -> [SourceFeed] -> ReadRows -> SourceOperator; bad reco
 
 Invariants
   FE1  Every record polled is exactly one of: a row, skipped (another record type), rejected.
-  FE2  Positions cover rejected and skipped records too: nothing is read twice or left behind.
+  FE2  While a new schema cannot be looked up, the poll that needs it waits and nothing more is read.
+  FE3  Positions cover rejected and skipped records too: nothing is read twice or left behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.ingest.consumer import MessageSource, TopicPartition
+from service.ingest.consumer import MessageSource
 from service.ingest.dead_letter import DeadLetters
 from service.ingest.decode import RecordDecoder
+from service.ingest.records import RawRecords, TopicPartition
+from service.ingest.registry import RegistryUnavailable
 from service.ingest.source import ReadRows
 
 
@@ -34,6 +37,9 @@ class SourceFeed:
         self._decoder = decoder
         self._dead_letters = dead_letters
         self._paused = False
+        #: A poll that waits for the registry (FE2), and why.
+        self._waiting: RawRecords | None = None
+        self.registry_problem: str | None = None
         self.records_in = 0
         self.skipped = 0
         self.rejected = 0
@@ -45,10 +51,17 @@ class SourceFeed:
         if self._paused:
             self._messages.resume()
             self._paused = False
-        raw = self._messages.poll(max_records, 0.0)
+        raw = self._waiting or self._messages.poll(max_records, 0.0)
         if not len(raw):
             return None, False
-        decoded = self._decoder.decode(raw)
+        self._waiting = raw
+        try:
+            decoded = self._decoder.decode(raw)
+        except RegistryUnavailable as error:
+            self.registry_problem = str(error)
+            return None, False
+        self._waiting = None
+        self.registry_problem = None
         self.records_in += len(raw)
         self.skipped += decoded.skipped
         if decoded.rejected:
@@ -71,9 +84,13 @@ class SourceFeed:
     def drained(self) -> bool:
         """Whether every partition was read to the end found at start; never without `until_end`."""
         positions = self._messages.positions
-        return bool(self._ends) and all(
+        return bool(self._ends) and self._waiting is None and all(
             positions.get(each, 0) >= end for each, end in self._ends.items()
         )
+
+    def rejected_by_reason(self) -> Mapping[str, int]:
+        """Bad records so far, by reason."""
+        return self._dead_letters.counts
 
     def lag(self) -> int:
         """Records between the positions and the ends of the partitions."""
