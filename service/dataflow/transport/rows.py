@@ -92,8 +92,8 @@ class SchemaCache:
                     f"peer {key[0]} sent rows on channel {key[1]} before their schema"
                 )
             rows = pa.ipc.read_record_batch(_aligned(parts[first]), schema)
-            rows.validate()
-        except (pa.ArrowException, OSError, ValueError) as error:
+            rows.validate(full=True)
+        except (pa.ArrowException, OSError, EOFError, ValueError) as error:
             raise ProtocolViolation(
                 f"rows of peer {key[0]} on channel {key[1]} are no Arrow message: {error}"
             ) from error

@@ -39,6 +39,7 @@ from service.ids import Slot
 
 #: How long `close` waits for a BYE to leave, milliseconds.
 _LINGER_MS = 1000
+_MORE = zmq.NOBLOCK | zmq.SNDMORE
 
 
 @dataclass(slots=True)
@@ -268,7 +269,7 @@ class ZmqTransport:
         out: list[Received] = []
         while self._replayed and len(out) < max_frames:
             out.append(self._replayed.popleft())
-        if self._failure is None:
+        if self._failure is None and self._listener.has_message():
             self._read(max_frames - len(out), out)
         if self._failure is not None and not out:
             raise self._failure
@@ -327,12 +328,12 @@ class ZmqTransport:
         """Send header and parts as one message; False if there is no connection to take it."""
         left = len(parts)
         try:
-            dealer.send(header, zmq.NOBLOCK | zmq.SNDMORE if left else zmq.NOBLOCK)
+            dealer.send(header, _MORE if left else zmq.NOBLOCK)
             for part in parts:
                 left -= 1
                 dealer.send(
                     part,
-                    zmq.NOBLOCK | zmq.SNDMORE if left else zmq.NOBLOCK,
+                    _MORE if left else zmq.NOBLOCK,
                     copy=len(part) < ZERO_COPY_BYTES,
                 )
         except zmq.Again:
