@@ -15,7 +15,9 @@ Invariants
       moment taken is the end of the run of events it was queued with, so lateness is never
       understated.
 
-Cost per event at 200,000 events/s: measured in docs/benchmarks.
+Cost per event at 200,000 events/s: 1.4-1.8 µs of processor time, of which 0.1 draw and encode, 0.2
+make the client's messages and the rest is the client. At low rates the requests dominate (one per
+partition and wake-up, here and in the broker); that is what `tick_us` trades against latency.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class SendOptions:
 
     topic: str
     partitions: int
-    tick_us: int = 3_000
+    tick_us: int = 5_000
     late_us: int = 10_000
     run_events_max: int = 4_096
     shard: Shard = WHOLE

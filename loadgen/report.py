@@ -20,6 +20,7 @@ from loadgen.measure import WindowDocument
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _COLOURS = {"max": "#b9536a", "p99": "#d98a2b", "p50": "#2b6ca3"}
@@ -185,7 +186,7 @@ def ccdf_png(path: Path, series: Mapping[str, Histogram], *, title: str = "") ->
     axes.set_ylim(least / 2, 1.2)
     axes.set_xlabel("latency, ms (intended send time to consumed result)")
     axes.set_ylabel("share of records slower")
-    axes.xaxis.set_major_formatter(_plain)
+    _label_decades(axes.xaxis)
     _clean(axes)
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=140)
@@ -208,8 +209,6 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _draw_latency(axes: Axes, windows: Sequence[Window], start_us: int) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     times = [(w.start_us + w.length_us / 2 - start_us) / 1e6 for w in windows]
     lines = {
         "max": [w.histogram.max_us / 1000 for w in windows],
@@ -227,10 +226,7 @@ def _draw_latency(axes: Axes, windows: Sequence[Window], start_us: int) -> None:
     axes.set_yscale("log")
     least, most = min(lines["p50"]), max(lines["max"])
     axes.set_ylim(max(least, 0.1) / 1.6, max(most, 1.0) * 1.6)
-    # Labels at 1, 2 and 5 of each decade: a latency axis rarely spans more than two.
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(_plain)
-    axes.yaxis.set_minor_locator(NullLocator())
+    _label_decades(axes.yaxis)
     axes.set_ylabel("latency, ms")
     axes.legend(loc="upper right", frameon=False, ncols=3, fontsize=9)
     _clean(axes)
@@ -244,6 +240,15 @@ def _draw_rate(axes: Axes, windows: Sequence[Window], start_us: int) -> None:
     axes.set_ylabel("records/s")
     axes.yaxis.set_major_formatter(_plain)
     _clean(axes)
+
+
+def _label_decades(axis: Axis) -> None:
+    """Labels at 1, 2 and 5 of each decade: a latency axis rarely spans more than two."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(_plain)
+    axis.set_minor_locator(NullLocator())
 
 
 def _plain(value: float, _position: float) -> str:
