@@ -118,6 +118,8 @@ class Generation(_LogRecord, frozen=True, kw_only=True, tag="generation"):
     manifest: str | None
     #: Read to the end offsets found at start and report `drained`.
     until_end: bool
+    #: Where members report to; the controller is no member.
+    controller: SlotBinding | None = None
 
     def __post_init__(self) -> None:
         if self.horizon < self.first_epoch:
@@ -220,15 +222,27 @@ class MemberState(StrEnum):
 class MemberDetails(msgspec.Struct, frozen=True, kw_only=True):
     """What a member tells about itself for people; nothing decides on it but `reason` is shown."""
 
-    #: Smallest epoch that may still arrive, by vertex or port name; null: none can.
-    frontiers: dict[str, Time | None] = {}
-    bins_owned: Count = 0
-    #: Records in the gateway's partitions not read yet.
-    lag_records: Count = 0
-    records_in: Count = 0
-    records_out: Count = 0
-    bytes_held: Count = 0
+    #: Why it failed.
     reason: str | None = None
+    #: Where /metrics answers.
+    http: str | None = None
+    #: Smallest epoch that may still arrive, by vertex name; null: none can.
+    frontiers: dict[str, Time | None] = {}
+    #: Gateway: records read, of these skipped (other types) and dead-lettered, and not read yet.
+    rows_read: Count = 0
+    rows_skipped: Count = 0
+    bad_records: Count = 0
+    lag: Count = 0
+    #: Worker: rows folded into state, rows written, what it hosts.
+    rows_applied: Count = 0
+    outputs: Count = 0
+    bins_owned: Count = 0
+    state_rows: Count = 0
+    state_bytes: Count = 0
+    held_bytes: Count = 0
+    #: Controller: the request under way, and the owner of each bin.
+    plan: str | None = None
+    owners: list[Count] | None = None
 
 
 class MemberRecord(msgspec.Struct, frozen=True, kw_only=True):

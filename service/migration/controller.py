@@ -1,0 +1,414 @@
+"""The controller: waits for members, begins the generation, promises, plans, stops the job.
+
+Flow: members, requests, reports and the clock -> [ControllerMachine] -> accepted log, statuses,
+the manifest. Pure: events in, instructions out (controller_events); the shell owns Kafka, sockets
+and the clock. The controller observes the dataflow and takes no part in it.
+
+    WAITING --all members there--> RUNNING --stop, or input drained--> STOPPING --all cut--> ENDED
+       |                              |                                   |                   ^
+       `--stop, or a problem----------`--a problem------------------------`--a problem--------'
+
+Invariants
+  CT1  Every record appended satisfies LogFollower (HZ1-HZ4): the machine follows its own log.
+  CT2  At most one plan is under way. A rejected request changes nothing but its own status.
+  CT3  An id is taken once its request was accepted; whatever comes under it later is rejected
+       (status_book says how, on a compacted topic).
+  CT4  An accepted request ends completed or aborted, also when the job stops or fails.
+  CT5  A wave is written as late as the promises allow: a stop never waits for waves that have a cut
+       but are not due.
+  CT6  The manifest is written once, after every process has cut its part at the stop.
+Not handled here: a second generation, checkpoints while the job goes on, queued plans.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from service.errors import MegaphoneError, PeerLost, ProtocolViolation, UsageError
+from service.ids import Membership
+from service.migration.controller_events import (
+    AppendToLog,
+    ControllerSettings,
+    Done,
+    Event,
+    Fail,
+    Instruction,
+    LogAppended,
+    MemberSeen,
+    Phase,
+    PublishStatus,
+    Report,
+    RequestRead,
+    StopRequested,
+    Tick,
+    WaveCompleted,
+    WriteManifest,
+)
+from service.migration.founding import JobShape, found_generation, manifest_of, obstacle_of
+from service.migration.horizon import HORIZON_END, LogFollower, Promiser
+from service.migration.members import RollCall
+from service.migration.plan import Plan, PlanRun, make_plan
+from service.migration.records import (
+    Generation,
+    LogRecord,
+    ManifestRecord,
+    RequestState,
+    StatusRecord,
+    Stop,
+)
+from service.migration.reports import (
+    CheckpointedReport,
+    DrainedReport,
+    MovedReport,
+    read_report,
+)
+from service.migration.requests import Rejected, parse
+from service.migration.routing_table import RoutingTable
+from service.migration.status_book import StatusBook, accepted_of, progress_of
+
+#: Requests read before the generation begins that are kept for it.
+EARLY_REQUESTS_MAX = 256
+
+
+class ControllerMachine:
+    """One job's controller. `handle` is the only way in; attributes are to be read."""
+
+    def __init__(
+        self,
+        job: JobShape,
+        settings: ControllerSettings,
+        now_us: int,
+        *,
+        history: LogFollower | None = None,
+        manifest: ManifestRecord | None = None,
+        answered: Mapping[str, StatusRecord] | None = None,
+    ) -> None:
+        """Begin to wait for members.
+
+        Args:
+            job: what to run.
+            settings: knobs.
+            now_us: the controller's clock, not below the clocks in log and manifest.
+            history: has applied the accepted log, or what of it follows the manifest.
+            manifest: the newest one, if the job ran before.
+            answered: newest status of each request of earlier runs.
+        """
+        self.job = job
+        self.phase = Phase.WAITING
+        #: The dataflow under way; None while waiting.
+        self.generation: Generation | None = None
+        #: Routing after every move accepted; None while waiting.
+        self.table: RoutingTable | None = None
+        #: The plan under way, if any (CT2).
+        self.plan: PlanRun | None = None
+        self._settings = settings
+        self._manifest = manifest
+        self._obstacle = None if manifest is None else obstacle_of(job, manifest)
+        self._membership = Membership(job.workers, job.gateways)
+        self._roll = RollCall(
+            self._membership, now_us, settings.members_wait_us, settings.silence_us
+        )
+        self._log = history if history is not None else LogFollower()
+        self._promiser = Promiser(self._log)
+        self._now = now_us
+        #: Clock at which the next promise is to be made.
+        self._promise_due = now_us
+        self._book = StatusBook((answered or {}).values())
+        #: Read before the generation began.
+        self._early: list[RequestRead] = []
+        #: Gateway peers that have read everything (until_end).
+        self._drained: set[int] = set()
+        self._stop: Stop | None = None
+        self._stop_deadline = 0
+        #: Where the stop stands in the log, once durable.
+        self._stop_offset: int | None = None
+        #: {peer: its part of the checkpoint} (CT6).
+        self._cut: dict[int, CheckpointedReport] = {}
+        #: Records given to the shell and not yet durable, oldest first.
+        self._unwritten: deque[LogRecord] = deque()
+        self._out: list[Instruction] = []
+
+    @property
+    def missing(self) -> list[str]:
+        """Slots that the job still waits for."""
+        return self._roll.missing
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Take in an event; returns what is to be done, in order. Nothing happens after the end.
+
+        Raises:
+            ProtocolViolation: a peer reports what it cannot have done.
+        """
+        if self.phase is Phase.ENDED:
+            return []
+        match event:
+            case Tick():
+                self._tick(event.now_us)
+            case RequestRead():
+                self._request_read(event)
+            case MemberSeen():
+                self._fail_if(self._roll.seen(event.record))
+            case Report():
+                self._report(event.peer, event.body)
+            case StopRequested():
+                self._stop_requested()
+            case LogAppended():
+                self._appended(event.offset)
+        out, self._out = self._out, []
+        return out
+
+    # Time and the log ---------------------------------------------------------------------------
+
+    def _tick(self, now_us: int) -> None:
+        assert now_us >= self._now, "the controller's clock does not go back"
+        self._now = now_us
+        if self._obstacle is not None:
+            self._fail(self._obstacle.error, self._obstacle.reason)
+            return
+        self._fail_if(self._roll.passed(now_us))
+        if self.phase is Phase.WAITING and not self._roll.missing:
+            self._begin()
+        if self.phase is Phase.RUNNING:
+            self._issue_waves()
+            self._promise()
+        if self.phase is Phase.STOPPING and now_us > self._stop_deadline:
+            late = [slot for peer, slot in enumerate(self._roll.slots) if peer not in self._cut]
+            self._fail(PeerLost, f"{', '.join(late)} did not come to the stop in time")
+
+    def _promise(self) -> None:
+        settings = self._settings
+        if self._now < self._promise_due:
+            return
+        self._promise_due = self._now + settings.promise_every_us
+        lookahead, below = settings.lookahead_us, HORIZON_END
+        if self.plan is not None:
+            if self.plan.reserved_cut is None:
+                lookahead = settings.plan_lookahead_us
+            else:
+                below = self.plan.reserved_cut
+        promise = self._promiser.promise(self._now, lookahead, below)
+        self._write(promise)
+        if self.table is not None:
+            # The controller asks for the newest owners only.
+            self.table.advance(promise.horizon)
+            self.table.compact(promise.horizon)
+
+    def _append(self, record: LogRecord) -> None:
+        self._write(self._promiser.append(record))
+
+    def _write(self, record: LogRecord) -> None:
+        self._unwritten.append(record)
+        self._out.append(AppendToLog(record))
+
+    def _appended(self, offset: int) -> None:
+        if not self._unwritten:
+            raise ProtocolViolation(f"offset {offset} acknowledged, but nothing was appended")
+        if self._unwritten.popleft() is self._stop:
+            self._stop_offset = offset
+            self._end_when_all_cut()
+
+    def _begin(self) -> None:
+        self.generation = found_generation(
+            self.job,
+            self._manifest,
+            self._log,
+            self._roll.begin(),
+            now_us=self._now,
+            lookahead_us=self._settings.lookahead_us,
+        )
+        self._append(self.generation)
+        self.table = RoutingTable.of(self.generation)
+        self.phase = Phase.RUNNING
+        self._publish(*self._book.abort_unfinished("the job ended before the plan was completed"))
+        early, self._early = self._early, []
+        for request in early:
+            self._answer(request)
+
+    # Requests -----------------------------------------------------------------------------------
+
+    def _request_read(self, event: RequestRead) -> None:
+        if self.phase is not Phase.WAITING:
+            self._answer(event)
+        elif len(self._early) < EARLY_REQUESTS_MAX:
+            self._early.append(event)
+        else:
+            identity = parse(event.value, event.offset).id
+            waiting = ", ".join(self._roll.missing)
+            self._reject(Rejected(identity, f"the job still waits for {waiting}; try again later"))
+
+    def _reject_early(self, reason: str) -> None:
+        for event in self._early:
+            self._reject(Rejected(parse(event.value, event.offset).id, reason))
+        self._early.clear()
+
+    def _answer(self, event: RequestRead) -> None:
+        assert self.table is not None, "requests are answered in a generation"
+        request = parse(event.value, event.offset)
+        if isinstance(request, Rejected):
+            self._reject(request)
+            return
+        refusal = self._refusal(request.id)
+        if refusal is not None:
+            self._reject(Rejected(request.id, refusal))
+            return
+        plan = make_plan(
+            request,
+            self.table.latest,
+            self.job.workers,
+            earliest=self._promiser.earliest_command,
+            latest=self._now + self._settings.at_ahead_us_max,
+        )
+        if isinstance(plan, Rejected):
+            self._reject(plan)
+        else:
+            self._accept(plan)
+
+    def _refusal(self, identity: str) -> str | None:
+        """Why the job cannot take on any request of that id now."""
+        taken = self._book.get(identity)
+        if taken is not None:
+            return f"id {identity!r} is taken by an earlier request, which is {taken.state}"
+        if self.phase is Phase.STOPPING:
+            return "the job is stopping"
+        if self.job.vertices == 0:
+            return "the flow has no keyed state that could move"
+        if self.plan is not None:
+            run = self.plan
+            return (
+                f"plan {run.plan.id!r} is under way, {run.waves_completed} of "
+                f"{len(run.plan.waves)} waves completed; send the request again after it"
+            )
+        return None
+
+    def _reject(self, rejected: Rejected) -> None:
+        self._out.extend(map(PublishStatus, self._book.reject(rejected)))
+
+    def _accept(self, plan: Plan) -> None:
+        self._publish(*accepted_of(plan))
+        if plan.waves:
+            self.plan = PlanRun(plan, self.job.vertices, self._settings.pacing)
+
+    def _publish(self, *statuses: StatusRecord) -> None:
+        """Publish statuses of accepted requests and remember them (CT3)."""
+        self._out.extend(PublishStatus(self._book.note(status)) for status in statuses)
+
+    # Plans --------------------------------------------------------------------------------------
+
+    def _issue_waves(self) -> None:
+        run, table = self.plan, self.table
+        if run is None or table is None:
+            return
+        latest = self._now + self._settings.plan_lookahead_us
+        while (wave := run.issue(self._promiser.earliest_command, latest)) is not None:
+            move = run.record_of(wave, self._now)
+            self._append(move)
+            table.apply(move)
+            if wave.number == 1:
+                self._publish(progress_of(run, RequestState.RUNNING))
+
+    def _moved(self, peer: int, report: MovedReport) -> None:
+        run = self.plan
+        if run is None or peer >= self.job.workers:
+            raise ProtocolViolation(f"peer {peer} reports bins of cut {report.cut}; none moved")
+        wave = run.report(peer, report, self._now)
+        if wave is None:
+            return
+        duration = max(0, self._now - wave.cut)
+        self._out.append(WaveCompleted(run.plan.id, wave, duration))
+        if run.is_over:
+            self._finish_plan(run)
+        else:
+            self._publish(progress_of(run, RequestState.RUNNING))
+
+    def _finish_plan(self, run: PlanRun) -> None:
+        self.plan = None
+        if run.is_whole:
+            self._publish(progress_of(run, RequestState.COMPLETED))
+        else:
+            done = f"{run.waves_completed} of {len(run.plan.waves)} waves"
+            self._publish(
+                progress_of(run, RequestState.ABORTED, f"the job was stopped after {done}")
+            )
+        self._stop_when_drained()
+
+    # The end ------------------------------------------------------------------------------------
+
+    def _report(self, peer: int, body: Mapping[str, object]) -> None:
+        report = read_report(body)
+        if self.generation is None or not 0 <= peer < self._membership.peers:
+            raise ProtocolViolation(f"a report of peer {peer}, which is no member")
+        match report:
+            case MovedReport():
+                self._moved(peer, report)
+            case DrainedReport():
+                if peer < self.job.workers or not self.job.until_end:
+                    raise ProtocolViolation(f"peer {peer} drained what it does not read")
+                self._drained.add(peer)
+                self._stop_when_drained()
+            case CheckpointedReport():
+                self._checkpointed(peer, report)
+
+    def _stop_requested(self) -> None:
+        if self.phase is Phase.WAITING:
+            self._reject_early("the job was stopped before it began")
+            self._out.append(Done())
+            self.phase = Phase.ENDED
+        elif self.phase is Phase.RUNNING:
+            self._stop_job(drain=False)
+
+    def _stop_when_drained(self) -> None:
+        """--until-end: all input is read; a plan accepted before is carried out first."""
+        drained = self.job.until_end and len(self._drained) == self.job.gateways
+        if drained and self.phase is Phase.RUNNING and self.plan is None:
+            self._stop_job(drain=True)
+
+    def _stop_job(self, *, drain: bool) -> None:
+        self._stop = Stop(at=self._promiser.earliest_command, drain=drain, clock=self._now)
+        self._append(self._stop)
+        self._stop_deadline = self._now + self._settings.stop_wait_us
+        self.phase = Phase.STOPPING
+        if self.plan is not None:
+            self.plan.cut_off()
+            if self.plan.is_over:
+                self._finish_plan(self.plan)
+
+    def _checkpointed(self, peer: int, report: CheckpointedReport) -> None:
+        if self._stop is None or report.cut != self._stop.at or peer in self._cut:
+            raise ProtocolViolation(f"peer {peer} cut its part at {report.cut}, unasked")
+        self._cut[peer] = report
+        self._roll.excuse(self._roll.slots[peer])
+        self._end_when_all_cut()
+
+    def _end_when_all_cut(self) -> None:
+        if len(self._cut) < self._membership.peers or self._stop_offset is None:
+            return
+        if self.plan is not None:
+            raise ProtocolViolation("every process has cut its part, but bins are still on the way")
+        assert self.generation is not None, "a stop follows a generation"
+        assert self.table is not None, "a generation has a table"
+        assert self._stop is not None, "CT6"
+        manifest = manifest_of(
+            self.generation,
+            self._stop,
+            self._cut,
+            owners=self.table.latest.tolist(),
+            log_offset=self._stop_offset + 1,
+            now_us=self._now,
+        )
+        self._out.append(WriteManifest(manifest))
+        self._out.append(Done())
+        self.phase = Phase.ENDED
+
+    def _fail_if(self, problem: str | None) -> None:
+        if problem is not None:
+            waiting = self.phase is Phase.WAITING
+            self._fail(UsageError if waiting else PeerLost, problem)
+
+    def _fail(self, error: type[MegaphoneError], reason: str) -> None:
+        if self.plan is not None:
+            self._publish(progress_of(self.plan, RequestState.ABORTED, f"the job failed: {reason}"))
+            self.plan = None
+        self._reject_early(f"the job did not begin: {reason}")
+        self._out.append(Fail(error, reason))
+        self.phase = Phase.ENDED
