@@ -1,1 +1,4 @@
-"""Keyed state in bins: arena tables, chunks, checkpoints. Knows no dataflow; imports the vocabulary only."""
+"""Keyed state in bins: arena tables, chunks, checkpoints.
+
+Knows no dataflow; imports the vocabulary only.
+"""

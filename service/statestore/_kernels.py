@@ -78,7 +78,7 @@ def _enlarge(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
     if old == NOTHING:
         return True
     start = old >> ORDER_BITS
-    for source in range(start, start + (np.int64(1) << (old & ORDER_MASK))):
+    for source in range(start, start + (1 << (old & ORDER_MASK))):
         stamp = cells[source, STAMP]
         if stamp == 0:
             continue
@@ -99,15 +99,16 @@ def _insert(arena: Arena, bin_id: int, key: int, hashed: np.uint64, slots: Int64
     Returns:
         The slot, or NOTHING if the address space is used up.
     """
-    region = arena.regions[bin_id]
+    cells, regions, rows = arena.cells, arena.regions, arena.rows
+    region = regions[bin_id]
     order = SMALLEST - 1 if region == NOTHING else region & ORDER_MASK
     # Without a region the limit is below zero rows, so that a first one is made.
     limit = -1 if region == NOTHING else (arena.loads[bin_id] << order) >> LOAD_SHIFT
-    if arena.rows[bin_id] >= limit and not _enlarge(arena, bin_id, order + 1, slots):
+    if rows[bin_id] >= limit and not _enlarge(arena, bin_id, order + 1, slots):
         return NOTHING
-    slot = ~_find(arena.cells, arena.regions[bin_id], key, hashed)
-    arena.cells[slot, KEY] = key
-    arena.rows[bin_id] += 1
+    slot = ~_find(cells, regions[bin_id], key, hashed)
+    cells[slot, KEY] = key
+    rows[bin_id] += 1
     return int(slot)
 
 
@@ -239,7 +240,7 @@ def extract(arena: Arena, bin_ids: Int64s, since: int, out: Int64s) -> int:
         if region == NOTHING:
             continue
         start = region >> ORDER_BITS
-        for slot in range(start, start + (np.int64(1) << (region & ORDER_MASK))):
+        for slot in range(start, start + (1 << (region & ORDER_MASK))):
             if cells[slot, STAMP] >= least:
                 for cell in range(cells.shape[1]):
                     out[cell, count] = cells[slot, cell]
@@ -283,4 +284,4 @@ def reserve(arena: Arena, bin_id: int, expected: int) -> bool:
     order = SMALLEST
     while (arena.loads[bin_id] << order) >> LOAD_SHIFT < expected:
         order += 1
-    return _enlarge(arena, bin_id, order, np.empty(0, dtype=np.int64))  # type: ignore[no-any-return]
+    return _enlarge(arena, bin_id, order, np.empty(0, dtype=np.int64))

@@ -114,7 +114,7 @@ def allocate(arena: Arena, order: int) -> int:
     Cost: O(ORDERS), plus clearing the region where it is not fresh.
     """
     space = arena.space
-    size = np.int64(1) << order
+    size = 1 << order
     found = order
     while found < ORDERS and space[HEADS + found] == NOTHING:
         found += 1
@@ -123,7 +123,7 @@ def allocate(arena: Arena, order: int) -> int:
         _unlink(arena, start, found)
         while found > order:
             found -= 1
-            _link(arena, start + (np.int64(1) << found), found)
+            _link(arena, start + (1 << found), found)
     else:
         start = (space[TOP] + size - 1) & ~(size - 1)
         if start + size > space[CAPACITY]:
@@ -150,7 +150,7 @@ def _free_gap(arena: Arena, end: int) -> None:
         while (space[TOP] >> order) & 1 == 0:
             order += 1
         _link(arena, space[TOP], order)
-        space[TOP] += np.int64(1) << order
+        space[TOP] += 1 << order
 
 
 @njit(cache=True, nogil=True)
@@ -160,16 +160,17 @@ def release(arena: Arena, region: int) -> None:
     Cost: O(ORDERS).
     """
     space, markers = arena.space, arena.markers
-    start, order = region >> ORDER_BITS, region & ORDER_MASK
-    space[IN_USE] -= np.int64(1) << order
+    start = region >> ORDER_BITS
+    order = region & ORDER_MASK
+    space[IN_USE] -= 1 << order
     while order < ORDERS - 1:
-        buddy = start ^ (np.int64(1) << order)
+        buddy = start ^ (1 << order)
         if buddy >= space[TOP] or markers[buddy >> SMALLEST] != order + 1:
             break
         _unlink(arena, buddy, order)
         start = min(start, buddy)
         order += 1
-    if start + (np.int64(1) << order) != space[TOP]:
+    if start + (1 << order) != space[TOP]:
         _link(arena, start, order)
         return
     # The end moves down over this region and over the free ones that now touch it.
@@ -184,7 +185,7 @@ def release(arena: Arena, region: int) -> None:
 def _free_region_ending_at(markers: NDArray[np.int8], end: int) -> int:
     order = SMALLEST
     while order < ORDERS and end > 0 and (end >> order) << order == end:
-        start = end - (np.int64(1) << order)
+        start = end - (1 << order)
         if markers[start >> SMALLEST] == order + 1:
             return int(start)
         order += 1

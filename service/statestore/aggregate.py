@@ -1,7 +1,7 @@
 """Running aggregates: what is kept for each key, and how a batch changes it.
 
-Flow: the users' `aggregate(...)` -> specs -> [AggregateProgram] -> S applies each batch to the table
-of its worker -> one output row per distinct key of the batch.
+Flow: the users' `aggregate(...)` -> specs -> [AggregateProgram] -> S applies each batch to its
+table -> one output row per distinct key of the batch.
 
 Invariants
   G1  Output rows are in order of first occurrence of their keys in the batch, with the values after
@@ -202,7 +202,7 @@ def _fold(
 ) -> None:
     positions = touched.positions
     if values is None:
-        _folds.count(positions, totals)
+        _folds.count(positions, totals.view(np.int64))
         return
     assert values.dtype == totals.dtype, "input columns have their declared types"
     assert len(values) == len(positions), "one value per row"
@@ -212,10 +212,15 @@ def _fold(
         case Min() | Oldest():
             _folds.lower_to(positions, values, totals)
         case _ if totals.dtype == np.float64:
-            _folds.add_floats(positions, values, totals)
+            _folds.add_floats(positions, values.view(np.float64), totals.view(np.float64))
         case _:
             carries = np.zeros(len(totals), dtype=np.int32)
-            if _folds.add_integers(positions, values, totals, carries) and carries.any():
+            if (
+                _folds.add_integers(
+                    positions, values.view(np.int64), totals.view(np.int64), carries
+                )
+                and carries.any()
+            ):
                 key = touched.keys[np.flatnonzero(carries)[0]]
                 raise StateError(
                     f"the sum {name!r} of column {aggregate.column!r} for key {key} does not fit "

@@ -1,7 +1,7 @@
 """Keyed rows in memory, grouped by bin: the arena table.
 
-Flow: a batch's keys -> [KeyedTable.touch] -> state of the distinct keys -> an aggregate program folds
--> [KeyedTable.store]; a bin that moves -> [extract] -> chunks -> [install] on another worker.
+Flow: a batch's keys -> [KeyedTable.touch] -> state of the distinct keys -> an aggregate program
+folds -> [KeyedTable.store]; a bin that moves -> [extract] -> chunks -> [install] on another worker.
 
 Each bin owns one region of slots; a bin that fills doubles its own region and rehashes only itself.
 Address space for the largest table is reserved at the start and costs nothing until it is touched:

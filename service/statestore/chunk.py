@@ -51,7 +51,7 @@ _ARROW_TYPES = {"int64": pa.int64(), "float64": pa.float64()}
 
 
 def encode_bin(
-    bin: int,
+    bin_id: int,
     cut: int,
     rows: Rows,
     timers: Iterable[bytes] = (),
@@ -60,7 +60,7 @@ def encode_bin(
     """Chunks of the bin's state as of `cut`, in order.
 
     Args:
-        bin: 0..2**20 - 1.
+        bin_id: 0..2**20 - 1.
         cut: the epoch that the state is of.
         rows: zero or more rows.
         timers: opaque entries, each below CHUNK_BYTES_MAX less 16 KiB.
@@ -69,7 +69,7 @@ def encode_bin(
     Raises:
         StateError: a timer entry or the metadata is too large.
     """
-    numbered = _Writer(bin, cut)
+    numbered = _Writer(bin_id, cut)
     for body in _row_bodies(rows, metadata or {}):
         yield numbered.chunk(_SECTION_ROWS, body)
     timer_count = 0
@@ -95,8 +95,8 @@ def bin_of_chunk(chunk: bytes) -> int:
 class _Writer:
     """Numbers chunks and keeps the digest over all of them."""
 
-    def __init__(self, bin: int, cut: int) -> None:
-        self._bin = bin
+    def __init__(self, bin_id: int, cut: int) -> None:
+        self._bin = bin_id
         self._cut = cut
         self._number = 0
         self._digests = xxhash.xxh3_128()
@@ -153,9 +153,9 @@ def _timer_groups(timers: Iterable[bytes]) -> Iterator[list[bytes]]:
 class BinAssembler:
     """Takes the chunks of one bin in order, and gives its state once all were checked."""
 
-    def __init__(self, bin: int) -> None:
-        """Expect chunks of `bin`."""
-        self.bin = bin
+    def __init__(self, bin_id: int) -> None:
+        """Expect chunks of the bin."""
+        self.bin = bin_id
         #: True after the end chunk (S3); feed takes no more chunks then.
         self.complete = False
         #: Epoch that the state is of; None before the first chunk.
@@ -233,7 +233,7 @@ class BinAssembler:
             _HEADER.size + _DIGEST_BYTES <= len(chunk) <= CHUNK_BYTES_MAX,
             f"a chunk has {len(chunk)} bytes",
         )
-        magic, version, section, _, bin, number, cut = _HEADER.unpack_from(chunk)
+        magic, version, section, _, found_bin, number, cut = _HEADER.unpack_from(chunk)
         self._require(magic == _MAGIC, "what came is no chunk of state")
         if version != CHUNK_FORMAT:
             raise FormatMismatch(
@@ -244,7 +244,7 @@ class BinAssembler:
             xxhash.xxh3_128_digest(content) == chunk[-_DIGEST_BYTES:],
             f"the chunk due as number {self._number} does not match its digest",
         )
-        self._require(bin == self.bin, f"chunk {number} is of bin {bin}")
+        self._require(found_bin == self.bin, f"chunk {number} is of bin {found_bin}")
         return section, number, cut, content[_HEADER.size :]
 
     def _feed_rows(self, body: memoryview) -> None:

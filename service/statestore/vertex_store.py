@@ -1,7 +1,7 @@
 """State of one stateful vertex on one slot: its table, its program, and the timers of its bins.
 
-Flow: S applies batches -> [VertexStore]; a move is extract -> chunks -> assembler -> install; a plain
-stop is a checkpoint of all the slot's stores.
+Flow: S applies batches -> [VertexStore]; a move is extract -> chunks -> assembler -> install; a
+plain stop is a checkpoint of all the slot's stores.
 
 Invariants
   V1  `extract` copies at the call; what it yields does not see later changes.
@@ -33,7 +33,7 @@ class VertexStore:
         self.program = program
         self.bin_bits = bin_bits
         self.table = KeyedTable(bin_bits, program.state_columns)
-        #: bin -> opaque timer entries; a bin without timers has no entry.
+        #: Bin -> opaque timer entries; a bin without timers has no entry.
         self._timers: dict[int, tuple[bytes, ...]] = {}
 
     @property
@@ -52,23 +52,23 @@ class VertexStore:
         """Fold a batch into the state; see AggregateProgram.apply."""
         return self.program.apply(self.table, keys, values, version)
 
-    def extract(self, bin: int, since: int = 0, cut: int = 0) -> Iterator[bytes]:
-        """Chunks of the bin's rows changed after epoch `since` (0: all), and of all its timers (V1).
+    def extract(self, bin_id: int, since: int = 0, cut: int = 0) -> Iterator[bytes]:
+        """Chunks of the bin's rows changed after `since` (0: all), and of all its timers (V1).
 
         Args:
-            bin: the bin.
-            since: rows with a later version only; what is not 0 cannot be installed alone (V3).
+            bin_id: the bin.
+            since: epoch; rows of later versions only. Unless 0, it cannot be installed (V3).
             cut: the epoch that the state is of, stamped on each chunk.
         """
         metadata = {"vertex": self.vertex, "bins": str(self.bins), "since": str(since)}
-        rows = self.table.extract(bin, since)
-        return encode_bin(bin, cut, rows, self.timers(bin), metadata)
+        rows = self.table.extract(bin_id, since)
+        return encode_bin(bin_id, cut, rows, self.timers(bin_id), metadata)
 
-    def assembler(self, bin: int) -> BinAssembler:
+    def assembler(self, bin_id: int) -> BinAssembler:
         """An assembler for chunks of the bin; feed it, then `install`."""
-        return BinAssembler(bin)
+        return BinAssembler(bin_id)
 
-    def install(self, bin: int, assembler: BinAssembler) -> None:
+    def install(self, bin_id: int, assembler: BinAssembler) -> None:
         """Replace the bin's state by what the complete assembler holds (V2, V3).
 
         Raises:
@@ -76,42 +76,42 @@ class VertexStore:
             StateCorrupt: a key is of another bin or comes twice.
             FormatMismatch: V3.
         """
-        if assembler.bin != bin:
-            raise StateCorrupt(f"state of bin {assembler.bin} came for bin {bin}")
+        if assembler.bin != bin_id:
+            raise StateCorrupt(f"state of bin {assembler.bin} came for bin {bin_id}")
         expected = {"vertex": self.vertex, "bins": str(self.bins), "since": "0"}
         for name, value in assembler.metadata.items():
             if expected.get(name, value) != value:
                 raise FormatMismatch(
-                    f"state of bin {bin} has {name} {value}, {expected[name]} is needed"
+                    f"state of bin {bin_id} has {name} {value}, {expected[name]} is needed"
                 )
-        self.table.install(bin, assembler.rows())
-        self.set_timers(bin, assembler.timers())
+        self.table.install(bin_id, assembler.rows())
+        self.set_timers(bin_id, assembler.timers())
 
-    def delete(self, bin: int) -> None:
+    def delete(self, bin_id: int) -> None:
         """Forget the bin's rows and timers."""
-        self.table.delete(bin)
-        self._timers.pop(bin, None)
+        self.table.delete(bin_id)
+        self._timers.pop(bin_id, None)
 
     def clear(self) -> None:
         """Forget everything."""
         self.table.clear()
         self._timers.clear()
 
-    def timers(self, bin: int) -> tuple[bytes, ...]:
+    def timers(self, bin_id: int) -> tuple[bytes, ...]:
         """The bin's timer entries, opaque here, in the order given."""
-        return self._timers.get(bin, ())
+        return self._timers.get(bin_id, ())
 
-    def set_timers(self, bin: int, timers: Sequence[bytes]) -> None:
+    def set_timers(self, bin_id: int, timers: Sequence[bytes]) -> None:
         """Replace the bin's timer entries."""
         if timers:
-            self._timers[bin] = tuple(timers)
+            self._timers[bin_id] = tuple(timers)
         else:
-            self._timers.pop(bin, None)
+            self._timers.pop(bin_id, None)
 
-    def rows(self, bin: int) -> int:
+    def rows(self, bin_id: int) -> int:
         """Number of rows of the bin."""
-        return self.table.rows(bin)
+        return self.table.rows(bin_id)
 
-    def nbytes(self, bin: int) -> int:
+    def nbytes(self, bin_id: int) -> int:
         """Bytes that the bin takes: its region of the table and its timers."""
-        return self.table.bin_nbytes(bin) + sum(map(len, self.timers(bin)))
+        return self.table.bin_nbytes(bin_id) + sum(map(len, self.timers(bin_id)))
