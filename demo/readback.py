@@ -45,6 +45,8 @@ Kind = Literal["bids", "outputs"]
 _SPAN_RECORDS = 500_000
 _FLUSH_ROWS = 200_000
 _CONSUME_RECORDS = 10_000
+#: The client waits this long for a list to fill, also at the end of a span.
+_CONSUME_S = 0.05
 _ANSWER_S = 10.0
 #: A span of `_SPAN_RECORDS` takes some seconds; a broker silent for this long is gone.
 _SILENCE_S = 30.0
@@ -345,7 +347,7 @@ def _messages(bootstrap_servers: str, span: Span) -> Iterator[list[Message]]:
         done = span.start >= span.end
         while not done:
             records = []
-            for message in client.consume(_CONSUME_RECORDS, 0.5):
+            for message in client.consume(_CONSUME_RECORDS, _CONSUME_S):
                 error = message.error()
                 if error is None:
                     offset = cast("int", message.offset())
