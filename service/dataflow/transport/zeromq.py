@@ -24,14 +24,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import zmq
 
 from service.dataflow.transport.base import BodyPart, Received, length_of
+from service.dataflow.transport.counters import TransportCounters
 from service.dataflow.transport.frame import Frame, FrameKind
 from service.dataflow.transport.link import Identity, Link, LinkLimits, LinkState, PeerAddress
-from service.dataflow.transport.listener import ZERO_COPY_BYTES, Listener, set_common_options
+from service.dataflow.transport.listener import Listener
+from service.dataflow.transport.outlet import Outlet
 from service.dataflow.transport.security import LinkSecurity, LoopbackOnly
 from service.dataflow.transport.strangers import Strangers, Verdict
 from service.errors import PeerError, PeerLost, ProtocolViolation
@@ -39,31 +40,6 @@ from service.ids import Slot
 
 #: How long `close` waits for a BYE to leave, milliseconds.
 _LINGER_MS = 1000
-_MORE = zmq.NOBLOCK | zmq.SNDMORE
-
-
-@dataclass(slots=True)
-class TransportCounters:
-    """What a transport did and refused, since the process began."""
-
-    frames_sent: int = 0
-    bytes_sent: int = 0
-    frames_received: int = 0
-    bytes_received: int = 0
-    #: Frames of a generation before this one.
-    dropped_older: int = 0
-    #: Frames kept for a later `start` or `add_peer`.
-    kept: int = 0
-    #: Frames that had to be kept and found no room.
-    dropped_kept: int = 0
-    #: Messages of connections that are no process of the job, or that are no frame.
-    dropped_unknown: int = 0
-    #: Connections that did not speak the protocol of the sockets.
-    failed_handshakes: int = 0
-    #: Frames to or from an observer that was not there.
-    dropped_observer: int = 0
-    #: Frames to members that left or whose connection broke.
-    dropped_departed: int = 0
 
 
 class ZmqTransport:
@@ -94,8 +70,7 @@ class ZmqTransport:
         self._index = 0
         self._observer = 0
         self._links: dict[int, Link] = {}
-        self._dealers: dict[int, zmq.Socket[bytes]] = {}
-        self._monitors: dict[int, zmq.Socket[bytes]] = {}
+        self._outlets: dict[int, Outlet] = {}
         self._by_identity: dict[bytes, Link] = {}
         #: Links whose HELLO has not gone out.
         self._unready: dict[int, Link] = {}
@@ -148,28 +123,21 @@ class ZmqTransport:
                 self.add_peer(peer, address)
 
     def add_peer(self, peer: int, address: PeerAddress) -> None:
-        """Greet one more process: a member that joins, or an observer that came back."""
-        self._security.check(address.endpoint)
+        """Greet one more process: a member that joins, or an observer that came back.
+
+        Raises:
+            UsageError: the address is not safe (SE1).
+            PeerLost: the address cannot be used at all.
+        """
         assert peer == self._observer or peer not in self._links, f"peer {peer} is there already"
         if peer in self._links:
             self._disconnect(peer)
         own = Identity(self._slot, self._generation, self._incarnation)
+        outlet = Outlet(self._context, self._security, address, own.encode(), self._heartbeat_ms)
         link = Link(own, peer, address, self._limits)
-        dealer = self._context.socket(zmq.DEALER)
-        set_common_options(dealer, self._heartbeat_ms)
-        dealer.setsockopt(zmq.IDENTITY, own.encode())
-        dealer.setsockopt(zmq.IMMEDIATE, 1)
-        self._security.prepare_link(dealer, str(address.slot))
-        self._monitors[peer] = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._links[peer] = self._by_identity[link.identity] = self._unready[peer] = link
-        self._dealers[peer] = dealer
-        self._poller.register(dealer, zmq.POLLOUT)
-        try:
-            dealer.connect(address.endpoint)
-        except zmq.ZMQError as error:
-            raise PeerLost(
-                f"{link} has an address that cannot be used: {error.strerror}"
-            ) from error
+        self._outlets[peer] = outlet
+        self._poller.register(outlet.socket, zmq.POLLOUT)
         for frame, parts in self._strangers.take(link.identity):
             received = self._judge(link, frame, parts)
             if received is not None:
@@ -299,7 +267,8 @@ class ZmqTransport:
             if pulse:
                 self._put(link, FrameKind.PULSE, 0, (), (), 0)
             # Noted only now, so that what came before the break is read before it counts (LK3).
-            self._watch(link)
+            if self._outlets[link.peer].broke() and link.hello_sent:
+                self._break_off(link)
         if self._failure is not None:
             raise self._failure
 
@@ -317,39 +286,22 @@ class ZmqTransport:
         """Hand one frame to the socket; a refusal means that the connection is gone (ZT4)."""
         length = length_of(parts)
         header = link.stamp(kind, channel, time, flags, length)
-        if self._hand_over(self._dealers[link.peer], header, parts):
+        if self._outlets[link.peer].hand_over(header, parts):
             self.counters.frames_sent += 1
             self.counters.bytes_sent += length
         else:
-            link.break_off()
-
-    @staticmethod
-    def _hand_over(dealer: zmq.Socket[bytes], header: bytes, parts: Sequence[BodyPart]) -> bool:
-        """Send header and parts as one message; False if there is no connection to take it."""
-        left = len(parts)
-        try:
-            dealer.send(header, _MORE if left else zmq.NOBLOCK)
-            for part in parts:
-                left -= 1
-                dealer.send(
-                    part,
-                    _MORE if left else zmq.NOBLOCK,
-                    copy=len(part) < ZERO_COPY_BYTES,
-                )
-        except zmq.Again:
-            return False
-        return True
+            self._break_off(link)
 
     def _advance(self, link: Link) -> None:
         """Send the HELLO if it is still due, and what waited for the peer's."""
         if not link.hello_sent:
             header, body = link.hello()
-            dealer = self._dealers[link.peer]
-            if not self._hand_over(dealer, header, (body,)):
+            outlet = self._outlets[link.peer]
+            if not outlet.hand_over(header, (body,)):
                 return
             link.hello_sent = True
             del self._unready[link.peer]
-            self._poller.unregister(dealer)
+            self._poller.unregister(outlet.socket)
         while (waiting := link.release()) is not None:
             self._put(link, *waiting)
 
@@ -390,8 +342,7 @@ class ZmqTransport:
         self.counters.bytes_received += frame.body_length
         if wanted:
             return Received(link.peer, frame.kind, frame.channel, frame.time, parts, frame.flags)
-        if frame.kind is FrameKind.HELLO:
-            self._advance(link)
+        self._advance(link)
         return None
 
     def _set_aside(
@@ -415,26 +366,20 @@ class ZmqTransport:
 
     def _fail(self, link: Link, error: PeerError) -> None:
         """End the generation; the observer's failure only ends its link (TR4)."""
-        if link.peer == self._observer:
+        if link.peer != self._observer:
+            self._failure = self._failure or error
+        elif self._links.get(link.peer) is link:
             self.counters.dropped_observer += 1
             self._disconnect(link.peer)
-        elif self._failure is None:
-            self._failure = error
 
-    def _watch(self, link: Link) -> None:
-        """Note that the connection of a link broke after its HELLO went out."""
-        monitor = self._monitors[link.peer]
-        while monitor.poll(0):
-            monitor.recv_multipart()
-            if link.hello_sent:
-                link.break_off()
+    def _break_off(self, link: Link) -> None:
+        link.break_off()
+        self._outlets[link.peer].stop()
 
     def _disconnect(self, peer: int, linger_ms: int = 0) -> None:
         link = self._links.pop(peer)
-        dealer = self._dealers.pop(peer)
+        outlet = self._outlets.pop(peer)
         del self._by_identity[link.identity]
         if self._unready.pop(peer, None) is not None:
-            self._poller.unregister(dealer)
-        dealer.disable_monitor()
-        self._monitors.pop(peer).close(linger=0)
-        dealer.close(linger=linger_ms)
+            self._poller.unregister(outlet.socket)
+        outlet.close(linger_ms)

@@ -354,6 +354,30 @@ def test_farewells_get_out_although_the_process_ends_at_once(zmq_cluster):
     assert [frame.kind for frame in frames] == [FrameKind.STATE, FrameKind.BYE]
 
 
+def test_members_that_leave_together_hear_each_others_farewell(zmq_cluster):
+    cluster = zmq_cluster(3)
+    for index in range(3):
+        cluster[index].leave()
+    for index in range(3):
+        senders = {frame.sender for frame in cluster.collect(index, 2)}
+        assert senders == {0, 1, 2} - {index}
+        assert cluster[index].peers == ()
+
+
+def test_frames_kept_of_an_observer_that_misbehaves_end_only_its_link(lone, raw_peer):
+    cluster, _ = lone()
+    observer = raw_peer(slot="controller", incarnation=5)
+    dealer = observer.connect(cluster.endpoint)
+    observer.hello(dealer)
+    for sequence in (5, 6, 7):
+        observer.say(dealer, FrameKind.REPORT, sequence)
+    cluster.until(lambda: cluster[0].counters.kept == 4)
+    cluster[0].add_peer(2, observer.address)
+    assert cluster[0].receive(10) == []
+    cluster[0].send(2, FrameKind.REPORT, 0, ())
+    assert cluster[0].counters.dropped_observer == 2
+
+
 def test_ipc_addresses_work(tmp_path):
     transports = [ZmqTransport(Slot.parse(f"worker-{index}"), 7) for index in range(2)]
     addresses = {
@@ -399,14 +423,14 @@ def test_an_address_off_this_machine_needs_a_declared_network(lone):
 def test_an_address_that_cannot_be_parsed_is_a_loss(lone):
     cluster, _ = lone()
     bad = PeerAddress(Slot.parse("worker-5"), 1, "tcp://127.0.0.1:notaport")
-    with pytest.raises(PeerLost, match=r"worker-5 at .* cannot be used"):
+    with pytest.raises(PeerLost, match=r"worker-5 at .* cannot be connected to"):
         cluster[0].add_peer(4, bad)
 
 
 def test_sockets_keep_their_options(lone):
     cluster, _ = lone()
     router = cluster[0]._listener.socket
-    dealer = cluster[0]._dealers[1]
+    dealer = cluster[0]._outlets[1].socket
     assert router.getsockopt(zmq.MAXMSGSIZE) == BODY_BYTES_MAX
     assert router.getsockopt(zmq.RCVHWM) == 0
     assert dealer.getsockopt(zmq.SNDHWM) == 0

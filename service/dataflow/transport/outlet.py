@@ -1,0 +1,93 @@
+"""The connecting socket of a link: a DEALER that only sends.
+
+Flow: header and body parts -> [Outlet] -> the listening socket of one other process.
+
+Invariants
+  OU1  A message is taken whole or not at all; it is not taken while there is no connection.
+  OU2  A connection that broke is not made again once `stop` was called: whoever listens at the
+       address by then may be another boot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import zmq
+
+from service.dataflow.transport.base import BodyPart
+from service.dataflow.transport.link import PeerAddress
+from service.dataflow.transport.listener import ZERO_COPY_BYTES, set_common_options
+from service.dataflow.transport.security import LinkSecurity
+from service.errors import PeerLost
+
+_MORE = zmq.NOBLOCK | zmq.SNDMORE
+#: Attempts to connect begin at 0.1 s and slow down to this, milliseconds.
+_RECONNECT_MS_MAX = 1_000
+
+
+class Outlet:
+    """Owns the DEALER towards `address` and what watches its connection."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        security: LinkSecurity,
+        address: PeerAddress,
+        identity: bytes,
+        heartbeat_ms: int,
+    ) -> None:
+        """Begin to connect.
+
+        Raises:
+            UsageError: the address is not safe under `security`.
+            PeerLost: the address cannot be used at all.
+        """
+        security.check(address.endpoint)
+        self.socket = context.socket(zmq.DEALER)
+        set_common_options(self.socket, heartbeat_ms)
+        self.socket.setsockopt(zmq.IDENTITY, identity)
+        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX)
+        security.prepare_link(self.socket, str(address.slot))
+        self._monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._endpoint: str | None = address.endpoint
+        try:
+            self.socket.connect(address.endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise PeerLost(
+                f"{address.slot} at {address.endpoint} cannot be connected to: {error.strerror}"
+            ) from error
+
+    def hand_over(self, header: bytes, parts: Sequence[BodyPart]) -> bool:
+        """Send one message; False if there is no connection to take it (OU1)."""
+        left = len(parts)
+        try:
+            self.socket.send(header, _MORE if left else zmq.NOBLOCK)
+            for part in parts:
+                left -= 1
+                flags = _MORE if left else zmq.NOBLOCK
+                self.socket.send(part, flags, copy=len(part) < ZERO_COPY_BYTES)
+        except zmq.Again:
+            return False
+        return True
+
+    def broke(self) -> bool:
+        """Whether a connection ended since the last call."""
+        ended = False
+        while self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            ended = True
+        return ended
+
+    def stop(self) -> None:
+        """Give the connection up for good (OU2)."""
+        if self._endpoint is not None:
+            self.socket.disconnect(self._endpoint)
+            self._endpoint = None
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket; what was handed over has `linger_ms` to leave."""
+        self.socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self.socket.close(linger=linger_ms)
