@@ -22,6 +22,12 @@ class RowError(IntEnum):
     BAD_BOOLEAN = 8
     BAD_ENUM_INDEX = 9
     BAD_UTF8 = 10
+    UNDECODABLE = 11
+
+    @property
+    def slug(self) -> str:
+        """The reason as one word, fit for a metric's label."""
+        return self.name.lower()
 
     @property
     def text(self) -> str:
@@ -41,4 +47,5 @@ _TEXTS = {
     RowError.BAD_BOOLEAN: "boolean is neither 0 nor 1",
     RowError.BAD_ENUM_INDEX: "enum has no symbol of that index",
     RowError.BAD_UTF8: "string is not valid UTF-8",
+    RowError.UNDECODABLE: "fastavro cannot decode the record",
 }

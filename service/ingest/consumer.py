@@ -31,6 +31,8 @@ from confluent_kafka import TopicPartition as ClientPartition
 from service.errors import BrokerError, BrokerUnavailable, UsageError
 from service.ingest.records import RawRecords, TopicPartition, raw_records
 
+__all__ = ["KafkaPartitions", "MessageSource", "RawRecords", "TopicPartition", "offset_gone"]
+
 #: Longest time one call into the client may take; from 0.2 s on it takes the interpreter lock anew.
 _POLL_S_MAX = 0.1
 

@@ -19,6 +19,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from service.errors import BrokerError, BrokerUnavailable, UsageError
 from service.ingest.consumer import KafkaPartitions, MessageSource
+from service.ingest.dead_letter import DeadLetters
+from service.ingest.decode import Rejected
 from service.ingest.records import TopicPartition
 from tests.fakes.kafka import FakeBroker, FakePartitions
 
@@ -79,9 +81,12 @@ class RealCluster:
 
     def create(self, partitions: int) -> str:
         topic = f"contract-{self.run}-{next(self._numbers)}"
+        self.create_named(topic, partitions)
+        return topic
+
+    def create_named(self, topic: str, partitions: int) -> None:
         for created in self._admin.create_topics([NewTopic(topic, partitions, 1)]).values():
             created.result(timeout=_PATIENCE_S)
-        return topic
 
     def publish(self, topic, partition, value, key) -> None:
         self._producer.produce(topic, partition=partition, value=value, key=key)
@@ -314,6 +319,35 @@ def test_closing_twice_is_fine(cluster):
     source = cluster.source()
     source.close()
     source.close()
+
+
+def test_a_dead_letter_reaches_its_topic_with_the_original_bytes_and_headers(broker):
+    cluster = RealCluster(broker.bootstrap_servers)
+    topic = cluster.create(1)
+    letters = f"{topic}.dlq"
+    cluster.create_named(letters, 1)
+    cluster.publish(topic, 0, b"bad\xff", b"key")
+    cluster.publish(topic, 0, None, None)
+    source = cluster.source()
+    source.assign({(topic, 0): 0})
+    producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
+    dead_letters = DeadLetters(producer)
+    polls = iter(lambda: source.poll(1, 0.05), None)
+    for raw in itertools.islice(filter(len, polls), 2):
+        dead_letters.send(raw, [Rejected(0, "bad_magic", "value begins with 0x62")])
+    assert producer.flush(_PATIENCE_S) == 0
+    assert dead_letters.pending == 0
+    source.assign({(letters, 0): 0})
+    first, second = itertools.islice(filter(len, polls), 2)
+    assert (first.value(0), first.key(0)) == (b"bad\xff", b"key")
+    assert (second.value(0), second.key(0)) == (None, None)
+    assert dict(second.messages[0].headers()) == {
+        "topic": topic.encode(),
+        "partition": b"0",
+        "offset": b"1",
+        "error": b"bad_magic: value begins with 0x62",
+    }
+    cluster.close()
 
 
 def test_a_broker_that_does_not_answer_is_named():
