@@ -80,8 +80,10 @@ class Transport(Protocol):
     ) -> None:
         """Send one frame to `peer` (TR2, TR3); to an absent observer it is dropped and counted.
 
+        The loss of a member is not told here but by the next `receive` or `tick`: a BYE that
+        explains it may still be unread.
+
         Raises:
-            PeerLost: the link to a member is gone.
             ProtocolViolation: the frame exceeds the limits of a frame.
         """
         ...
