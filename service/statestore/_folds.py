@@ -13,19 +13,20 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from service.statestore import _signatures as kinds
 from service.statestore.columns import Values
 
 Positions = NDArray[np.int32]
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.COUNT, cache=True, nogil=True)
 def count(positions: Positions, totals: NDArray[np.int64]) -> None:
     """Add one for each row."""
     for row in range(positions.shape[0]):
         totals[positions[row]] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.ADD_INTEGERS, cache=True, nogil=True)
 def add_integers(
     positions: Positions,
     values: NDArray[np.int64],
@@ -52,7 +53,7 @@ def add_integers(
     return turned
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.ADD_FLOATS, cache=True, nogil=True)
 def add_floats(
     positions: Positions, values: NDArray[np.float64], totals: NDArray[np.float64]
 ) -> None:
@@ -61,7 +62,7 @@ def add_floats(
         totals[positions[row]] += values[row]
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.KEEP_ONE, cache=True, nogil=True)
 def raise_to(positions: Positions, values: Values, totals: Values) -> None:
     """Keep the greatest; a NaN is never greater."""
     for row in range(positions.shape[0]):
@@ -69,7 +70,7 @@ def raise_to(positions: Positions, values: Values, totals: Values) -> None:
             totals[positions[row]] = values[row]
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.KEEP_ONE, cache=True, nogil=True)
 def lower_to(positions: Positions, values: Values, totals: Values) -> None:
     """Keep the least; a NaN is never less."""
     for row in range(positions.shape[0]):

@@ -21,8 +21,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from service.hashing import mix64
-from service.statestore._prefetch import prefetch
-from service.statestore._regions import (
+from service.statestore import _signatures as kinds
+from service.statestore._layout import (
     FIRST_COLUMN,
     KEY,
     NOTHING,
@@ -32,10 +32,15 @@ from service.statestore._regions import (
     STAMP,
     Arena,
     Int64s,
-    allocate,
-    release,
 )
+from service.statestore._prefetch import prefetch
+from service.statestore._regions import allocate, release
 
+#: Lines of `touched`; the state columns follow.
+TOUCHED_SLOTS = 0
+TOUCHED_STAMPS = 1
+TOUCHED_KEYS = 2
+TOUCHED_STATE = 3
 #: Load thresholds are in 1/1024.
 LOAD_SHIFT = 10
 #: How many rows ahead of its use a row is asked for; 16 to 32 measure alike.
@@ -122,7 +127,7 @@ def _ask_for(cells: Int64s, regions: Int64s, bin_bits: int, key: int) -> None:
         prefetch(cells, (region >> ORDER_BITS) + (np.int64(hashed) & mask))
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.TOUCH, cache=True, nogil=True)
 def touch(
     arena: Arena, bin_bits: int, keys: Int64s, positions: NDArray[np.int32], touched: Int64s
 ) -> tuple[int, bool]:
@@ -142,7 +147,12 @@ def touch(
         How many distinct keys were touched, and whether those are all (False: no address space).
     """
     # Arrays are taken out of the tuple once: each access to its fields counts a reference.
-    cells, regions, initial, slots = arena.cells, arena.regions, arena.initial, touched[0]
+    cells, regions, initial, slots = (
+        arena.cells,
+        arena.regions,
+        arena.initial,
+        touched[TOUCHED_SLOTS],
+    )
     count = 0
     for row in range(keys.shape[0]):
         if row + AHEAD < keys.shape[0]:
@@ -166,38 +176,38 @@ def touch(
             # Version 0: present, never marked as changed.
             stamp = 1
         positions[row] = count
-        touched[0, count] = slot
-        touched[1, count] = stamp
-        touched[2, count] = key
+        touched[TOUCHED_SLOTS, count] = slot
+        touched[TOUCHED_STAMPS, count] = stamp
+        touched[TOUCHED_KEYS, count] = key
         for column in range(initial.shape[0]):
-            touched[3 + column, count] = cells[slot, FIRST_COLUMN + column]
+            touched[TOUCHED_STATE + column, count] = cells[slot, FIRST_COLUMN + column]
         count += 1
         cells[slot, STAMP] = -count
     return count, True
 
 
-@njit(cache=True, nogil=True)
-def store(arena: Arena, slots: Int64s, state: Int64s, version: int) -> None:
-    """End a `touch`: write the state columns (a line of m cells each) back and the version."""
-    cells = arena.cells
-    for position in range(slots.shape[0]):
-        if position + AHEAD < slots.shape[0]:
-            prefetch(cells, slots[position + AHEAD])
-        slot = slots[position]
+@njit(kinds.STORE, cache=True, nogil=True)
+def store(arena: Arena, touched: Int64s, count: int, version: int) -> None:
+    """End a `touch`: write the `count` rows' state columns back, and the version."""
+    cells, columns = arena.cells, arena.initial.shape[0]
+    for position in range(count):
+        if position + AHEAD < count:
+            prefetch(cells, touched[TOUCHED_SLOTS, position + AHEAD])
+        slot = touched[TOUCHED_SLOTS, position]
         cells[slot, STAMP] = version + 1
-        for column in range(state.shape[0]):
-            cells[slot, FIRST_COLUMN + column] = state[column, position]
+        for column in range(columns):
+            cells[slot, FIRST_COLUMN + column] = touched[TOUCHED_STATE + column, position]
 
 
-@njit(cache=True, nogil=True)
-def restore(arena: Arena, slots: Int64s, stamps: Int64s) -> None:
+@njit(kinds.RESTORE, cache=True, nogil=True)
+def restore(arena: Arena, touched: Int64s, count: int) -> None:
     """End a `touch` without a change: give each row its previous stamp back."""
     cells = arena.cells
-    for position in range(slots.shape[0]):
-        cells[slots[position], STAMP] = stamps[position]
+    for position in range(count):
+        cells[touched[TOUCHED_SLOTS, position], STAMP] = touched[TOUCHED_STAMPS, position]
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.LOOKUP, cache=True, nogil=True)
 def lookup(arena: Arena, bin_bits: int, keys: Int64s, slots: Int64s) -> None:
     """Slot of each key, or NOTHING where it is absent."""
     cells, regions = arena.cells, arena.regions
@@ -211,7 +221,7 @@ def lookup(arena: Arena, bin_bits: int, keys: Int64s, slots: Int64s) -> None:
             slots[row] = max(_find(cells, region, keys[row], hashed), NOTHING)
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.MARK, cache=True, nogil=True)
 def mark(arena: Arena, slots: Int64s, version: int) -> None:
     """Give the rows at these slots the version."""
     cells = arena.cells
@@ -219,7 +229,7 @@ def mark(arena: Arena, slots: Int64s, version: int) -> None:
         cells[slots[row], STAMP] = version + 1
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.EXTRACT, cache=True, nogil=True)
 def extract(arena: Arena, bin_ids: Int64s, since: int, out: Int64s) -> int:
     """Copy the rows of the bins whose version is above `since` (0: all), region by region.
 
@@ -248,7 +258,7 @@ def extract(arena: Arena, bin_ids: Int64s, since: int, out: Int64s) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.APPEND, cache=True, nogil=True)
 def append(arena: Arena, bin_bits: int, incoming: Int64s) -> tuple[int, bool]:
     """Insert rows whose keys the table does not have.
 
@@ -278,7 +288,7 @@ def append(arena: Arena, bin_bits: int, incoming: Int64s) -> tuple[int, bool]:
     return incoming.shape[1], False
 
 
-@njit(cache=True, nogil=True)
+@njit(kinds.RESERVE, cache=True, nogil=True)
 def reserve(arena: Arena, bin_id: int, expected: int) -> bool:
     """Give a bin without a region one that holds `expected` rows; False if none is left."""
     order = SMALLEST

@@ -1,4 +1,4 @@
-"""Where regions of the arena lie: a buddy allocator over slot numbers, and the arrays it governs.
+"""Where regions of the arena lie: a buddy allocator over slot numbers.
 
 Flow: a bin needs a region of 2**order slots -> [allocate] -> start; the bin moves out -> [release].
 
@@ -19,54 +19,26 @@ Source: Knowlton, "A Fast Storage Allocator", CACM 1965 (buddy system).
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-#: Order of the smallest region: 8 slots.
-SMALLEST = 3
-#: Orders below this one have a free list; 2**40 slots are beyond any machine.
-ORDERS = 40
-NOTHING = -1
-
-#: Cells of every slot; the state columns follow.
-STAMP = 0
-KEY = 1
-FIRST_COLUMN = 2
-
-#: Registers of an allocator; the heads of the free lists follow.
-TOP = 0
-HIGH_WATER = 1
-CAPACITY = 2
-IN_USE = 3
-HEADS = 4
-
-#: A bin's region packed into one number: start << ORDER_BITS | order; NOTHING for none.
-ORDER_BITS = 6
-ORDER_MASK = (1 << ORDER_BITS) - 1
-
-Int64s = NDArray[np.int64]
-
-
-class Arena(NamedTuple):
-    """The arrays of a table, as the kernels take them."""
-
-    #: Slots x (stamp, key, state columns); their meaning is in _kernels.
-    cells: Int64s
-    #: R4.
-    markers: NDArray[np.int8]
-    #: Registers of the allocator.
-    space: Int64s
-    #: Packed region of each bin.
-    regions: Int64s
-    #: Number of rows of each bin.
-    rows: Int64s
-    #: Load at which each bin doubles, in 1/1024.
-    loads: Int64s
-    #: Bits of each state column of a new row.
-    initial: Int64s
+from service.statestore import _signatures as kinds
+from service.statestore._layout import (
+    CAPACITY,
+    HEADS,
+    HIGH_WATER,
+    IN_USE,
+    NOTHING,
+    ORDER_BITS,
+    ORDER_MASK,
+    ORDERS,
+    SMALLEST,
+    STAMP,
+    TOP,
+    Arena,
+    Int64s,
+)
 
 
 def new_space(capacity: int) -> Int64s:
@@ -105,6 +77,32 @@ def _unlink(arena: Arena, start: int, order: int) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _free_gap(arena: Arena, end: int) -> None:
+    """Turn [top, end) into free regions, where `end` is aligned higher than `top`.
+
+    Each is as large as its start allows, so no two of them are buddies (R2).
+    """
+    space = arena.space
+    while space[TOP] < end:
+        order = SMALLEST
+        while (space[TOP] >> order) & 1 == 0:
+            order += 1
+        _link(arena, space[TOP], order)
+        space[TOP] += 1 << order
+
+
+@njit(cache=True, nogil=True)
+def _free_region_ending_at(markers: NDArray[np.int8], end: int) -> int:
+    order = SMALLEST
+    while order < ORDERS and end > 0 and (end >> order) << order == end:
+        start = end - (1 << order)
+        if markers[start >> SMALLEST] == order + 1:
+            return int(start)
+        order += 1
+    return NOTHING
+
+
+@njit(kinds.ALLOCATE, cache=True, nogil=True)
 def allocate(arena: Arena, order: int) -> int:
     """Take a region of 2**order slots, all empty (R3), order >= SMALLEST.
 
@@ -138,22 +136,7 @@ def allocate(arena: Arena, order: int) -> int:
     return int(start)
 
 
-@njit(cache=True, nogil=True)
-def _free_gap(arena: Arena, end: int) -> None:
-    """Turn [top, end) into free regions, where `end` is aligned higher than `top`.
-
-    Each is as large as its start allows, so no two of them are buddies (R2).
-    """
-    space = arena.space
-    while space[TOP] < end:
-        order = SMALLEST
-        while (space[TOP] >> order) & 1 == 0:
-            order += 1
-        _link(arena, space[TOP], order)
-        space[TOP] += 1 << order
-
-
-@njit(cache=True, nogil=True)
+@njit(kinds.RELEASE, cache=True, nogil=True)
 def release(arena: Arena, region: int) -> None:
     """Give a packed region back and merge it with its free buddies (R2).
 
@@ -179,14 +162,3 @@ def release(arena: Arena, region: int) -> None:
         start = _free_region_ending_at(markers, start)
         if start != NOTHING:
             _unlink(arena, start, markers[start >> SMALLEST] - 1)
-
-
-@njit(cache=True, nogil=True)
-def _free_region_ending_at(markers: NDArray[np.int8], end: int) -> int:
-    order = SMALLEST
-    while order < ORDERS and end > 0 and (end >> order) << order == end:
-        start = end - (1 << order)
-        if markers[start >> SMALLEST] == order + 1:
-            return int(start)
-        order += 1
-    return NOTHING

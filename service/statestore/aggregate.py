@@ -204,6 +204,8 @@ def _fold(
     if values is None:
         _folds.count(positions, totals.view(np.int64))
         return
+    if not values.flags.c_contiguous:
+        values = values.copy()
     assert values.dtype == totals.dtype, "input columns have their declared types"
     assert len(values) == len(positions), "one value per row"
     match aggregate:

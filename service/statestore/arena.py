@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from service.errors import StateCorrupt, StateError
 from service.hashing import bins_of
-from service.statestore import _kernels, _regions
+from service.statestore import _kernels, _layout, _regions
 from service.statestore.columns import ColumnSpec, Rows, Values, require_same_columns
 
 Int64s = NDArray[np.int64]
@@ -57,9 +57,10 @@ class Touched:
     keys: Int64s
     #: A line of m cells, as bits, per state column; changed in place, then given to `store`.
     state: Int64s
+    #: Slot of each row.
     slots: Int64s
-    #: What the table needs to undo the touch.
-    stamps: Int64s
+    #: All of it as the kernels take it; `keys`, `state` and `slots` are views of it.
+    lines: Int64s
 
 
 class KeyedTable:
@@ -86,16 +87,16 @@ class KeyedTable:
         self.bin_bits = bin_bits
         self.bins = 1 << bin_bits
         self.columns = tuple(columns)
-        self._width = _regions.FIRST_COLUMN + len(self.columns)
+        self._width = _layout.FIRST_COLUMN + len(self.columns)
         buffer = _reserve(reserved_bytes)
         capacity = len(buffer) // (8 * self._width)
         cells = np.frombuffer(buffer, dtype=np.int64, count=capacity * self._width)
-        markers = _reserve((capacity >> _regions.SMALLEST) + 1)
-        self._arena = _regions.Arena(
+        markers = _reserve((capacity >> _layout.SMALLEST) + 1)
+        self._arena = _layout.Arena(
             cells=cells.reshape(capacity, self._width),
             markers=np.frombuffer(markers, dtype=np.int8),
             space=_regions.new_space(capacity),
-            regions=np.full(self.bins, _regions.NOTHING, dtype=np.int64),
+            regions=np.full(self.bins, _layout.NOTHING, dtype=np.int64),
             rows=np.zeros(self.bins, dtype=np.int64),
             loads=_load_thresholds(self.bins),
             initial=np.array([spec.initial_bits for spec in self.columns], dtype=np.int64),
@@ -109,7 +110,7 @@ class KeyedTable:
     @property
     def nbytes(self) -> int:
         """Bytes of all regions in use."""
-        return int(self._arena.space[_regions.IN_USE]) * 8 * self._width
+        return int(self._arena.space[_layout.IN_USE]) * 8 * self._width
 
     def rows(self, bin_id: int) -> int:
         """Number of rows of the bin."""
@@ -122,9 +123,9 @@ class KeyedTable:
     def bin_nbytes(self, bin_id: int) -> int:
         """Bytes of the bin's region."""
         region = int(self._arena.regions[bin_id])
-        if region == _regions.NOTHING:
+        if region == _layout.NOTHING:
             return 0
-        return (8 * self._width) << (region & _regions.ORDER_MASK)
+        return (8 * self._width) << (region & _layout.ORDER_MASK)
 
     def touch(self, keys: Int64s) -> Touched:
         """Find or insert every key and copy the state of the distinct ones out.
@@ -142,23 +143,29 @@ class KeyedTable:
         """
         keys = np.ascontiguousarray(keys, dtype=np.int64)
         positions = np.empty(len(keys), dtype=np.int32)
-        touched = np.empty((3 + len(self.columns), _staggered(len(keys))), dtype=np.int64)
-        count, complete = _kernels.touch(self._arena, self.bin_bits, keys, positions, touched)
-        slots, stamps, distinct = touched[:3, :count]
-        result = Touched(positions, distinct, touched[3:, :count], slots, stamps)
+        depth = _kernels.TOUCHED_STATE + len(self.columns)
+        lines = np.empty((depth, _staggered(len(keys))), dtype=np.int64)
+        count, complete = _kernels.touch(self._arena, self.bin_bits, keys, positions, lines)
+        touched = Touched(
+            positions=positions,
+            keys=lines[_kernels.TOUCHED_KEYS, :count],
+            state=lines[_kernels.TOUCHED_STATE :, :count],
+            slots=lines[_kernels.TOUCHED_SLOTS, :count],
+            lines=lines,
+        )
         if not complete:
-            self.restore(result)
+            self.restore(touched)
         self._require_space(complete)
-        return result
+        return touched
 
     def store(self, touched: Touched, version: int) -> None:
         """Write the changed state of touched rows back, as changed at epoch `version` >= 0."""
         assert version >= 0, "versions are epochs"
-        _kernels.store(self._arena, touched.slots, touched.state, version)
+        _kernels.store(self._arena, touched.lines, len(touched.keys), version)
 
     def restore(self, touched: Touched) -> None:
         """Undo a touch; keys that were new stay, with initial values and version 0."""
-        _kernels.restore(self._arena, touched.slots, touched.stamps)
+        _kernels.restore(self._arena, touched.lines, len(touched.keys))
 
     def upsert(self, keys: Int64s) -> Int64s:
         """Find or insert every key; new rows have initial values and version 0.
@@ -185,8 +192,8 @@ class KeyedTable:
         """The state column as a strided view, writable, indexed by slot (A2)."""
         for index, spec in enumerate(self.columns):
             if spec.name == name:
-                top = int(self._arena.space[_regions.TOP])
-                cells = self._arena.cells[:top, _regions.FIRST_COLUMN + index]
+                top = int(self._arena.space[_layout.TOP])
+                cells = self._arena.cells[:top, _layout.FIRST_COLUMN + index]
                 return cells if spec.dtype == "int64" else cells.view(np.float64)
         raise StateError(f"no state column {name!r}; there are {[c.name for c in self.columns]}")
 
@@ -203,24 +210,24 @@ class KeyedTable:
         """As `extract`, for several bins at once; rows come bin by bin in the order given."""
         out = np.empty((self._width, int(self._arena.rows[bin_ids].sum())), dtype=np.int64)
         count = _kernels.extract(self._arena, bin_ids, since, out)
-        out[_regions.STAMP, :count] -= 1
+        out[_layout.STAMP, :count] -= 1
         columns = {
-            spec.name: out[_regions.FIRST_COLUMN + index, :count].view(spec.dtype)
+            spec.name: out[_layout.FIRST_COLUMN + index, :count].view(spec.dtype)
             for index, spec in enumerate(self.columns)
         }
-        return Rows(out[_regions.KEY, :count], out[_regions.STAMP, :count], columns)
+        return Rows(out[_layout.KEY, :count], out[_layout.STAMP, :count], columns)
 
     def delete(self, bin_id: int) -> None:
         """Forget all rows of the bin; its memory serves other bins from now on."""
         region = int(self._arena.regions[bin_id])
-        if region != _regions.NOTHING:
+        if region != _layout.NOTHING:
             _regions.release(self._arena, region)
-        self._arena.regions[bin_id] = _regions.NOTHING
+        self._arena.regions[bin_id] = _layout.NOTHING
         self._arena.rows[bin_id] = 0
 
     def clear(self) -> None:
         """Delete every bin."""
-        for bin_id in np.flatnonzero(self._arena.regions != _regions.NOTHING):
+        for bin_id in np.flatnonzero(self._arena.regions != _layout.NOTHING):
             self.delete(int(bin_id))
 
     def install(self, bin_id: int, rows: Rows) -> None:
@@ -240,7 +247,7 @@ class KeyedTable:
             )
         arena = self._arena
         region, count = int(arena.regions[bin_id]), int(arena.rows[bin_id])
-        arena.regions[bin_id], arena.rows[bin_id] = _regions.NOTHING, 0
+        arena.regions[bin_id], arena.rows[bin_id] = _layout.NOTHING, 0
         try:
             if len(rows):
                 self._require_space(_kernels.reserve(arena, bin_id, len(rows)))
@@ -249,7 +256,7 @@ class KeyedTable:
             self.delete(bin_id)
             arena.regions[bin_id], arena.rows[bin_id] = region, count
             raise
-        if region != _regions.NOTHING:
+        if region != _layout.NOTHING:
             _regions.release(arena, region)
 
     def append(self, rows: Rows) -> None:
@@ -266,7 +273,7 @@ class KeyedTable:
     def _append(self, incoming: Int64s) -> None:
         done, duplicate = _kernels.append(self._arena, self.bin_bits, incoming)
         if duplicate:
-            raise StateCorrupt(f"key {incoming[_regions.KEY, done]} comes twice")
+            raise StateCorrupt(f"key {incoming[_layout.KEY, done]} comes twice")
         self._require_space(done == incoming.shape[1])
 
     def _stacked(self, rows: Rows) -> Int64s:
@@ -277,12 +284,12 @@ class KeyedTable:
             [(name, str(values.dtype)) for name, values in rows.columns.items()],
         )
         incoming = np.empty((self._width, len(rows)), dtype=np.int64)
-        np.add(rows.versions, 1, out=incoming[_regions.STAMP])
-        if len(rows) and incoming[_regions.STAMP].min() < 1:
+        np.add(rows.versions, 1, out=incoming[_layout.STAMP])
+        if len(rows) and incoming[_layout.STAMP].min() < 1:
             raise StateCorrupt("a row to install has a negative version")
-        incoming[_regions.KEY] = rows.keys
+        incoming[_layout.KEY] = rows.keys
         for index, values in enumerate(rows.columns.values()):
-            incoming[_regions.FIRST_COLUMN + index] = values.view(np.int64)
+            incoming[_layout.FIRST_COLUMN + index] = values.view(np.int64)
         return incoming
 
     def _require_space(self, granted: bool) -> None:
