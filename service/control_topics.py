@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from confluent_kafka import (
     OFFSET_BEGINNING,
     OFFSET_END,
+    OFFSET_STORED,
     Consumer,
     KafkaError,
     KafkaException,
@@ -30,6 +31,11 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from service.errors import BrokerError, BrokerUnavailable, Fenced, UsageError
+
+START_AT_END: int = OFFSET_END
+START_AT_BEGINNING: int = OFFSET_BEGINNING
+#: Where the last reader of the topic said it was; the beginning if there was none.
+START_AT_COMMITTED: int = OFFSET_STORED
 
 _COMPACTED = {"cleanup.policy": "compact"}
 #: The log and the requests must outlive a job's longest run between two checkpoints.
@@ -157,7 +163,7 @@ class Entry:
 class TopicTail:
     """Reads one single-partition topic from a given place, without a group."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, start: int = OFFSET_BEGINNING) -> None:
+    def __init__(self, bootstrap_servers: str, topic: str, start: int = START_AT_BEGINNING) -> None:
         """Start at offset `start`."""
         self.topic = topic
         self._consumer = Consumer(
@@ -173,6 +179,8 @@ class TopicTail:
                 "log_level": 0,
             }
         )
+        if start == START_AT_COMMITTED:
+            start = self._committed()
         self._consumer.assign([TopicPartition(topic, 0, start)])
 
     def poll(self, timeout_s: float = 0.0, limit: int = 500) -> list[Entry]:
@@ -207,6 +215,21 @@ class TopicTail:
             )
         except KafkaException as error:
             raise BrokerError(f"end of {self.topic!r} is unknown: {error.args[0].str()}") from error
+
+    def commit(self, offset: int) -> None:
+        """Let a later tail with START_AT_COMMITTED begin at `offset`; returns at once."""
+        self._consumer.commit(
+            offsets=[TopicPartition(self.topic, 0, offset)], asynchronous=True
+        )
+
+    def _committed(self) -> int:
+        try:
+            (found,) = self._consumer.committed([TopicPartition(self.topic, 0)], timeout=10.0)
+        except KafkaException as error:
+            raise BrokerError(
+                f"the place reached in {self.topic!r} is unknown: {error.args[0].str()}"
+            ) from error
+        return int(found.offset) if found.offset >= 0 else START_AT_BEGINNING
 
     def close(self) -> None:
         """Release the client."""
@@ -243,8 +266,6 @@ def read_compacted(bootstrap_servers: str, topic: str, timeout_s: float) -> dict
 #: Empty polls of 100 ms after which a compacted topic counts as read.
 _IDLE_POLLS = 10
 
-START_AT_END = OFFSET_END
-START_AT_BEGINNING = OFFSET_BEGINNING
 
 
 class RecordWriter:

@@ -22,6 +22,7 @@ from service.clock import Clock, SystemClock
 from service.config import Config
 from service.control_topics import (
     START_AT_BEGINNING,
+    START_AT_COMMITTED,
     START_AT_END,
     Admin,
     AppTopics,
@@ -38,14 +39,13 @@ from service.errors import MegaphoneError
 from service.ids import Membership, Role, Slot
 from service.ingest.consumer import KafkaPartitions
 from service.log import Log
-from service.migration.controller import (
+from service.migration.controller import ControllerMachine
+from service.migration.controller_events import (
     AppendToLog,
-    ControllerMachine,
     ControllerSettings,
     Done,
     Event,
     Fail,
-    JobShape,
     LogAppended,
     MemberSeen,
     Phase,
@@ -57,9 +57,11 @@ from service.migration.controller import (
     WaveCompleted,
     WriteManifest,
 )
+from service.migration.founding import JobShape
 from service.migration.horizon import ControllerClock, LogFollower
 from service.migration.records import (
     Generation,
+    LogRecord,
     ManifestRecord,
     MemberDetails,
     MemberRecord,
@@ -125,7 +127,7 @@ class ControllerProcess:
         self._members = TopicTail(servers, self._topics.members, START_AT_END)
         self._members.end(timeout)
         manifest = self._newest_manifest()
-        self._control = TopicTail(servers, self._topics.control, START_AT_BEGINNING)
+        self._control = TopicTail(servers, self._topics.control, START_AT_COMMITTED)
         self._transport = ZmqTransport(
             Slot(Role.CONTROLLER, 0),
             self._incarnation,
@@ -135,7 +137,7 @@ class ControllerProcess:
             ),
         )
         self._endpoint = self._transport.bind(options.address)
-        history = self._history(manifest)
+        history = self._history = self._read_history(manifest)
         self._machine_clock = ControllerClock(
             wall_us=self._clock.wall_us(),
             promised_us=history.clock,
@@ -154,7 +156,6 @@ class ControllerProcess:
             manifest=manifest,
             answered=answered,
         )
-        self._answered = set(answered)
         port = options.http_port if options.http_port is not None else config.http.port
         self._http = AdminServer(
             config.http.host,
@@ -212,7 +213,7 @@ class ControllerProcess:
         manifests = [decode_manifest(entry.value) for entry in found.values() if entry.value]
         return max(manifests, key=lambda manifest: manifest.cut, default=None)
 
-    def _history(self, manifest: ManifestRecord | None) -> LogFollower:
+    def _read_history(self, manifest: ManifestRecord | None) -> LogFollower:
         """What earlier runs wrote after the newest manifest's cut, or from the beginning."""
         start = manifest.log_offset if manifest is not None else START_AT_BEGINNING
         history = LogFollower()
@@ -274,6 +275,7 @@ class ControllerProcess:
             promise_every_us=int(control.promise_every_ms * 1000),
             members_wait_us=int(limits.start_timeout_s * 1e6),
             silence_us=int(limits.peer_timeout_s * 1e6),
+            stop_wait_us=int(limits.stop_timeout_s * 1e6),
         )
 
     # Events -------------------------------------------------------------------------------------
@@ -282,9 +284,12 @@ class ControllerProcess:
         for entry in self._members.poll():
             if entry.value is not None and entry.key != str(Role.CONTROLLER):
                 self._handle(MemberSeen(decode_member(entry.value)))
-        for entry in self._control.poll():
-            if entry.key not in self._answered:
-                self._handle(RequestRead(entry.offset, entry.value or b""))
+        requests = self._control.poll()
+        for entry in requests:
+            self._handle(RequestRead(entry.offset, entry.value or b""))
+        if requests:
+            # The next controller begins behind them; a request answered twice is only a duplicate.
+            self._control.commit(requests[-1].offset + 1)
         if self._machine.generation is not None:
             self._transport.tick(self._clock.monotonic_ns())
             for frame in self._transport.receive(1000):
@@ -412,7 +417,7 @@ class ControllerProcess:
 
     def _reading(self) -> Reading:
         age = (self._clock.monotonic_ns() - self._turned_ns) / 1e9
-        ahead = max(0, self._machine.log.horizon - self._now_us()) / 1e6
+        ahead = max(0, self._history.horizon - self._now_us()) / 1e6
         return {
             "megaphone_process_loop_age_seconds": age,
             "megaphone_control_requests_total": dict(self._requests),

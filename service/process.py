@@ -52,18 +52,20 @@ from service.ingest.registry import SchemaRegistry
 from service.log import Log
 from service.member import Member
 from service.migration.records import (
-    CheckpointedReport,
-    DrainedReport,
     Generation,
     LogRecord,
     MemberDetails,
     MemberRecord,
     MemberState,
-    MovedReport,
-    PeerReport,
     decode_log,
     decode_manifest,
     encode,
+)
+from service.migration.reports import (
+    CheckpointedReport,
+    DrainedReport,
+    MovedReport,
+    PeerReport,
 )
 from service.statestore.checkpoint import SlotFiles, read_checkpoint, write_checkpoint
 from service.telemetry import Reading, registry_of
@@ -275,8 +277,8 @@ class MemberProcess:
             return
         slot_files = msgspec.convert(files, SlotFiles)
         stores = {name: host.store for name, host in member.hosts.items()}
-        rows = read_checkpoint(self._folder(), slot_files, stores)
-        self._log.info("state.restored", rows=rows)
+        read_checkpoint(self._folder(), slot_files, stores)
+        self._log.info("state.restored", rows=slot_files.rows, cut=slot_files.cut)
 
     def _feed(self, vertex: SourceVertex) -> SourceFeed:
         positions = {
@@ -287,6 +289,9 @@ class MemberProcess:
         }
         servers = self._options.bootstrap_servers
         limits = self._config.limits
+        admin = Admin(servers, limits.broker_timeout_s)
+        for topic in vertex.connector.topics:
+            admin.create(f"{topic}.dlq", 1)
         source = KafkaPartitions(
             servers,
             group=self._options.app,
@@ -432,7 +437,7 @@ class MemberProcess:
         stop = member.control.stop
         assert stop is not None, "PR3: only a stop completes a member"
         files: object = None
-        if self._options.slot.role is Role.WORKER:
+        if self._options.slot.role is Role.WORKER and member.hosts:
             stores = {name: host.store for name, host in member.hosts.items()}
             written = write_checkpoint(self._folder(), stop.at, stores, member.owned_bins())
             files = msgspec.to_builtins(written)

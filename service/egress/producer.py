@@ -197,8 +197,9 @@ class KafkaSinkWriter:
                 values,
                 key_bytes,
                 partitions.tolist(),
-                repeat(None),
+                # By position the fifth argument is the callback; `on_delivery` is its alias.
                 callbacks,
+                repeat(None),
                 repeat(0),
                 map(self._headers.__getitem__, bins.tolist()),
             ),
