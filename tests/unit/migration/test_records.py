@@ -159,7 +159,7 @@ def test_status_and_member_records_read_back_equal() -> None:
         state=MemberState.RUNNING,
         heartbeat=6,
         generation=2,
-        details=MemberDetails(frontiers={"stats": 5, "out": None}, lag_records=9),
+        details=MemberDetails(frontiers={"stats": 5, "out": None}, lag=9),
     )
     assert decode_status(encode(status)) == status
     assert decode_member(encode(member)) == member

@@ -1,0 +1,656 @@
+"""The controller's life, in a world that does what it says and checks what it writes.
+
+Cannot catch: a shell that does instructions in another order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from service.errors import FormatMismatch, MegaphoneError, PeerLost, ProtocolViolation, UsageError
+from service.migration.controller import EARLY_REQUESTS_MAX
+from service.migration.controller_events import (
+    ControllerSettings,
+    LogAppended,
+    MemberSeen,
+    Phase,
+    Report,
+    StopRequested,
+    Tick,
+)
+from service.migration.horizon import HORIZON_END
+from service.migration.records import (
+    Generation,
+    MemberRecord,
+    MemberState,
+    Move,
+    Promise,
+    RequestState,
+    StatusRecord,
+    Stop,
+)
+from service.migration.reports import CheckpointedReport, DrainedReport, MovedReport, plain
+from tests.unit.migration.controller_world import JOB, START, ControllerWorld, member
+
+SECOND = 1_000_000
+SETTINGS = ControllerSettings()
+
+
+def request(identity: object = "r", **fields: object) -> bytes:
+    body = {"id": identity, "kind": "move", "moves": [[0, 1], [1, 1]], "strategy": "fluid"}
+    return json.dumps(body | fields).encode()
+
+
+def running(**fields: object) -> ControllerWorld:
+    world = ControllerWorld(dataclasses.replace(JOB, **fields))  # type: ignore[arg-type]  # by name
+    world.begin()
+    return world
+
+
+def stopped() -> ControllerWorld:
+    world = running()
+    world.request(request())
+    world.pass_time(3 * SECOND)
+    world.send(StopRequested())
+    world.pass_time(2 * SECOND)
+    assert world.done
+    return world
+
+
+# Beginning --------------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_before_every_member_is_there() -> None:
+    world = ControllerWorld()
+    world.beat("worker-0", "gateway-0")
+    world.send(Tick(START))
+    assert world.log == []
+    assert world.machine.missing == ["worker-1"]
+    world.beat("worker-1")
+    world.send(Tick(START + 1))
+    assert isinstance(world.log[0], Generation)
+
+
+def test_the_first_generation_deals_everything_out_evenly() -> None:
+    generation = running(gateways=2).log[0]
+    assert isinstance(generation, Generation)
+    assert generation.generation == 1
+    assert generation.first_epoch == START
+    assert generation.horizon == START + SETTINGS.lookahead_us
+    assert generation.bin_owners == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert generation.sink_owners == [0, 1, 0, 1]
+    assert generation.partition_owners == {"auctions": [0], "bids": [1, 0]}
+    assert generation.positions == {"bids": [3, 5], "auctions": [0]}
+    assert [binding.slot for binding in generation.slots] == [
+        "worker-0",
+        "worker-1",
+        "gateway-0",
+        "gateway-1",
+    ]
+    assert generation.slots[0].address == "tcp://worker-0.a"
+    assert (generation.manifest, generation.until_end) == (None, False)
+
+
+def test_members_that_never_come_end_the_job_with_their_names() -> None:
+    world = ControllerWorld()
+    world.beat("gateway-0")
+    for seconds in range(1, 62):
+        world.beat("gateway-0")
+        world.send(Tick(START + seconds * SECOND))
+    assert world.failure is not None
+    assert world.failure.error is UsageError
+    assert world.failure.reason.startswith("worker-0, worker-1 did not come within 60 s; start")
+
+
+def test_a_member_that_left_before_the_beginning_is_waited_for_again() -> None:
+    world = ControllerWorld()
+    world.beat("worker-0", "worker-1")
+    world.send(MemberSeen(member("worker-1", state=MemberState.STOPPED)))
+    world.beat("gateway-0")
+    world.send(Tick(START))
+    assert world.machine.missing == ["worker-1"]
+    for seconds in range(1, 13):
+        world.beat("gateway-0")
+        world.send(Tick(START + seconds * SECOND))
+    assert world.machine.missing == ["worker-0", "worker-1"]
+
+
+def test_two_processes_of_one_slot_are_refused() -> None:
+    world = ControllerWorld()
+    world.beat()
+    world.send(MemberSeen(member("worker-1", "b")))
+    world.send(Tick(START))
+    assert world.machine.missing == ["worker-1"]
+    world.beat("worker-1")
+    assert world.failure is not None
+    assert world.failure.reason == (
+        "worker-1 was started twice, at tcp://worker-1.a and at tcp://worker-1.b; stop one of them"
+    )
+
+
+@pytest.mark.parametrize("how", ["stops", "falls silent"])
+def test_a_process_that_was_restarted_before_the_beginning_takes_its_slot_over(how: str) -> None:
+    world = ControllerWorld()
+    world.beat("worker-1")
+    world.send(MemberSeen(member("worker-1", "b")))
+    if how == "stops":
+        world.send(MemberSeen(member("worker-1", state=MemberState.STOPPED)))
+    for seconds in range(12):
+        world.beat("worker-0", "gateway-0")
+        world.send(MemberSeen(member("worker-1", "b")))
+        world.send(Tick(START + seconds * SECOND))
+    generation = world.log[0]
+    assert isinstance(generation, Generation)
+    assert generation.slots[1].incarnation == "b"
+
+
+def test_a_member_that_fails_ends_the_job_with_its_reason() -> None:
+    world = running()
+    world.send(MemberSeen(member("worker-0", state=MemberState.FAILED, reason="disk full")))
+    assert world.failure is not None
+    assert (world.failure.error, world.failure.reason) == (
+        PeerLost,
+        "worker-0 failed: disk full",
+    )
+
+
+def test_processes_of_no_slot_of_the_job_are_ignored() -> None:
+    world = running()
+    for slot in ("worker-9", "controller", "nonsense"):
+        world.send(MemberSeen(member(slot, state=MemberState.FAILED)))
+    assert world.failure is None
+
+
+def test_a_silent_member_ends_the_job_and_aborts_its_plan() -> None:
+    world = running()
+    world.request(request())
+    for seconds in range(1, 13):
+        world.beat("worker-0", "gateway-0")
+        world.send(Tick(START + seconds * SECOND))
+    assert world.failure is not None
+    assert world.failure.error is PeerLost
+    lost = "worker-1 at tcp://worker-1.a is lost, silent for 10 s"
+    assert world.failure.reason == lost
+    assert world.newest()["r"].state is RequestState.ABORTED
+    assert world.newest()["r"].reason == f"the job failed: {lost}"
+
+
+def test_nobody_is_silent_while_the_controller_sleeps() -> None:
+    world = running()
+    world.now += 60 * SECOND
+    world.send(Tick(world.now))
+    assert world.failure is None
+    world.pass_time(SECOND)
+    assert world.failure is None
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (member("worker-0", "b"), "worker-0 was started again at tcp://worker-0.b while the job"),
+        (
+            member("worker-0", state=MemberState.STOPPED),
+            "worker-0 at tcp://worker-0.a is lost, it stopped while the job runs",
+        ),
+    ],
+)
+def test_a_member_that_restarts_or_stops_in_a_generation_is_lost(
+    record: MemberRecord, reason: str
+) -> None:
+    world = running()
+    world.send(MemberSeen(record))
+    assert world.failure is not None
+    assert world.failure.reason.startswith(reason)
+
+
+# Promises ---------------------------------------------------------------------------------------
+
+
+def test_promises_come_at_their_interval_and_carry_the_clock() -> None:
+    world = running()
+    world.pass_time(SECOND)
+    promises = [record for record in world.log if isinstance(record, Promise)]
+    assert [p.clock for p in promises] == [START + n * 50_000 for n in range(21)]
+    assert all(p.horizon == p.clock + SETTINGS.lookahead_us for p in promises)
+
+
+def test_while_a_plan_runs_the_horizon_is_near() -> None:
+    world = running()
+    world.request(request(moves=[[b, 1] for b in range(4)]))
+    world.pass_time(1_100_000)
+    assert world.states("r")[-1] is RequestState.RUNNING
+    assert world.reader.horizon <= world.now + SETTINGS.plan_lookahead_us
+    world.pass_time(2 * SECOND)
+    assert world.states("r")[-1] is RequestState.COMPLETED
+    assert world.reader.horizon > world.now + SETTINGS.lookahead_us - 60_000
+
+
+# Plans ------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_accepted_runs_and_completes_with_its_figures() -> None:
+    world = running()
+    (accepted,) = world.request(request())
+    first_cut = START + SETTINGS.lookahead_us + 1
+    assert accepted == StatusRecord(
+        id="r", state=RequestState.ACCEPTED, at=first_cut, bins=2, waves=2
+    )
+    world.pass_time(3 * SECOND)
+    states = world.states("r")
+    assert states[:2] == [RequestState.ACCEPTED, RequestState.RUNNING]
+    assert states[-1] is RequestState.COMPLETED
+    completed = world.newest()["r"]
+    assert (completed.at, completed.bins, completed.bytes, completed.waves) == (
+        first_cut,
+        2,
+        400,
+        2,
+    )
+    assert 0 < completed.duration_ms < 400
+    assert world.table is not None
+    assert world.table.latest.tolist() == [1, 1, 0, 0, 1, 1, 1, 1]
+    moves = world.commands()
+    assert [(m.wave, m.waves, m.request) for m in moves if isinstance(m, Move)] == [
+        (1, 2, "r"),
+        (2, 2, "r"),
+    ]
+
+
+def test_a_plan_begins_at_the_cut_asked_for_and_is_written_shortly_before() -> None:
+    world = running()
+    at = START + 5 * SECOND
+    world.request(request(at=at, strategy="all-at-once"))
+    world.pass_time(4 * SECOND + 700_000)
+    assert world.commands() == []
+    assert world.reader.horizon < at
+    world.pass_time(SECOND)
+    (move,) = world.commands()
+    assert move.at == at
+    assert world.newest()["r"].state is RequestState.COMPLETED
+
+
+def test_waves_in_flight_are_bounded_however_long_they_take() -> None:
+    world = running()
+    world.answering = False
+    world.request(request(moves=[[b, 1] for b in range(4)] + [[b, 0] for b in range(4, 8)]))
+    world.pass_time(10 * SECOND)
+    assert len(world.commands()) == SETTINGS.pacing.waves_in_flight_max
+
+
+def test_a_plan_of_nothing_completes_at_once_without_waves() -> None:
+    world = running()
+    accepted, completed = world.request(request(moves=[[0, 0]]))
+    assert accepted.state is RequestState.ACCEPTED
+    assert completed.state is RequestState.COMPLETED
+    assert (completed.waves, completed.bins, completed.bytes, completed.duration_ms) == (0, 0, 0, 0)
+    assert world.machine.plan is None
+
+
+def test_a_rescale_empties_the_workers_above_and_back() -> None:
+    world = running(workers=3, bins=9)
+    world.request(request(kind="rescale", moves=None, workers=1, strategy="all-at-once"))
+    world.pass_time(2 * SECOND)
+    assert world.machine.table is not None
+    assert world.machine.table.latest.tolist() == [0] * 9
+    world.request(request("back", kind="rescale", moves=None, workers=3, batch=2))
+    world.pass_time(3 * SECOND)
+    assert sorted(world.machine.table.latest.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"moves": [[8, 0]]}, "unknown bin 8"),
+        ({"moves": [[0, 2]]}, "unknown worker 2"),
+        ({"at": START}, f"at {START} is in the past; the earliest possible is "),
+        ({"at": START + SECOND}, "at 1000001000000 is in the past"),
+        ({"at": START + 3601 * SECOND}, "at 1003601000000 is too far in the future"),
+        ({"kind": "rescale", "moves": None, "workers": 3}, "workers is 3, but the job has 2"),
+    ],
+)
+def test_a_rejected_request_changes_nothing(fields: dict[str, object], reason: str) -> None:
+    world = running()
+    (status,) = world.request(request(**fields))
+    assert status.state is RequestState.REJECTED
+    assert status.reason is not None
+    assert status.reason.startswith(reason)
+    world.pass_time(2 * SECOND)
+    assert world.commands() == []
+    assert len(world.statuses) == 1
+
+
+def test_an_unreadable_request_is_answered_under_its_offset() -> None:
+    (status,) = running().request(b"{")
+    assert (status.id, status.state) == ("invalid@1", RequestState.REJECTED)
+
+
+def test_a_request_while_a_plan_runs_is_rejected_and_may_come_again() -> None:
+    world = running()
+    world.request(request())
+    (status,) = world.request(request("second"))
+    assert status.state is RequestState.REJECTED
+    assert status.reason == (
+        "plan 'r' is under way, 0 of 2 waves completed; send the request again after it"
+    )
+    world.pass_time(3 * SECOND)
+    assert world.request(request("second", moves=[[0, 1]]))[-1].state is RequestState.COMPLETED
+
+
+@pytest.mark.parametrize("fields", [{}, {"moves": [[5, 0]]}, {"strategy": "fast"}])
+def test_a_taken_id_is_rejected_and_its_true_status_follows(fields: dict[str, object]) -> None:
+    world = running()
+    world.request(request())
+    world.pass_time(3 * SECOND)
+    completed = world.newest()["r"]
+    rejected, again = world.request(request(**fields))
+    assert rejected.state is RequestState.REJECTED
+    assert again == completed
+    if fields.get("strategy") is None:
+        assert rejected.reason == "id 'r' is taken by an earlier request, which is completed"
+    assert len(world.commands()) == 2
+
+
+def test_the_id_of_a_rejected_request_is_free_again() -> None:
+    world = running()
+    world.request(request(moves=[[8, 0]]))
+    (accepted,) = world.request(request())
+    assert accepted.state is RequestState.ACCEPTED
+
+
+def test_a_flow_without_state_has_nothing_to_move() -> None:
+    (status,) = running(vertices=0).request(request())
+    assert status.reason == "the flow has no keyed state that could move"
+
+
+def test_requests_that_come_early_are_answered_when_the_job_begins() -> None:
+    world = ControllerWorld()
+    assert world.request(request()) == []
+    world.begin()
+    assert world.states("r") == [RequestState.ACCEPTED]
+
+
+def test_too_many_early_requests_are_rejected() -> None:
+    world = ControllerWorld()
+    for number in range(EARLY_REQUESTS_MAX):
+        assert world.request(request(str(number))) == []
+    (status,) = world.request(request("late"))
+    assert status.reason == (
+        "the job still waits for worker-0, worker-1, gateway-0; try again later"
+    )
+    assert (status.id, status.state) == ("late", RequestState.REJECTED)
+
+
+@pytest.mark.parametrize(
+    ("peer", "report"),
+    [
+        (0, MovedReport(vertex="v", cut=1, bins=1, bytes=1, rows=1)),
+        (2, MovedReport(vertex="v", cut=1, bins=1, bytes=1, rows=1)),
+        (3, MovedReport(vertex="v", cut=1, bins=1, bytes=1, rows=1)),
+        (-1, MovedReport(vertex="v", cut=1, bins=1, bytes=1, rows=1)),
+        (2, DrainedReport()),
+        (0, CheckpointedReport(cut=1)),
+    ],
+)
+def test_a_report_that_cannot_be_true_is_refused(
+    peer: int, report: MovedReport | DrainedReport | CheckpointedReport
+) -> None:
+    with pytest.raises(ProtocolViolation):
+        running().send(Report(peer, plain(report)))
+
+
+def test_a_report_before_the_generation_or_of_no_known_kind_is_refused() -> None:
+    with pytest.raises(ProtocolViolation, match="no member"):
+        ControllerWorld().send(Report(0, plain(DrainedReport())))
+    with pytest.raises(ProtocolViolation, match="unknown report"):
+        running().send(Report(0, {"kind": "novelty"}))
+
+
+def test_an_acknowledgement_of_nothing_is_refused() -> None:
+    with pytest.raises(ProtocolViolation, match="nothing was appended"):
+        ControllerWorld().send(LogAppended(0))
+
+
+# Ending -----------------------------------------------------------------------------------------
+
+
+def test_a_stop_writes_one_manifest_after_everyone_has_cut_its_part() -> None:
+    world = stopped()
+    (manifest,) = world.manifests
+    stop = world.commands()[-1]
+    assert isinstance(stop, Stop)
+    assert not stop.drain
+    assert world.reader.horizon == HORIZON_END
+    assert manifest.cut == stop.at
+    assert manifest.name == f"1-{stop.at}"
+    assert manifest.log_offset == len(world.log)
+    assert manifest.bin_owners == [1, 1, 0, 0, 1, 1, 1, 1]
+    assert manifest.positions == {"bids": [13, 15], "auctions": [10]}
+    assert manifest.files == {"worker-0": {"digest": "00"}, "worker-1": {"digest": "01"}}
+    assert world.machine.handle(Tick(world.now + 1)) == []
+
+
+def test_a_stop_before_the_beginning_ends_at_once_and_answers_who_waited() -> None:
+    world = ControllerWorld()
+    world.request(request())
+    world.send(StopRequested())
+    assert world.done
+    assert world.newest()["r"].reason == "the job was stopped before it began"
+    assert world.log == []
+
+
+def test_a_stop_lets_issued_waves_finish_and_aborts_the_rest() -> None:
+    world = running()
+    world.request(request(moves=[[b, 1] for b in range(4)]))
+    world.pass_time(1_000_000)
+    issued = len(world.commands())
+    assert 0 < issued < 4
+    world.send(StopRequested())
+    assert world.machine.phase is Phase.STOPPING
+    assert world.request(request("late"))[0].reason == "the job is stopping"
+    world.send(StopRequested())
+    world.pass_time(2 * SECOND)
+    assert world.done
+    aborted = world.newest()["r"]
+    assert (aborted.state, aborted.waves, aborted.bins) == (RequestState.ABORTED, issued, issued)
+    assert aborted.reason == f"the job was stopped after {issued} of 4 waves"
+    assert world.manifests[0].bin_owners.count(1) == 4 + issued
+
+
+def test_a_stop_does_not_wait_for_a_plan_that_has_not_begun() -> None:
+    world = running()
+    world.request(request(at=START + 600 * SECOND))
+    world.send(StopRequested())
+    stop = world.commands()[0]
+    assert stop.at < START + 2 * SECOND
+    assert world.newest()["r"].reason == "the job was stopped after 0 of 2 waves"
+    world.pass_time(3 * SECOND)
+    assert world.done
+
+
+def test_until_end_stops_with_a_drain_when_all_gateways_are_through() -> None:
+    world = running(gateways=2, until_end=True)
+    world.send(Report(2, plain(DrainedReport())))
+    world.send(Report(2, plain(DrainedReport())))
+    assert world.commands() == []
+    world.send(Report(3, plain(DrainedReport())))
+    (stop,) = world.commands()
+    assert isinstance(stop, Stop)
+    assert stop.drain
+    world.pass_time(3 * SECOND)
+    assert world.manifests[0].drained
+
+
+def test_until_end_carries_an_accepted_plan_out_first() -> None:
+    world = running(until_end=True)
+    world.request(request())
+    world.drain()
+    world.pass_time(5 * SECOND)
+    assert world.done
+    assert world.newest()["r"].state is RequestState.COMPLETED
+    assert isinstance(world.commands()[-1], Stop)
+
+
+def test_a_worker_cannot_drain() -> None:
+    with pytest.raises(ProtocolViolation, match="drained what it does not read"):
+        running(until_end=True).send(Report(0, plain(DrainedReport())))
+
+
+def test_a_stop_that_somebody_misses_fails_with_the_name() -> None:
+    world = running()
+    world.answering = False
+    world.send(StopRequested())
+    stop = world.commands()[0]
+    for peer in (0, 2):
+        world.send(Report(peer, plain(CheckpointedReport(cut=stop.at))))
+    world.pass_time(121 * SECOND)
+    assert world.failure is not None
+    assert world.failure.error is PeerLost
+    assert world.failure.reason == "worker-1 did not come to the stop in time"
+
+
+def test_a_member_may_stop_once_its_part_is_cut() -> None:
+    world = running()
+    world.answering = False
+    world.send(StopRequested())
+    stop = world.commands()[0]
+    world.send(Report(0, plain(CheckpointedReport(cut=stop.at))))
+    world.send(MemberSeen(member("worker-0", state=MemberState.STOPPED)))
+    assert world.failure is None
+    with pytest.raises(ProtocolViolation, match="unasked"):
+        world.send(Report(0, plain(CheckpointedReport(cut=stop.at))))
+
+
+@pytest.mark.parametrize(
+    ("positions", "reason"),
+    [
+        ([("bids", 2, 9)], "does not read bids/2"),
+        ([("sales", 0, 9)], "does not read sales/0"),
+        ([("bids", 0, 2)], "went back in bids/0"),
+    ],
+)
+def test_positions_that_cannot_be_true_are_refused(
+    positions: list[tuple[str, int, int]], reason: str
+) -> None:
+    world = running()
+    world.answering = False
+    world.send(StopRequested())
+    cut = world.commands()[0].at
+    for peer in (0, 1):
+        world.send(Report(peer, plain(CheckpointedReport(cut=cut))))
+    with pytest.raises(ProtocolViolation, match=reason):
+        world.send(Report(2, plain(CheckpointedReport(cut=cut, positions=positions))))
+
+
+def test_a_checkpoint_with_bins_on_the_way_is_refused() -> None:
+    world = running()
+    world.answering = False
+    world.request(request())
+    world.pass_time(1_000_000)
+    world.send(StopRequested())
+    cut = world.commands()[-1].at
+    for peer in (0, 1):
+        world.send(Report(peer, plain(CheckpointedReport(cut=cut))))
+    with pytest.raises(ProtocolViolation, match="still on the way"):
+        world.send(Report(2, plain(CheckpointedReport(cut=cut))))
+
+
+# Going on ---------------------------------------------------------------------------------------
+
+
+def test_the_next_run_goes_on_from_the_manifest() -> None:
+    first = stopped()
+    (manifest,) = first.manifests
+    world = ControllerWorld(
+        dataclasses.replace(JOB, gateways=2, workers=3),
+        start=first.now + SECOND,
+        log=first.log,
+        manifest=manifest,
+        answered=first.newest(),
+    )
+    world.begin()
+    generation = world.reader.generation
+    assert generation is not None
+    assert generation.generation == 2
+    assert generation.first_epoch > manifest.cut
+    assert generation.bin_owners == manifest.bin_owners
+    assert generation.positions == manifest.positions
+    assert generation.manifest == manifest.name
+    assert generation.partition_owners == {"auctions": [0], "bids": [1, 0]}
+    rejected, again = world.request(request())
+    assert (rejected.state, again.state) == (RequestState.REJECTED, RequestState.COMPLETED)
+
+
+def test_the_next_run_may_know_of_the_log_only_what_follows_the_manifest() -> None:
+    first = stopped()
+    (manifest,) = first.manifests
+    world = ControllerWorld(start=manifest.cut - 5, manifest=manifest)
+    world.begin()
+    generation = world.reader.generation
+    assert generation is not None
+    assert (generation.generation, generation.first_epoch) == (2, manifest.cut + 1)
+
+
+def test_after_a_crash_epochs_begin_above_everything_promised_and_plans_are_aborted() -> None:
+    first = running()
+    first.request(request(at=START + 2 * SECOND))
+    first.pass_time(SECOND)
+    world = ControllerWorld(start=first.now, log=first.log, answered=first.newest())
+    world.begin()
+    generation = world.reader.generation
+    assert generation is not None
+    assert generation.first_epoch == first.reader.earliest_command
+    assert world.newest()["r"].state is RequestState.ABORTED
+    assert world.newest()["r"].reason == "the job ended before the plan was completed"
+
+
+def test_new_partitions_of_a_topic_are_read_from_their_start() -> None:
+    (manifest,) = stopped().manifests
+    job = dataclasses.replace(JOB, start={"bids": [3, 5, 7], "auctions": [0]})
+    world = ControllerWorld(job, start=manifest.clock, manifest=manifest)
+    world.begin()
+    generation = world.reader.generation
+    assert generation is not None
+    assert generation.positions == {"bids": [13, 15, 7], "auctions": [10]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "reason"),
+    [
+        (
+            {"bins": 16},
+            FormatMismatch,
+            "has 8 bins and the job 16; their number is fixed for the life of the state: start "
+            "with --bins 8",
+        ),
+        (
+            {"workers": 1},
+            UsageError,
+            "has 6 bins on workers that the job does not have; start with --workers 2, publish a "
+            "request of kind 'rescale' with workers 1, stop when it has completed, and start again",
+        ),
+        (
+            {"start": {"sales": [0]}},
+            FormatMismatch,
+            "was made reading auctions, bids, the flow reads sales; run a changed flow under "
+            "another --app",
+        ),
+        (
+            {"start": {"bids": [3], "auctions": [0]}},
+            FormatMismatch,
+            "and has 1 now; run under another --app to begin anew",
+        ),
+    ],
+)
+def test_a_job_that_cannot_go_on_from_its_manifest_says_why_at_once(
+    fields: dict[str, object], error: type[MegaphoneError], reason: str
+) -> None:
+    (manifest,) = stopped().manifests
+    job = dataclasses.replace(JOB, **fields)  # type: ignore[arg-type]  # fields by name
+    world = ControllerWorld(job, start=manifest.clock, manifest=manifest)
+    world.send(Tick(manifest.clock))
+    assert world.failure is not None
+    assert world.failure.error is error
+    assert world.failure.reason.endswith(reason)
