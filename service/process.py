@@ -357,8 +357,10 @@ class MemberProcess:
                 next_log = now + _LOG_EVERY_NS
             if gateway and now >= next_tick:
                 full = self._read_sources(member)
+                # Rows on their way, or a cut that waits for this gateway's ticks: stay fine.
+                fine = member.busy
                 member.tick(now // _US)
-                next_tick = now if full else now + (tick_ns if member.busy else idle_ns)
+                next_tick = now if full else now + (tick_ns if fine else idle_ns)
             self._producer.poll()
             member.step()
             self._report(member)
