@@ -6,8 +6,8 @@ counts is entered in the worker's ledger and leaves the process in one batch aft
 peer ever sees half an action.
 
 Invariants
-  O1  To send at t on a port one holds a right to it: a message just pulled, whose path to that port
-      is declared, or a capability; both are asked for every send.
+  O1  To send at t on a port one holds a right to it: a message pulled in the same step, whose path
+      to that port is declared, or a capability; both are asked for every send.
   O2  A capability counts one pointstamp at its port and time from birth until `drop`.
   O3  Pulling a message takes its pointstamp away and returns its credit: whoever must wait for a
       frontier keeps a capability and the rows, never the message.
@@ -49,6 +49,18 @@ def payload_size(payload: Payload) -> int:
 
 class CapabilityError(Exception):
     """A right was used for what it does not allow; the text shows both times."""
+
+
+class Ledger(ChangeBatch):
+    """Changes of pointstamp counts since the last broadcast, and the number of the running step."""
+
+    __slots__ = ("turn",)
+
+    def __init__(self) -> None:
+        """Nothing has happened."""
+        super().__init__()
+        #: Rises by one after each operator's step; messages pulled before give no right (O1).
+        self.turn = 0
 
 
 class Pact(Enum):
@@ -99,71 +111,65 @@ class Message:
     payload: Payload
     size: int
     sender: int | None = None
+    #: Turn of the ledger in which it was pulled (O1).
+    turn: int = -1
 
 
 class Capability:
     """The right to send at its time, or later, on one output port (O2)."""
 
-    __slots__ = ("_ledger", "_location", "_time")
+    __slots__ = ("_ledger", "held", "location", "time")
 
-    def __init__(self, location: int, time: Timestamp, ledger: ChangeBatch) -> None:
+    def __init__(self, location: int, time: Timestamp, ledger: Ledger) -> None:
         """Count one pointstamp at (`location`, `time`) in the `ledger`."""
-        self._location = location
-        self._time: Timestamp | None = time
+        #: Location number of the output port.
+        self.location = location
+        #: The earliest time it allows; what it was when it was dropped.
+        self.time = time
+        #: Whether it was not dropped yet.
+        self.held = True
         self._ledger = ledger
         ledger.update(location, time, 1)
 
     @classmethod
-    def initial(cls, location: int, time: Timestamp, ledger: ChangeBatch) -> Capability:
+    def initial(cls, location: int, time: Timestamp, ledger: Ledger) -> Capability:
         """A capability that all peers counted when the dataflow began; nothing is entered."""
         capability = cls.__new__(cls)
-        capability._location = location
-        capability._time = time
+        capability.location = location
+        capability.time = time
+        capability.held = True
         capability._ledger = ledger
         return capability
-
-    @property
-    def location(self) -> int:
-        """Location number of the output port."""
-        return self._location
-
-    @property
-    def time(self) -> Timestamp:
-        """The earliest time it allows.
-
-        Raises:
-            CapabilityError: it was dropped.
-        """
-        if self._time is None:
-            raise CapabilityError(f"capability of location {self._location} was already dropped")
-        return self._time
-
-    @property
-    def held(self) -> bool:
-        """Whether it was not dropped yet."""
-        return self._time is not None
 
     def delayed(self, time: Timestamp) -> Capability:
         """Another capability for the same port at a later `time`."""
         self._check(time)
-        return Capability(self._location, time, self._ledger)
+        return Capability(self.location, time, self._ledger)
 
     def downgrade(self, time: Timestamp) -> None:
         """Give up all times that are not in advance of `time`."""
         self._check(time)
-        if time != self._time:
-            self._ledger.update(self._location, time, 1)
-            self._ledger.update(self._location, self.time, -1)
-            self._time = time
+        if time != self.time:
+            self._ledger.update(self.location, time, 1)
+            self._ledger.update(self.location, self.time, -1)
+            self.time = time
 
     def drop(self) -> None:
         """Give the right up; dropping twice is an error."""
-        self._ledger.update(self._location, self.time, -1)
-        self._time = None
+        self._check(self.time)
+        self._ledger.update(self.location, self.time, -1)
+        self.held = False
 
     def _check(self, time: Timestamp) -> None:
+        if not self.held:
+            raise CapabilityError(
+                f"a capability of location {self.location}, dropped at {self.time}, "
+                f"was used for {time}"
+            )
         if not less_equal(self.time, time):
-            raise CapabilityError(f"capability at {self._time} does not allow {time}")
+            raise CapabilityError(
+                f"a capability of location {self.location} at {self.time} does not allow {time}"
+            )
 
 
 class InputPort:
@@ -174,7 +180,7 @@ class InputPort:
     def __init__(
         self,
         location: int,
-        ledger: ChangeBatch,
+        ledger: Ledger,
         frontier_of: Callable[[int], Antichain],
         consumed: Callable[[int, int], None],
     ) -> None:
@@ -201,6 +207,7 @@ class InputPort:
         if not self.queue:
             return None
         message = self.queue.popleft()
+        message.turn = self._ledger.turn
         self.bytes -= message.size
         self._ledger.update(self.location, message.time, -1)
         if message.sender is not None:
@@ -219,7 +226,7 @@ class OutputPort:
         edges: Sequence[Edge],
         paths: dict[int, PathSummary],
         peer: int,
-        ledger: ChangeBatch,
+        ledger: Ledger,
         outlet: Outlet,
     ) -> None:
         """Bind to the worker; `paths` maps an input port's number to its declared summary."""
@@ -238,18 +245,19 @@ class OutputPort:
         """Turn a message just pulled from `input_port` into a capability of this output (O1).
 
         Raises:
-            CapabilityError: no path from that input to this output is declared.
+            CapabilityError: no path from that input to this output is declared, or the message was
+                pulled in an earlier step.
         """
         return Capability(self.location, self._arrival(input_port, message), self._ledger)
 
     def forward(
         self, input_port: int, message: Message, payload: Payload, peer: int | None = None
     ) -> None:
-        """Send a `payload` at the time a message just pulled has here (O1).
+        """Send a `payload` at the time a message of this step has here (O1); raises as `retain`.
 
         Args:
             input_port: where the message was pulled.
-            message: the message that gives the right.
+            message: the message that gives the right; pulled in this step.
             payload: what to send.
             peer: the target on routed edges; None on pipeline edges.
         """
@@ -262,7 +270,12 @@ class OutputPort:
     def _granted(self, right: Capability) -> Timestamp:
         if right.location != self.location:
             raise CapabilityError(
-                f"a capability of location {right.location} was used at location {self.location}"
+                f"a capability of location {right.location} at {right.time} was used "
+                f"at location {self.location}"
+            )
+        if not right.held:
+            raise CapabilityError(
+                f"a capability of location {self.location}, dropped at {right.time}, was used again"
             )
         return right.time
 
@@ -270,7 +283,13 @@ class OutputPort:
         path = self._paths.get(input_port)
         if path is None:
             raise CapabilityError(
-                f"input {input_port} has no declared path to the output at location {self.location}"
+                f"input {input_port} has no declared path to the output at location "
+                f"{self.location}; a message at {message.time} gives no right to it"
+            )
+        if message.turn != self._ledger.turn:
+            raise CapabilityError(
+                f"a message at {message.time} was pulled in step {message.turn} and used in step "
+                f"{self._ledger.turn}; keep a capability instead"
             )
         return path.results_in(message.time)
 

@@ -3,14 +3,16 @@
 Flow: transport -> [Worker] -> input ports -> Operator.step -> output ports -> transport, and the
 ledger of every step -> progress batch -> all peers -> tracker -> frontiers.
 
-The worker is pure but for its `Transport`: it reads no clock, opens nothing and never blocks, so the
-simulator runs a whole cluster of them in one thread.
+The worker is pure but for its `Transport`: it reads no clock, opens nothing and never blocks, so
+the simulator runs a whole cluster of them in one thread.
 
 Invariants
   W1  A progress batch holds whole operator steps, and this worker's own counts change only when its
       batch is broadcast: all peers see prefixes of the same sequence.
   W2  Progress, control and credit never wait for credit; data and state do, by class.
   W3  An input queue is bounded: remote messages by the sender's window, local ones by `has_room`.
+  W4  When `step` returns, either nothing can be done before something arrives from outside, or
+      `has_work` says that a bound ended the step.
 Source: DESIGN §5; Naiad (SOSP 2013) §3.3; reference "own contribution" accumulation rule.
 """
 
@@ -27,6 +29,7 @@ from service.dataflow.operator import (
     Capability,
     Edge,
     InputPort,
+    Ledger,
     Message,
     OperatorContext,
     OutputPort,
@@ -39,7 +42,6 @@ from service.dataflow.progress.broadcast import (
     decode_progress,
     encode_progress,
 )
-from service.dataflow.progress.change_batch import ChangeBatch
 from service.dataflow.progress.timestamp import Timestamp
 from service.dataflow.progress.tracker import Tracker
 from service.dataflow.transport.base import BodyPart, Received, Transport, length_of
@@ -91,7 +93,7 @@ class Worker:
         self._dataflow = dataflow
         self._transport = transport
         self._limits = limits or WorkerLimits()
-        self._ledger = ChangeBatch()
+        self._ledger = Ledger()
         topology = dataflow.freeze()
         self.tracker = Tracker(topology)
         self._sender = ProgressSender(topology)
@@ -113,8 +115,8 @@ class Worker:
         self._inputs: dict[tuple[int, int], InputPort] = {}
         self._contexts: list[OperatorContext] = []
         self._active: set[int] = set()
-        #: Operators that were refused room on an output (see `has_room`).
-        self._waiting: set[int] = set()
+        #: Channels that were refused room (see `has_room`).
+        self._refused: set[int] = set()
         #: Operators woken by a location's frontier.
         self._watchers: dict[int, list[int]] = {}
         #: Peers whose held store is over its budget; gateways do not read while any is.
@@ -124,20 +126,34 @@ class Worker:
         self.progress_bytes_sent = 0
         for number in range(len(dataflow.operators)):
             self._contexts.append(self._build(number, start))
+        #: By channel: the input it leads to here, and the windows a message on it may need.
+        self._targets = [self._inputs[edge.target] for edge in dataflow.edges]
+        self._needed = [
+            [] if edge.pact is Pact.PIPELINE else [self._windows[o, edge.credit] for o in others]
+            for edge in dataflow.edges
+        ]
         for operator, context in zip(dataflow.operators, self._contexts, strict=True):
             operator.logic.open(context)
         self._active.update(range(len(dataflow.operators)))
         self._propagate()
 
     def step(self) -> None:
-        """Receive, run what is active, and broadcast what it did. Never blocks."""
+        """Receive, run what is active, and broadcast what it did (W4). Never blocks."""
         self._receive()
-        for _ in range(_ROUNDS_MAX):
-            self._wake_waiting()
-            if not self._run():
-                break
-            self._flush()
+        # What ticks and receipts did since the last step may move frontiers that wake operators.
         self._flush()
+        for _ in range(_ROUNDS_MAX):
+            if self._refused:
+                self._wake_refused()
+            if not self._active:
+                return
+            self._run()
+            self._flush()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether another step would do something although nothing arrives (W4)."""
+        return bool(self._active)
 
     @property
     def complete(self) -> bool:
@@ -153,9 +169,7 @@ class Worker:
         (self.pressed.add if on else self.pressed.discard)(self.peer)
         for other in range(self.peers):
             if other != self.peer:
-                self._transport.send(
-                    other, FrameKind.PRESSURE, 0, (), flags=FLAG_ON if on else 0
-                )
+                self._transport.send(other, FrameKind.PRESSURE, 0, (), flags=FLAG_ON if on else 0)
 
     def queued_bytes(self) -> int:
         """Bytes waiting in input ports of this process."""
@@ -186,17 +200,10 @@ class Worker:
 
     def has_room(self, edge: Edge) -> bool:
         """Whether every target of the edge may take one more message (W3)."""
-        room = self._inputs[edge.target].bytes < self._limits.local_queue and (
-            edge.pact is Pact.PIPELINE
-            or all(
-                window.can_send()
-                for (_, kind), window in self._windows.items()
-                if kind is edge.credit
-            )
-        )
-        if not room:
-            self._waiting.add(edge.source[0])
-        return room
+        if self._room(edge.channel):
+            return True
+        self._refused.add(edge.channel)
+        return False
 
     # Inside a step ------------------------------------------------------------------------------
 
@@ -297,22 +304,28 @@ class Worker:
         self._inputs[edge.target].push(Message(received.time, payload, charge, received.sender))
         self._active.add(edge.target[0])
 
-    def _run(self) -> bool:
-        """Step every active operator once, in the order data flows; whether any was."""
-        if not self._active:
-            return False
+    def _run(self) -> None:
+        """Step every active operator once, in the order data flows."""
         active = sorted(self._active)
         self._active.clear()
         for number in active:
             self._dataflow.operators[number].logic.step()
+            self._ledger.turn += 1
+
+    def _room(self, channel: int) -> bool:
+        if self._targets[channel].bytes >= self._limits.local_queue:
+            return False
+        # A loop, as a generator costs more than the windows of a small job.
+        for window in self._needed[channel]:  # noqa: SIM110  (see above)
+            if not window.can_send():
+                return False
         return True
 
-    def _wake_waiting(self) -> None:
-        """Activate operators that were refused room and have it now."""
-        waiting, self._waiting = self._waiting, set()
-        for number in waiting:
-            if all(port.ready() for port in self._contexts[number].outputs):
-                self._active.add(number)
+    def _wake_refused(self) -> None:
+        """Activate operators that were refused room on a channel that has it now."""
+        for channel in [channel for channel in self._refused if self._room(channel)]:
+            self._refused.discard(channel)
+            self._active.add(self._dataflow.edges[channel].source[0])
 
     def _flush(self) -> None:
         """Broadcast the ledger when the accumulation rule says so (W1)."""
