@@ -25,6 +25,7 @@ from service.statestore import _signatures as kinds
 from service.statestore._layout import (
     FIRST_COLUMN,
     KEY,
+    NO_REGION,
     NOTHING,
     ORDER_BITS,
     ORDER_MASK,
@@ -80,7 +81,7 @@ def _enlarge(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
         return False
     old, new = arena.regions[bin_id], start << ORDER_BITS | order
     arena.regions[bin_id] = new
-    if old == NOTHING:
+    if old == NO_REGION:
         return True
     start = old >> ORDER_BITS
     for source in range(start, start + (1 << (old & ORDER_MASK))):
@@ -98,23 +99,16 @@ def _enlarge(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _insert(arena: Arena, bin_id: int, key: int, hashed: np.uint64, slots: Int64s) -> int:
-    """Slot for a key that the bin does not have: key written, stamp and columns not.
+def _double(arena: Arena, bin_id: int, slots: Int64s) -> bool:
+    """Give the bin a region twice as large, or its first one; False if none is left."""
+    order = (arena.regions[bin_id] & ORDER_MASK) + 1
+    return _enlarge(arena, bin_id, max(order, SMALLEST), slots)
 
-    Returns:
-        The slot, or NOTHING if the address space is used up.
-    """
-    cells, regions, rows = arena.cells, arena.regions, arena.rows
-    region = regions[bin_id]
-    order = SMALLEST - 1 if region == NOTHING else region & ORDER_MASK
-    # Without a region the limit is below zero rows, so that a first one is made.
-    limit = -1 if region == NOTHING else (arena.loads[bin_id] << order) >> LOAD_SHIFT
-    if rows[bin_id] >= limit and not _enlarge(arena, bin_id, order + 1, slots):
-        return NOTHING
-    slot = ~_find(cells, regions[bin_id], key, hashed)
-    cells[slot, KEY] = key
-    rows[bin_id] += 1
-    return int(slot)
+
+@njit(inline="always")
+def _is_full(rows: int, load: int, region: int) -> bool:
+    """Whether the bin must grow before it takes another row (K2); true of NO_REGION."""
+    return rows >= (load << (region & ORDER_MASK)) >> LOAD_SHIFT
 
 
 @njit(inline="always")
@@ -122,9 +116,8 @@ def _ask_for(cells: Int64s, regions: Int64s, bin_bits: int, key: int) -> None:
     """Prefetch the slot where probing for the key starts."""
     hashed = mix64(np.uint64(key))
     region = regions[_bin_of(hashed, bin_bits)]
-    if region != NOTHING:
-        mask = (1 << (region & ORDER_MASK)) - 1
-        prefetch(cells, (region >> ORDER_BITS) + (np.int64(hashed) & mask))
+    mask = (1 << (region & ORDER_MASK)) - 1
+    prefetch(cells, (region >> ORDER_BITS) + (np.int64(hashed) & mask))
 
 
 @njit(kinds.TOUCH, cache=True, nogil=True)
@@ -147,12 +140,8 @@ def touch(
         How many distinct keys were touched, and whether those are all (False: no address space).
     """
     # Arrays are taken out of the tuple once: each access to its fields counts a reference.
-    cells, regions, initial, slots = (
-        arena.cells,
-        arena.regions,
-        arena.initial,
-        touched[TOUCHED_SLOTS],
-    )
+    cells, regions, rows = arena.cells, arena.regions, arena.rows
+    loads, initial, slots = arena.loads, arena.initial, touched[TOUCHED_SLOTS]
     count = 0
     for row in range(keys.shape[0]):
         if row + AHEAD < keys.shape[0]:
@@ -160,17 +149,20 @@ def touch(
         key = keys[row]
         hashed = mix64(np.uint64(key))
         bin_id = _bin_of(hashed, bin_bits)
-        region = regions[bin_id]
-        slot = NOTHING if region == NOTHING else _find(cells, region, key, hashed)
+        slot = _find(cells, regions[bin_id], key, hashed)
         if slot >= 0:
             stamp = cells[slot, STAMP]
             if stamp < 0:
                 positions[row] = -stamp - 1
                 continue
         else:
-            slot = _insert(arena, bin_id, key, hashed, slots)
-            if slot == NOTHING:
-                return count, False
+            if _is_full(rows[bin_id], loads[bin_id], regions[bin_id]):
+                if not _double(arena, bin_id, slots):
+                    return count, False
+                slot = _find(cells, regions[bin_id], key, hashed)
+            slot = ~slot
+            rows[bin_id] += 1
+            cells[slot, KEY] = key
             for column in range(initial.shape[0]):
                 cells[slot, FIRST_COLUMN + column] = initial[column]
             # Version 0: present, never marked as changed.
@@ -216,9 +208,7 @@ def lookup(arena: Arena, bin_bits: int, keys: Int64s, slots: Int64s) -> None:
             _ask_for(cells, regions, bin_bits, keys[row + AHEAD])
         hashed = mix64(np.uint64(keys[row]))
         region = regions[_bin_of(hashed, bin_bits)]
-        slots[row] = NOTHING
-        if region != NOTHING:
-            slots[row] = max(_find(cells, region, keys[row], hashed), NOTHING)
+        slots[row] = max(_find(cells, region, keys[row], hashed), NOTHING)
 
 
 @njit(kinds.MARK, cache=True, nogil=True)
@@ -247,8 +237,6 @@ def extract(arena: Arena, bin_ids: Int64s, since: int, out: Int64s) -> int:
     count = 0
     for bin_id in bin_ids:
         region = arena.regions[bin_id]
-        if region == NOTHING:
-            continue
         start = region >> ORDER_BITS
         for slot in range(start, start + (1 << (region & ORDER_MASK))):
             if cells[slot, STAMP] >= least:
@@ -271,27 +259,29 @@ def append(arena: Arena, bin_bits: int, incoming: Int64s) -> tuple[int, bool]:
         How many were inserted, and whether the reason to stop early was a key already there
         (otherwise, if not all: no address space).
     """
-    cells, regions = arena.cells, arena.regions
+    cells, regions, rows, loads = arena.cells, arena.regions, arena.rows, arena.loads
     no_slots = np.empty(0, dtype=np.int64)
     for row in range(incoming.shape[1]):
         key = incoming[KEY, row]
         hashed = mix64(np.uint64(key))
         bin_id = _bin_of(hashed, bin_bits)
-        region = regions[bin_id]
-        if region != NOTHING and _find(cells, region, key, hashed) >= 0:
+        slot = _find(cells, regions[bin_id], key, hashed)
+        if slot >= 0:
             return row, True
-        slot = _insert(arena, bin_id, key, hashed, no_slots)
-        if slot == NOTHING:
-            return row, False
+        if _is_full(rows[bin_id], loads[bin_id], regions[bin_id]):
+            if not _double(arena, bin_id, no_slots):
+                return row, False
+            slot = _find(cells, regions[bin_id], key, hashed)
+        rows[bin_id] += 1
         for cell in range(incoming.shape[0]):
-            cells[slot, cell] = incoming[cell, row]
+            cells[~slot, cell] = incoming[cell, row]
     return incoming.shape[1], False
 
 
 @njit(kinds.RESERVE, cache=True, nogil=True)
 def reserve(arena: Arena, bin_id: int, expected: int) -> bool:
-    """Give a bin without a region one that holds `expected` rows; False if none is left."""
+    """Give a bin without a region one that holds `expected` > 0 rows; False if none is left."""
     order = SMALLEST
-    while (arena.loads[bin_id] << order) >> LOAD_SHIFT < expected:
+    while _is_full(expected - 1, arena.loads[bin_id], order):
         order += 1
     return _enlarge(arena, bin_id, order, np.empty(0, dtype=np.int64))

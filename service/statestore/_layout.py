@@ -28,9 +28,12 @@ CAPACITY = 2
 IN_USE = 3
 HEADS = 4
 
-#: A bin's region packed into one number: start << ORDER_BITS | order; NOTHING for none.
+#: A bin's region packed into one number: start << ORDER_BITS | order.
 ORDER_BITS = 6
 ORDER_MASK = (1 << ORDER_BITS) - 1
+#: What a bin without rows has: slot 0 alone, which is always empty, so that looking for a key needs
+#: no special case. The allocator never hands out the first 2**SMALLEST slots.
+NO_REGION = 0
 
 Int64s = NDArray[np.int64]
 

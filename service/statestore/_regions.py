@@ -7,9 +7,10 @@ length. A released region merges with its free buddy, so that the small regions 
 behind when they double become the large ones that other bins double into.
 
 Invariants
-  R1  Regions in use, free regions and the untouched end [top, capacity) partition the slot space.
+  R1  The first 2**SMALLEST slots, which stay empty (NO_REGION), regions in use, free regions, and
+      the end [top, capacity) partition the slot space.
   R2  No two free buddies exist; a free region that ends at `top` is given back to the end.
-  R3  Slots at or above `high_water` have never been written: their cells are zero. The slots of a
+  R3  Slots at or above `high_water` have never been written: their cells are zero. Slots of a
       region that `allocate` returns are all empty (stamp zero).
   R4  A free region's first slot holds the links of its free list in its first two cells;
       `markers[start >> SMALLEST]` holds order + 1, and 0 for every start that is no free region.
@@ -44,7 +45,8 @@ from service.statestore._layout import (
 def new_space(capacity: int) -> Int64s:
     """Registers of an allocator over `capacity` slots, none of them in use."""
     space = np.full(HEADS + ORDERS, NOTHING, dtype=np.int64)
-    space[TOP] = space[HIGH_WATER] = space[IN_USE] = 0
+    space[TOP] = space[HIGH_WATER] = 1 << SMALLEST
+    space[IN_USE] = 0
     space[CAPACITY] = capacity
     return space
 

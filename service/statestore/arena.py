@@ -96,7 +96,7 @@ class KeyedTable:
             cells=cells.reshape(capacity, self._width),
             markers=np.frombuffer(markers, dtype=np.int8),
             space=_regions.new_space(capacity),
-            regions=np.full(self.bins, _layout.NOTHING, dtype=np.int64),
+            regions=np.zeros(self.bins, dtype=np.int64),
             rows=np.zeros(self.bins, dtype=np.int64),
             loads=_load_thresholds(self.bins),
             initial=np.array([spec.initial_bits for spec in self.columns], dtype=np.int64),
@@ -123,7 +123,7 @@ class KeyedTable:
     def bin_nbytes(self, bin_id: int) -> int:
         """Bytes of the bin's region."""
         region = int(self._arena.regions[bin_id])
-        if region == _layout.NOTHING:
+        if region == _layout.NO_REGION:
             return 0
         return (8 * self._width) << (region & _layout.ORDER_MASK)
 
@@ -220,14 +220,14 @@ class KeyedTable:
     def delete(self, bin_id: int) -> None:
         """Forget all rows of the bin; its memory serves other bins from now on."""
         region = int(self._arena.regions[bin_id])
-        if region != _layout.NOTHING:
+        if region != _layout.NO_REGION:
             _regions.release(self._arena, region)
-        self._arena.regions[bin_id] = _layout.NOTHING
+        self._arena.regions[bin_id] = _layout.NO_REGION
         self._arena.rows[bin_id] = 0
 
     def clear(self) -> None:
         """Delete every bin."""
-        for bin_id in np.flatnonzero(self._arena.regions != _layout.NOTHING):
+        for bin_id in np.flatnonzero(self._arena.regions != _layout.NO_REGION):
             self.delete(int(bin_id))
 
     def install(self, bin_id: int, rows: Rows) -> None:
@@ -247,7 +247,7 @@ class KeyedTable:
             )
         arena = self._arena
         region, count = int(arena.regions[bin_id]), int(arena.rows[bin_id])
-        arena.regions[bin_id], arena.rows[bin_id] = _layout.NOTHING, 0
+        arena.regions[bin_id], arena.rows[bin_id] = _layout.NO_REGION, 0
         try:
             if len(rows):
                 self._require_space(_kernels.reserve(arena, bin_id, len(rows)))
@@ -256,7 +256,7 @@ class KeyedTable:
             self.delete(bin_id)
             arena.regions[bin_id], arena.rows[bin_id] = region, count
             raise
-        if region != _layout.NOTHING:
+        if region != _layout.NO_REGION:
             _regions.release(arena, region)
 
     def append(self, rows: Rows) -> None:
