@@ -33,6 +33,7 @@ from service.migration.records import (
     Stop,
 )
 from service.migration.reports import CheckpointedReport, DrainedReport, MovedReport, plain
+from service.migration.status_book import IDS_MAX, StatusBook
 from tests.unit.migration.controller_world import JOB, START, ControllerWorld, member
 
 SECOND = 1_000_000
@@ -351,6 +352,14 @@ def test_a_taken_id_is_rejected_and_its_true_status_follows(fields: dict[str, ob
     if fields.get("strategy") is None:
         assert rejected.reason == "id 'r' is taken by an earlier request, which is completed"
     assert len(world.commands()) == 2
+
+
+def test_the_oldest_ids_are_forgotten_so_that_memory_stays_bounded() -> None:
+    book = StatusBook()
+    for number in range(IDS_MAX + 1):
+        book.note(StatusRecord(id=str(number), state=RequestState.COMPLETED, at=1))
+    assert book.get("0") is None
+    assert book.get("1") is not None
 
 
 def test_the_id_of_a_rejected_request_is_free_again() -> None:

@@ -156,6 +156,7 @@ def test_the_controllers_clock_is_monotonic_from_its_start_whatever_the_wall_say
 
 def test_a_gateway_does_not_tick_before_it_has_read_a_clock() -> None:
     assert TickClock(10).next(1, HORIZON_END) is None
+    assert TickClock(10).now_us(1) == 0
 
 
 def test_a_gateway_ticks_at_its_clock_and_strictly_upwards_when_that_steps_back() -> None:

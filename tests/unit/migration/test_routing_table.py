@@ -24,6 +24,7 @@ def test_an_epoch_before_the_cut_has_the_old_owner_and_the_cut_itself_the_new_on
     assert table.owners_at(99).tolist() == [0, 0, 1, 1]
     assert table.owners_at(100).tolist() == [1, 0, 1, 0]
     assert table.latest.tolist() == [1, 0, 1, 0]
+    assert table.bins == 4
 
 
 def test_one_interval_answers_with_one_array_that_nobody_can_change() -> None:
