@@ -243,7 +243,9 @@ def _array(
         return pa.Array.from_buffers(arrow_type(of), rows, [valid, offsets, text])
     values = filled["value"]
     if kind is Kind.FLOAT:
-        values = values.view(np.float32).astype(np.float64)
+        # A signalling NaN is a value like any other here; numpy would warn.
+        with np.errstate(invalid="ignore"):
+            values = values.view(np.float32).astype(np.float64)
     if kind is Kind.ENUM:
         places = pa.Array.from_buffers(pa.int32(), rows, [valid, pa.py_buffer(values)])
         return pa.DictionaryArray.from_arrays(places, list(of.present.symbols)).cast(pa.string())

@@ -229,16 +229,25 @@ def _converted(field: AvroField, column: Column) -> pa.Array:
     of = field.type.present
     try:
         array = column if isinstance(column, pa.Array) else pa.array(column)
-        array = array.cast(_arrow_type(of))
+        given, array = array, array.cast(_arrow_type(of))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise DataError(f"column {field.name} does not fit Avro {of.kind}: {error}") from error
     if of.kind is Kind.ENUM:
         return _enum_places(field, array)
+    if of.kind is Kind.FLOAT and _infinite(array) != _infinite(given):
+        raise DataError(f"column {field.name} does not fit Avro float: a value is too large")
     if of.kind is Kind.FIXED:
         sizes = pc.min_max(pc.binary_length(array)).as_py()
         if any(size not in (None, of.size) for size in sizes.values()):
             raise DataError(f"column {field.name}: every value must have {of.size} bytes")
     return array
+
+
+def _infinite(array: pa.Array) -> int:
+    """How many values are infinite; integers never are."""
+    if not pa.types.is_floating(array.type):
+        return 0
+    return int(pc.sum(pc.is_inf(array), min_count=0).as_py())
 
 
 def _enum_places(field: AvroField, array: pa.Array) -> pa.Array:

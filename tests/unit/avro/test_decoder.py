@@ -117,6 +117,13 @@ def test_text_that_is_not_wanted_is_not_checked_for_utf8():
     assert codes.tolist() == [RowError.OK]
 
 
+def test_a_signalling_nan_is_read_without_a_warning():
+    columns, codes = _decode([_with(7, b"\x01\x00\x80\x7f"), _with(7, b"\x00\x00\x80\xff")])
+    assert not codes.any()
+    assert np.isnan(columns["f7"][0].as_py())
+    assert columns["f7"][1].as_py() == -np.inf
+
+
 def test_two_bad_rows_whose_lengths_cancel_leave_the_rows_between_alone():
     """One byte too few, then one too many: joined, the payloads have the right length in total."""
     good = b"".join(_GOOD)

@@ -55,6 +55,13 @@ def test_columns_that_are_neither_contiguous_nor_aligned_are_taken():
     assert encoder.encode({"f0": crooked})[0].tobytes() == expected
 
 
+def test_infinities_and_nan_are_floats():
+    data, _ = _encoder("float").encode({"f0": np.array([np.inf, -np.inf, np.nan, 0.1])})
+    read = np.frombuffer(data.tobytes(), "<f4")
+    assert np.isnan(read[2])
+    assert read[[0, 1, 3]].tolist() == [np.inf, -np.inf, float(np.float32(0.1))]
+
+
 def test_dictionary_and_large_string_columns_are_taken():
     encoder = _encoder("string")
     plain = encoder.encode({"f0": pa.array(["a", "b", "a"])})[0].tobytes()
@@ -71,6 +78,7 @@ def test_dictionary_and_large_string_columns_are_taken():
         ("long", np.array([2**63], np.uint64), "does not fit"),
         ("long", np.array([1.5]), "does not fit"),
         ("long", pa.array(["x"]), "does not fit"),
+        ("float", np.array([1e300]), "too large"),
         ("string", pa.array([b"\xff"]), "does not fit"),
         (_ENUM, pa.array(["A", "C"]), "none of: A, B"),
         (_FIXED, pa.array([b"ab", b"abc"]), "must have 2 bytes"),
