@@ -121,9 +121,8 @@ class _Writer:
 
 
 def _row_bodies(rows: Rows, metadata: Mapping[str, str]) -> Iterator[bytes | pa.Buffer]:
-    fields = [pa.field("key", pa.int64(), nullable=False)]
-    fields.append(pa.field("version", pa.int64(), nullable=False))
-    for name, values in rows.columns.items():
+    fields = []
+    for name, values in {"key": rows.keys, "version": rows.versions, **rows.columns}.items():
         fields.append(pa.field(name, _ARROW_TYPES[str(values.dtype)], nullable=False))
     schema = pa.schema(fields, metadata=dict(metadata) or None)
     arrays = [pa.array(a) for a in (rows.keys, rows.versions, *rows.columns.values())]
@@ -189,13 +188,13 @@ class BinAssembler:
             self._section <= section <= _SECTION_END and (number > 0 or section == _SECTION_ROWS),
             f"chunk {number} is of section {section}, after section {self._section}",
         )
-        match section:
-            case 1:
-                self._feed_rows(body)
-            case 2:
-                self._timers += pa.ipc.read_record_batch(body, _TIMERS).column(0).to_pylist()
-            case _:
-                self._feed_end(number, body)
+        try:
+            self._feed_body(section, number, body)
+        except (pa.ArrowException, OSError) as error:
+            raise StateCorrupt(
+                f"state of bin {self.bin}: the body of chunk {number} is not what its section says "
+                f"({error}); nothing was installed"
+            ) from error
         self.cut = cut
         self._section = section
         self._number += 1
@@ -247,11 +246,22 @@ class BinAssembler:
         self._require(found_bin == self.bin, f"chunk {number} is of bin {found_bin}")
         return section, number, cut, content[_HEADER.size :]
 
+    def _feed_body(self, section: int, number: int, body: memoryview) -> None:
+        if section == _SECTION_ROWS:
+            self._feed_rows(body)
+        elif section == _SECTION_TIMERS:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(body), _TIMERS)
+            self._timers += batch.column(0).to_pylist()
+        else:
+            self._feed_end(number, body)
+
     def _feed_rows(self, body: memoryview) -> None:
         if self._schema is None:
             reader = pa.ipc.open_stream(pa.py_buffer(body))
             schema, batch = reader.schema, reader.read_next_batch()
-            self._require(schema.names[:2] == ["key", "version"], "the schema is not of state rows")
+            expected = [("key", pa.int64()), ("version", pa.int64())]
+            found = [(field.name, field.type) for field in schema][:2]
+            self._require(found == expected, "the schema is not of state rows")
             self._schema = schema
         else:
             batch = pa.ipc.read_record_batch(pa.py_buffer(body), self._schema)

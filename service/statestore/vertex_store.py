@@ -79,10 +79,12 @@ class VertexStore:
         if assembler.bin != bin_id:
             raise StateCorrupt(f"state of bin {assembler.bin} came for bin {bin_id}")
         expected = {"vertex": self.vertex, "bins": str(self.bins), "since": "0"}
-        for name, value in assembler.metadata.items():
-            if expected.get(name, value) != value:
+        found = assembler.metadata
+        for name, value in expected.items():
+            if found.get(name) != value:
                 raise FormatMismatch(
-                    f"state of bin {bin_id} has {name} {value}, {expected[name]} is needed"
+                    f"state of bin {bin_id} has {name} {found.get(name, 'unnamed')}, "
+                    f"{value} is needed"
                 )
         self.table.install(bin_id, assembler.rows())
         self.set_timers(bin_id, assembler.timers())

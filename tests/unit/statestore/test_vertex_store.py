@@ -1,0 +1,161 @@
+"""A vertex's store: what a move takes along, and what it refuses to take in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.errors import FormatMismatch, StateCorrupt, StateError
+from service.statestore.aggregate import AggregateProgram, Count, Max, Sum
+from service.statestore.chunk import encode_bin
+from service.statestore.vertex_store import VertexStore
+
+KEYS = np.arange(200, dtype=np.int64)
+
+
+def program(**outputs):
+    outputs = outputs or {"n": Count(), "top": Max("v")}
+    return AggregateProgram("k", outputs, {"v": "int64"})
+
+
+def store(vertex="stats", bin_bits=2, filled=True, **outputs):
+    made = VertexStore(vertex, program(**outputs), bin_bits)
+    if filled:
+        made.apply(KEYS, {"v": KEYS * 7}, 3)
+    return made
+
+
+def moved(source, target, bin_id, **options):
+    assembler = target.assembler(bin_id)
+    for chunk in source.extract(bin_id, **options):
+        assembler.feed(chunk)
+    target.install(bin_id, assembler)
+    return assembler
+
+
+def content(vertex_store, bin_id):
+    rows = vertex_store.table.extract(bin_id)
+    order = np.argsort(rows.keys)
+    columns = {name: values[order].tolist() for name, values in rows.columns.items()}
+    return rows.keys[order].tolist(), rows.versions[order].tolist(), columns
+
+
+def test_a_bin_moves_with_rows_versions_and_timers():
+    source, target = store(), store(filled=False)
+    source.set_timers(1, [b"one", b"two"])
+    assembler = moved(source, target, 1, cut=9)
+    assert assembler.cut == 9
+    assert content(target, 1) == content(source, 1)
+    assert target.timers(1) == (b"one", b"two")
+    assert target.rows(1) == source.rows(1) > 0
+    assert target.rows(0) == 0
+
+
+def test_a_bin_that_moved_goes_on_where_it_was():
+    source, target = store(), store(filled=False)
+    for bin_id in range(4):
+        moved(source, target, bin_id)
+        source.delete(bin_id)
+    keys, outputs = target.apply(np.array([5, 5]), {"v": np.array([1, 2])}, 4)
+    assert keys.tolist() == [5]
+    assert {name: column.tolist() for name, column in outputs.items()} == {"n": [3], "top": [35]}
+    assert source.table.row_count == 0
+
+
+def test_installing_deletes_what_an_older_copy_of_the_bin_left():
+    source, target = store(filled=False), store()
+    target.set_timers(1, [b"old"])
+    moved(source, target, 1)
+    assert target.rows(1) == 0
+    assert target.timers(1) == ()
+    assert target.rows(0) > 0
+
+
+def test_extraction_sees_no_change_after_the_call():
+    source, target = store(), store(filled=False)
+    before = content(source, 1)
+    chunks = source.extract(1)
+    source.apply(KEYS, {"v": KEYS * 100}, 4)
+    source.delete(1)
+    assembler = target.assembler(1)
+    for chunk in chunks:
+        assembler.feed(chunk)
+    target.install(1, assembler)
+    assert content(target, 1) == before
+
+
+def test_changes_since_an_epoch_are_extracted_but_not_installed_as_a_whole_bin():
+    source = store()
+    changed, _, _ = content(source, 1)
+    source.apply(np.array(changed[:2]), {"v": np.array([1, 1])}, 8)
+    target = store()
+    assembler = target.assembler(1)
+    for chunk in source.extract(1, since=3):
+        assembler.feed(chunk)
+    assert sorted(assembler.rows().keys.tolist()) == changed[:2]
+    with pytest.raises(FormatMismatch, match="since 3, 0 is needed"):
+        target.install(1, assembler)
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (store(vertex="other"), "vertex other, stats is needed"),
+        (store(bin_bits=3), "bins 8, 4 is needed"),
+        (store(n=Count(), total=Sum("v")), r"\(n: int64, total: int64\)"),
+    ],
+)
+def test_state_of_another_job_is_refused_and_the_bin_stays(other, reason):
+    target = store()
+    before = content(target, 1)
+    with pytest.raises(FormatMismatch, match=reason):
+        moved(other, target, 1)
+    assert content(target, 1) == before
+
+
+def test_an_incomplete_snapshot_is_not_installed():
+    source, target = store(), store()
+    assembler = target.assembler(1)
+    assembler.feed(next(source.extract(1)))
+    with pytest.raises(StateError, match="not complete"):
+        target.install(1, assembler)
+    assert content(target, 1) == content(source, 1)
+
+
+def test_a_snapshot_of_another_bin_is_not_installed():
+    source, target = store(), store()
+    assembler = target.assembler(2)
+    for chunk in source.extract(2):
+        assembler.feed(chunk)
+    with pytest.raises(StateCorrupt, match="bin 2 came for bin 1"):
+        target.install(1, assembler)
+
+
+def test_a_snapshot_that_does_not_say_whose_it_is_is_not_installed():
+    source, target = store(), store(filled=False)
+    assembler = target.assembler(1)
+    for chunk in encode_bin(1, 0, source.table.extract(1)):
+        assembler.feed(chunk)
+    with pytest.raises(FormatMismatch, match="vertex unnamed, stats is needed"):
+        target.install(1, assembler)
+
+
+def test_rows_of_another_bin_under_a_right_header_are_not_installed():
+    source, target = store(), store(filled=False)
+    metadata = {"vertex": "stats", "bins": "4", "since": "0"}
+    assembler = target.assembler(1)
+    for chunk in encode_bin(1, 0, source.table.extract(2), metadata=metadata):
+        assembler.feed(chunk)
+    with pytest.raises(StateCorrupt, match="of another bin of 4"):
+        target.install(1, assembler)
+    assert target.table.row_count == 0
+
+
+def test_bytes_of_a_bin_count_rows_and_timers():
+    made = store()
+    before = made.nbytes(1)
+    assert before >= made.rows(1) * 8 * 4
+    made.set_timers(1, [b"12345"])
+    assert made.nbytes(1) == before + 5
+    made.clear()
+    assert made.nbytes(1) == 0
