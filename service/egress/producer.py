@@ -42,8 +42,14 @@ _QUEUE_KB = 1 << 20
 
 
 @njit(cache=True, nogil=True)
-def _murmur2_partitions(keys: NDArray[np.int64], partitions: int, out: NDArray[np.int32]) -> None:
-    """Partition of 8-byte big-endian keys, as Kafka's default partitioner computes it."""
+def _murmur2_partitions(
+    keys: NDArray[np.int64], out: NDArray[np.int32], last: NDArray[np.int64]
+) -> None:
+    """Partition of 8-byte big-endian keys, as Kafka's default partitioner computes it.
+
+    `last` gets the last row of each partition, so its length is the number of partitions.
+    """
+    partitions = np.uint32(last.shape[0])
     multiplier = np.uint32(0x5BD1E995)
     for row in range(keys.shape[0]):
         value = np.uint64(keys[row])
@@ -64,14 +70,22 @@ def _murmur2_partitions(keys: NDArray[np.int64], partitions: int, out: NDArray[n
         hashed ^= hashed >> np.uint32(13)
         hashed = np.uint32(hashed * multiplier)
         hashed ^= hashed >> np.uint32(15)
-        out[row] = np.int32((hashed & np.uint32(0x7FFFFFFF)) % np.uint32(partitions))
+        out[row] = np.int32((hashed & np.uint32(0x7FFFFFFF)) % partitions)
+        last[out[row]] = row
 
 
-def partitions_of(keys: NDArray[np.int64], partitions: int) -> NDArray[np.int32]:
-    """Partition of each key among `partitions`, equal to Kafka's default for its 8 bytes."""
+def partitions_of(
+    keys: NDArray[np.int64], partitions: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Where each key goes, equal to Kafka's default for its 8 big-endian bytes.
+
+    Returns:
+        Partition of each key, and the last row of each partition (-1: it has none).
+    """
     out = np.empty(keys.shape[0], dtype=np.int32)
-    _murmur2_partitions(keys, partitions, out)
-    return out
+    last = np.full(partitions, -1, dtype=np.int64)
+    _murmur2_partitions(keys, out, last)
+    return out, last
 
 
 class KafkaProducer:
@@ -189,18 +203,17 @@ class KafkaSinkWriter:
         columns = dict(zip(rows.schema.names, rows.columns, strict=True))
         data, offsets = self._encoder.encode(columns, self._prefix)
         keys = columns[self._key].to_numpy(zero_copy_only=False)
-        partitions = partitions_of(keys, self._partitions)
+        partitions, last = partitions_of(keys, self._partitions)
         bins = bins_of(keys, self._bin_bits)
         blob = data.tobytes()
         ends = offsets.tolist()
         values = [blob[ends[row] : ends[row + 1]] for row in range(count)]
         key_bytes = keys.astype(">i8").view("V8").tolist()
         callbacks: list[_Receipt | None] = [None] * count
-        # First occurrence in the reversed column is the last row of each partition (P1).
-        _, last = np.unique(partitions[::-1], return_index=True)
-        receipt = _Receipt(len(last), acknowledged)
-        for row in last.tolist():
-            callbacks[count - 1 - row] = receipt
+        final = last[last >= 0].tolist()
+        receipt = _Receipt(len(final), acknowledged)
+        for row in final:
+            callbacks[row] = receipt
         deque(
             map(
                 self._producer.client.produce,

@@ -66,7 +66,7 @@ def test_a_receipt_comes_once_all_rows_are_stored_with_their_headers(
     consumer.assign([TopicPartition(topic_name, partition, 0) for partition in range(3)])
     found = {}
     expected_bins = bins_of(np.array(keys), BIN_BITS).tolist()
-    expected_partitions = partitions_of(np.array(keys), 3).tolist()
+    expected_partitions = partitions_of(np.array(keys), 3)[0].tolist()
     while len(found) < len(keys):
         messages = consumer.consume(500, 10)
         assert messages
@@ -117,5 +117,5 @@ def test_partitions_are_those_of_kafkas_default_partitioner(
             ),
         )
     assert client.flush(10) == 0
-    expected = partitions_of(keys, 7).tolist()
+    expected = partitions_of(keys, 7)[0].tolist()
     assert [seen[key] for key in keys.astype(">i8").view("V8").tolist()] == expected
