@@ -1,7 +1,7 @@
 """The run as a person watches it: a calm picture on a terminal, a line a second anywhere else.
 
-Flow: run -> Picture -> [TerminalView | LineView] -> terminal. Pictures are plain values; drawing one
-reads nothing else.
+Flow: run -> Picture -> [TerminalView | LineView] -> terminal. Pictures are plain values, and all
+that drawing reads.
 
 A refresh costs a few milliseconds and there are three a second: two cores are shared with the job.
 """

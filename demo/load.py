@@ -1,6 +1,6 @@
 """What the load generator, the latency meter and the stall probe say, as they say it.
 
-Flow: JSON lines of `python -m loadgen run | measure` and of `demo.stall` -> the classes here -> run,
+Flow: JSON lines of `python -m loadgen run | measure` and `demo.stall` -> the classes here -> run,
 live view, summary. Each object is written by the thread that reads its process's lines; the run
 only looks.
 """
