@@ -281,9 +281,8 @@ class ControllerProcess:
     # Events -------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        for entry in self._members.poll():
-            if entry.value is not None and entry.key != str(Role.CONTROLLER):
-                self._handle(MemberSeen(decode_member(entry.value)))
+        # Polled first and handled last: a member reports what it did before it says it has stopped.
+        beats = self._members.poll()
         requests = self._control.poll()
         for entry in requests:
             self._handle(RequestRead(entry.offset, entry.value or b""))
@@ -299,6 +298,9 @@ class ControllerProcess:
                         self._stop_asked = True
                     else:
                         self._handle(Report(frame.sender, body))
+        for entry in beats:
+            if entry.value is not None and entry.key != str(Role.CONTROLLER):
+                self._handle(MemberSeen(decode_member(entry.value)))
 
     def _handle(self, event: Event) -> None:
         """Give the machine an event and carry out what it says, in order (CP1)."""

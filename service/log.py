@@ -22,9 +22,7 @@ Field = str | int | float | bool | None
 class Log:
     """Writes lines for one process."""
 
-    def __init__(
-        self, slot: str, stream: TextIO | None = None, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, slot: str, stream: TextIO | None = None, clock: Clock | None = None) -> None:
         """Name the process by its `slot`."""
         self._slot = slot
         self._stream = stream or sys.stderr

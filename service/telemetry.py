@@ -43,13 +43,17 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     MetricSpec("megaphone_state_bytes", False, "Bytes of keyed state in memory."),
     MetricSpec("megaphone_state_rows_applied_total", True, "Input rows folded into state."),
     MetricSpec("megaphone_migration_bins_owned", False, "Bins hosted by this process."),
-    MetricSpec("megaphone_migration_bins_received_total", True, "Bins installed from other workers."),
+    MetricSpec(
+        "megaphone_migration_bins_received_total", True, "Bins installed from other workers."
+    ),
     MetricSpec("megaphone_migration_bytes_received_total", True, "Bytes of state installed."),
     MetricSpec("megaphone_egress_records_total", True, "Rows handed to the Kafka producer."),
     MetricSpec("megaphone_egress_unacknowledged", False, "Batches Kafka has not acknowledged."),
     MetricSpec("megaphone_control_requests_total", True, "Control requests by final state."),
     MetricSpec("megaphone_control_horizon_seconds", False, "Horizon promised, ahead of the clock."),
-    MetricSpec("megaphone_process_loop_age_seconds", False, "Time since the main loop last turned."),
+    MetricSpec(
+        "megaphone_process_loop_age_seconds", False, "Time since the main loop last turned."
+    ),
 )
 
 #: A scrape: metric name -> value, or reason -> value for metrics that have reasons.
