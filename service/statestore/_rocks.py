@@ -135,8 +135,7 @@ def _options() -> Options:
 def _translated(doing: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
-        # Narrower than the clause looks: every other class of exception goes on as it is.
+    except Exception as error:  # rocksdict raises this very class; any other goes on as it is.
         if type(error) is not Exception:
             raise
         raise StateError(f"RocksDB failed while {doing}: {error}") from error
