@@ -7,10 +7,16 @@ Invariants
       read: a slow reader holds every frontier back instead of missing a command.
   C2  A command reaches the routing table and the control ports before any promise beyond it does.
   C3  After `stop at c` it holds nothing: no command follows.
+  C4  Whoever holds rows beyond the horizon is stepped again when this process has read a further
+      one: no frontier says that, as it may wait for the slowest reader.
+  C5  The table forgets only intervals that no row and no command can still ask for: below the
+      frontiers of all that read it.
 Source: DESIGN §4 (control horizon).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from service.dataflow.operator import Capability, OperatorContext
 from service.migration.horizon import LogFollower
@@ -26,7 +32,10 @@ class ControlSource:
         self.follower = follower
         self.table = table
         self.stop: Stop | None = None
+        #: Locations behind everything that asks the table (C5); lowering names them.
+        self.readers: list[int] = []
         self._pending: list[Move | Stop] = []
+        self._waiting: set[Callable[[], None]] = set()
         self._capability: Capability | None = None
 
     def open(self, context: OperatorContext) -> None:
@@ -41,12 +50,21 @@ class ControlSource:
         Raises:
             ProtocolViolation: the record breaks the log's rules.
         """
+        before = self.follower.horizon
         for command in self.follower.apply(record):
             if isinstance(command, Move):
                 self.table.apply(command)
             self._pending.append(command)
         self.table.advance(self.follower.horizon)
         self._context.activate()
+        if self.follower.horizon > before:
+            waiting, self._waiting = self._waiting, set()
+            for activate in waiting:
+                activate()
+
+    def at_next_horizon(self, activate: Callable[[], None]) -> None:
+        """Call `activate` once when the horizon of this process has risen (C4)."""
+        self._waiting.add(activate)
 
     def step(self) -> None:
         """Send what was read and lower the capability to what was promised (C1, C2)."""
@@ -65,3 +83,13 @@ class ControlSource:
             self._capability = None
         elif capability.time < (self.follower.horizon,):
             capability.downgrade((self.follower.horizon,))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let the table drop intervals that lie behind all its readers (C5)."""
+        reached = self.follower.horizon
+        for location in self.readers:
+            epoch = self._context.frontier_of(location).epoch()
+            if epoch is not None:
+                reached = min(reached, epoch)
+        self.table.compact(reached)

@@ -1,7 +1,7 @@
 """From a flow, a value, to the operators of one process.
 
-Flow: Flow -> [lower] -> Dataflow + handles. A stateful vertex becomes the pair F and S; whether bins
-move, and on how many processes the flow runs, changes nothing here.
+Flow: Flow -> [lower] -> Dataflow + handles. A stateful vertex becomes the pair F and S; whether
+bins move, and on how many processes the flow runs, changes nothing here.
 
 Connectivity (a missing line means "never"; a line too many deadlocks the first migration):
   source: control -> rows identity
@@ -211,7 +211,7 @@ class _Lowering:
         for aggregate in vertex.aggregates.values():
             if aggregate.column is not None and aggregate.column not in columns:
                 columns.append(aggregate.column)
-        router = Router(vertex.key, columns, self._bin_bits, self._control)
+        router = Router(vertex.name, vertex.key, columns, self._bin_bits, self._control)
         routing = self._graph.add(
             f"{vertex.name}.F",
             router,
@@ -244,6 +244,8 @@ class _Lowering:
         self._outputs[number] = (hosting, 0)
         self._operators[number] = hosting
         self._gates[number] = self._graph.target(hosting, 0)
+        # Behind F, S and what they hold: nothing below its frontier asks the table again.
+        self._control.readers.append(self._graph.source(hosting, 0))
 
     def _sink(self, number: int, vertex: SinkVertex) -> None:
         operator = self._graph.add(

@@ -7,13 +7,14 @@ Invariants
   F1  No row with a time at or beyond the local horizon is routed: a later command could still
       concern it. Such batches wait in the held store, under a capability, their credit returned.
   F2  Rows of one batch for one worker keep their order.
+  F3  Of batches that may be routed, those that came earlier are routed earlier.
+  F4  No null passes: the kernels of F and S read columns as plain numbers.
 Source: Megaphone (VLDB 2019) §3.4; DESIGN §7.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from service.dataflow.operator import Capability, OperatorContext
+from service.errors import GraphError
 from service.hashing import mix64
 from service.migration.control_source import ControlSource
+from service.migration.held import HeldRows
+from service.migration.records import MAX_EPOCH
 
 
 @njit(cache=True, nogil=True)
@@ -33,7 +37,7 @@ def _route(
     counts: NDArray[np.int64],
     order: NDArray[np.int64],
 ) -> None:
-    """Counting sort of rows by owner: `order` lists rows grouped by owner, `counts` their number."""
+    """Counting sort of rows by owner: `order` lists rows grouped by owner, `counts` how many."""
     rows = keys.shape[0]
     target = np.empty(rows, dtype=np.int32)
     shift = np.uint64(64 - bin_bits)
@@ -51,29 +55,25 @@ def _route(
         place[target[row]] += 1
 
 
-@dataclass(slots=True)
-class HeldRows:
-    """Rows that wait for a frontier, with the right to send them on."""
-
-    rows: pa.RecordBatch
-    right: Capability
-    size: int
-
-
 class Router:
     """The routing operator of one stateful vertex in one process."""
 
-    def __init__(self, key: str, columns: list[str], bin_bits: int, control: ControlSource) -> None:
-        """Route by `key`; send only `columns`, which S needs."""
+    def __init__(
+        self, vertex: str, key: str, columns: list[str], bin_bits: int, control: ControlSource
+    ) -> None:
+        """Route rows of `vertex` by `key`; send only `columns`, which S needs."""
+        self._vertex = vertex
         self._key = key
         self._columns = columns
         self._bin_bits = bin_bits
         self._control = control
         self._held: deque[HeldRows] = deque()
+        self._held_min = MAX_EPOCH
         self.held_bytes = 0
 
     def open(self, context: OperatorContext) -> None:
         """Take the ports: data and control in, data out."""
+        self._context = context
         self._data, self._commands = context.inputs
         (self._output,) = context.outputs
         self._peers = context.peers
@@ -83,25 +83,54 @@ class Router:
         while self._commands.pull() is not None:
             pass  # The table has the command already; the message only moved the frontier.
         horizon = self._control.follower.horizon
-        while self._held and self._held[0].right.time[0] < horizon and self._output.ready():
-            held = self._held.popleft()
-            self.held_bytes -= held.size
-            for rows, peer in self._split(held.rows, held.right.time[0]):
-                self._output.send(held.right, rows, peer)
-            held.right.drop()
+        if self._held_min < horizon:
+            self._route_held(horizon)
         while self._output.ready() and (message := self._data.pull()) is not None:
             rows = message.payload
             assert isinstance(rows, pa.RecordBatch), "a data channel carries record batches"
             if message.time[0] >= horizon:
-                self._held.append(HeldRows(rows, self._output.retain(0, message), message.size))
-                self.held_bytes += message.size
+                self._hold(rows, self._output.retain(0, message))
                 continue
             for part, peer in self._split(rows, message.time[0]):
                 self._output.forward(0, message, part, peer)
 
+    def _hold(self, rows: pa.RecordBatch, right: Capability) -> None:
+        held = HeldRows(rows, right, int(rows.nbytes))
+        self._held.append(held)
+        self._held_min = min(self._held_min, held.epoch)
+        self.held_bytes += held.size
+        self._control.at_next_horizon(self._context.activate)
+
+    def _route_held(self, horizon: int) -> None:
+        """Route held batches below `horizon` in the order they came, while there is room (F3)."""
+        later: deque[HeldRows] = deque()
+        while self._held and self._output.ready():
+            held = self._held.popleft()
+            if held.epoch >= horizon:
+                later.append(held)
+                continue
+            self.held_bytes -= held.size
+            for rows, peer in self._split(held.rows, held.epoch):
+                self._output.send(held.right, rows, peer)
+            held.right.drop()
+        self._held.extendleft(reversed(later))
+        self._held_min = min((held.epoch for held in self._held), default=MAX_EPOCH)
+        if self._held:
+            self._control.at_next_horizon(self._context.activate)
+
     def _split(self, rows: pa.RecordBatch, epoch: int) -> list[tuple[pa.RecordBatch, int]]:
-        """Rows for each worker that owns some of them at `epoch`."""
+        """Rows for each worker that owns some of them at `epoch` (F2).
+
+        Raises:
+            GraphError: a column holds a null.
+        """
         rows = rows.select(self._columns)
+        for name, column in zip(self._columns, rows.columns, strict=True):
+            if column.null_count:
+                raise GraphError(
+                    f"{self._vertex!r} was given {column.null_count} nulls in column {name!r}; "
+                    "filter them or fill them in before key_by"
+                )
         keys = rows.column(self._key).to_numpy(zero_copy_only=False)
         counts = np.zeros(self._peers, dtype=np.int64)
         order = np.empty(keys.shape[0], dtype=np.int64)

@@ -155,6 +155,14 @@ class RoutingTable:
         """Owner of one bin at `epoch`; raises as `owners_at`."""
         return int(self.owners_at(epoch)[bin_])
 
+    def interval_start(self, epoch: int) -> int:
+        """The last cut at or before `epoch`, or where the table begins; raises as `owners_at`.
+
+        Two epochs with the same answer have the same owners and no cut between them.
+        """
+        self._check(epoch)
+        return self._starts[bisect_right(self._starts, epoch) - 1]
+
     def next_cut(self, epoch: int) -> int:
         """The first cut above `epoch`, or MAX_EPOCH; it may lie beyond the horizon."""
         index = bisect_right(self._starts, epoch)

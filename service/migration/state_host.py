@@ -2,12 +2,13 @@
 
 Flow: F == exchange ==> [StateHost] -> downstream; StateHost == state channel ==> StateHost.
 
-For each move of bin b at cut c the old owner waits until b is *settled* at c, extracts it and sends
-it stamped c; the new owner holds b's rows >= c until the bin is installed and the *gate* is open.
+For each move of bin b at cut c the old owner waits until b is *settled* at c, extracts it and
+sends it stamped c; the new owner holds b's rows >= c until the bin is installed and the *gate* is
+open.
 
 Invariants
-  S1  A row at t for bin b is applied only here: by owner(b, t), with b installed, every earlier move
-      of b here released, and t below the local horizon.
+  S1  A row at t for bin b is applied only here: by owner(b, t), with b installed, every earlier
+      move of b here released, and t below the local horizon.
   S2  A bin is extracted at c only when settled: installed, released, data and state inputs have
       reached c, and no held row of it lies below c.
   S3  A capability at c is kept on the state output from the moment the move is read until the last
@@ -16,7 +17,8 @@ Invariants
       nothing the new owner emits can overtake what the old one emitted.
   S5  Bins that do not move never wait.
   S6  Rows that wait hold a capability and no credit.
-Source: DESIGN §7; the original's S stalls all keys (reference megaphone §0), this one gates per bin.
+  S7  Of rows that may be applied, those that came earlier are applied earlier.
+Source: DESIGN §7; the original's S stalls all keys, this one gates per bin.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.dataflow.operator import Capability, OperatorContext
+from service.dataflow.operator import Capability, Message, OperatorContext
 from service.dataflow.progress.antichain import Antichain
 from service.errors import ProtocolViolation
 from service.hashing import bins_of
 from service.migration.control_source import ControlSource
+from service.migration.held import HeldRows, WaitingRows
 from service.migration.records import Move
 from service.statestore.chunk import BinAssembler, bin_of_chunk
 from service.statestore.columns import Values
@@ -41,16 +44,11 @@ from service.statestore.vertex_store import VertexStore
 
 #: `hold_from` of a bin that does not wait: no epoch is that late.
 _NEVER = np.iinfo(np.int64).max
-
-
-@dataclass(slots=True)
-class HeldRows:
-    """Rows that wait for a bin or for the horizon, with their bins and the right to emit."""
-
-    rows: pa.RecordBatch
-    bins: NDArray[np.int32]
-    right: Capability
-    size: int
+#: Rows that waited are applied in batches of about this many, so that each step stays short.
+_DRAIN_ROWS = 1 << 16
+#: Bins of a cut that have arrived are released together, at least this part of them at once: each
+#: release goes through all rows that wait.
+_RELEASE_PARTS = 8
 
 
 @dataclass(slots=True)
@@ -69,8 +67,10 @@ class Arrival:
     """Bins that come at one cut."""
 
     cut: int
+    bins: int
     missing: set[int]
     assemblers: dict[int, BinAssembler] = field(default_factory=dict)
+    #: Bins that are installed and not yet released.
     installed: list[int] = field(default_factory=list)
     bytes: int = 0
     rows: int = 0
@@ -95,14 +95,20 @@ class StateHost:
         self.store = store
         self._key = key
         self._control = control
-        self._bins = bins
         #: Earliest cut at which each bin still arrives here; rows at or after it wait (S1).
         self._hold_from = np.full(bins, _NEVER, dtype=np.int64)
         self._hold_min = _NEVER
+        #: Cuts at which each bin still arrives, ascending; the first is its `hold_from`.
         self._coming: dict[int, deque[int]] = {}
         self._departures: dict[int, Departure] = {}
         self._arrivals: dict[int, Arrival] = {}
-        self._held: deque[HeldRows] = deque()
+        #: Rows at or beyond the local horizon, in order of arrival.
+        self._beyond: deque[HeldRows] = deque()
+        self._beyond_min = _NEVER
+        #: Rows of bins that have not arrived, by where their interval begins.
+        self._waiting: dict[int, WaitingRows] = {}
+        #: Whether a release may have let rows of `_waiting` go.
+        self._released = False
         self.held_bytes = 0
         self.rows_applied = 0
         #: Reports not yet taken by the shell.
@@ -126,7 +132,7 @@ class StateHost:
     @property
     def settled(self) -> bool:
         """Whether nothing waits, leaves or comes."""
-        return not (self._held or self._departures or self._arrivals)
+        return not (self._beyond or self._waiting or self._departures or self._arrivals)
 
     def step(self) -> None:
         """Take commands, state and rows; then let leave and let go what may."""
@@ -136,36 +142,112 @@ class StateHost:
         while (chunk := self._state.pull()) is not None:
             assert isinstance(chunk.payload, bytes), "a state channel carries chunks"
             self._receive(chunk.time[0], chunk.payload)
-        self._release()
-        self._drain_held()
+        if self._arrivals:
+            self._release()
+        # S7: what came later is not looked at before all that may go has gone.
+        if self._drain_waiting() and self._admit_beyond():
+            self._take_rows()
+        if self._departures:
+            self._depart()
+
+    # Rows ---------------------------------------------------------------------------------------
+
+    def _take_rows(self) -> None:
+        """Apply what arrived, while there is room below; keep what must wait (S6)."""
         while self._output.ready() and (message := self._data.pull()) is not None:
             rows = message.payload
             assert isinstance(rows, pa.RecordBatch), "a data channel carries record batches"
             epoch = message.time[0]
-            waiting = self._waiting(rows, epoch)
-            if waiting is None:
-                emitted = self._apply(rows, epoch)
-                self._output.forward(0, message, emitted)
+            if epoch >= self._control.follower.horizon:
+                self._hold_beyond(rows, self._output.retain(0, message))
                 continue
-            bins, mask = waiting
-            if not mask.all():
-                emitted = self._apply(rows.filter(pa.array(~mask)), epoch)
-                self._output.forward(0, message, emitted)
-            self._hold(rows.filter(pa.array(mask)), bins[mask], self._output.retain(0, message))
-        self._depart()
+            now = rows if epoch < self._hold_min else self._separate(rows, epoch, message)
+            if now.num_rows:
+                self._output.forward(0, message, self._apply(now, epoch))
 
-    # Rows ---------------------------------------------------------------------------------------
+    def _hold_beyond(self, rows: pa.RecordBatch, right: Capability) -> None:
+        held = HeldRows(rows, right, int(rows.nbytes))
+        self._beyond.append(held)
+        self._beyond_min = min(self._beyond_min, held.epoch)
+        self.held_bytes += held.size
+        self._control.at_next_horizon(self._context.activate)
 
-    def _waiting(
-        self, rows: pa.RecordBatch, epoch: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
-        """Bins of the rows and which rows must wait; None if none must (the fast path)."""
-        beyond = epoch >= self._control.follower.horizon
-        if not beyond and epoch < self._hold_min:
-            return None
+    def _admit_beyond(self) -> bool:
+        """Treat rows the horizon has passed as if they came now; whether none of them is left."""
+        horizon = self._control.follower.horizon
+        if self._beyond_min >= horizon:
+            return True
+        later: deque[HeldRows] = deque()
+        while self._beyond and self._output.ready():
+            held = self._beyond.popleft()
+            if held.epoch >= horizon:
+                later.append(held)
+                continue
+            self.held_bytes -= held.size
+            rows = held.rows
+            if held.epoch >= self._hold_min:
+                rows = self._separate(rows, held.epoch, held.right)
+            if rows.num_rows:
+                self._output.send(held.right, self._apply(rows, held.epoch))
+            held.right.drop()
+        complete = not self._beyond
+        self._beyond.extendleft(reversed(later))
+        self._beyond_min = min((held.epoch for held in self._beyond), default=_NEVER)
+        if self._beyond:
+            self._control.at_next_horizon(self._context.activate)
+        return complete
+
+    def _separate(
+        self, rows: pa.RecordBatch, epoch: int, origin: Message | Capability
+    ) -> pa.RecordBatch:
+        """Keep the rows whose bin has not arrived; returns the others. `origin` gives the right."""
         bins = bins_of(self._keys(rows), self.store.bin_bits)
-        mask = np.full(bins.shape[0], True) if beyond else self._hold_from[bins] <= epoch
-        return (bins, mask) if mask.any() else None
+        waits = self._hold_from[bins] <= epoch
+        if not waits.any():
+            return rows
+        start = self._control.table.interval_start(epoch)
+        waiting = self._waiting.get(start)
+        if waiting is None:
+            waiting = WaitingRows(start, self._right(origin), epoch)
+            self._waiting[start] = waiting
+        elif epoch < waiting.right.time[0]:
+            waiting.right.drop()
+            waiting.right = self._right(origin)
+        self.held_bytes += waiting.add(rows.filter(pa.array(waits)), bins[waits], epoch)
+        return rows.filter(pa.array(~waits))
+
+    def _right(self, origin: Message | Capability) -> Capability:
+        if isinstance(origin, Message):
+            return self._output.retain(0, origin)
+        return origin.delayed(origin.time)
+
+    def _drain_waiting(self) -> bool:
+        """Apply rows of released bins, earliest interval first; whether none of them is left."""
+        if not self._released:
+            return True
+        for start in sorted(self._waiting):
+            waiting = self._waiting[start]
+            waits = self._hold_from <= start
+            while self._output.ready():
+                before = waiting.size
+                rows = waiting.take(waits, _DRAIN_ROWS)
+                if rows is None:
+                    break
+                self.held_bytes -= before - waiting.size
+                self._send_late(waiting, self._apply(rows, waiting.latest))
+            else:
+                return False
+            if not waiting.parts:
+                waiting.right.drop()
+                del self._waiting[start]
+        self._released = False
+        return True
+
+    def _send_late(self, waiting: WaitingRows, rows: pa.RecordBatch) -> None:
+        """Send at the latest time of the interval's rows: no cut lies between them and it."""
+        right = waiting.right.delayed((waiting.latest,))
+        self._output.send(right, rows)
+        right.drop()
 
     def _keys(self, rows: pa.RecordBatch) -> NDArray[np.int64]:
         return np.asarray(_values(rows, self._key), dtype=np.int64)
@@ -177,38 +259,6 @@ class StateHost:
         keys, outputs = self.store.apply(self._keys(rows), values, epoch)
         arrays = [pa.array(keys), *(pa.array(column) for column in outputs.values())]
         return pa.RecordBatch.from_arrays(arrays, names=[self._key, *outputs])
-
-    def _hold(self, rows: pa.RecordBatch, bins: NDArray[np.int32], right: Capability) -> None:
-        held = HeldRows(rows, bins, right, int(rows.nbytes))
-        self._held.append(held)
-        self.held_bytes += held.size
-
-    def _drain_held(self) -> None:
-        """Apply held rows that need not wait any more, oldest first."""
-        if not self._held:
-            return
-        kept: deque[HeldRows] = deque()
-        while self._held:
-            held = self._held.popleft()
-            if not self._output.ready():
-                kept.append(held)
-                continue
-            epoch = held.right.time[0]
-            waiting = self._waiting(held.rows, epoch)
-            mask = waiting[1] if waiting is not None else np.zeros(len(held.bins), dtype=np.bool_)
-            if mask.all():
-                kept.append(held)
-                continue
-            self.held_bytes -= held.size
-            if not mask.any():
-                self._output.send(held.right, self._apply(held.rows, epoch))
-                held.right.drop()
-                continue
-            self._output.send(held.right, self._apply(held.rows.filter(pa.array(~mask)), epoch))
-            rest = held.rows.filter(pa.array(mask))
-            kept.append(HeldRows(rest, held.bins[mask], held.right, int(rest.nbytes)))
-            self.held_bytes += kept[-1].size
-        self._held = kept
 
     # Moves --------------------------------------------------------------------------------------
 
@@ -226,7 +276,7 @@ class StateHost:
                 self._hold_from[moved] = min(int(self._hold_from[moved]), cut)
                 self._hold_min = min(self._hold_min, cut)
         if coming:
-            self._arrivals[cut] = Arrival(cut, coming)
+            self._arrivals[cut] = Arrival(cut, len(coming), coming)
         if leaving:
             self._departures[cut] = Departure(right, leaving)
         else:
@@ -239,14 +289,15 @@ class StateHost:
             if not (self._data.frontier().reached(cut) and self._state.frontier().reached(cut)):
                 return
             departure = self._departures[cut]
-            waiting = []
+            unsettled = self._unsettled(cut)
+            waiting: list[tuple[int, int]] = []
             while departure.bins or departure.chunks is not None:
                 if not self._state_output.ready():
-                    departure.bins.extend(waiting)
+                    departure.bins += waiting
                     return
                 if departure.chunks is None:
                     moved, target = departure.bins.pop()
-                    if not self._is_settled(moved, cut):
+                    if unsettled[moved]:
                         waiting.append((moved, target))
                         continue
                     departure.chunks = self.store.extract(moved, cut=cut)
@@ -259,19 +310,23 @@ class StateHost:
                     departure.chunks = None
                     continue
                 self._state_output.send(departure.right, chunk, departure.target)
-            departure.bins.extend(waiting)
+            departure.bins += waiting
             if departure.bins:
                 return
             departure.right.drop()
             del self._departures[cut]
 
-    def _is_settled(self, moved: int, cut: int) -> bool:
-        """S2, given that both inputs have reached `cut`."""
-        if not self.installed[moved] or self._hold_from[moved] < cut:
-            return False
-        return not any(
-            held.right.time[0] < cut and bool((held.bins == moved).any()) for held in self._held
-        )
+    def _unsettled(self, cut: int) -> NDArray[np.bool_]:
+        """Bins that S2 keeps here, given that both inputs have reached `cut`: bool[bins]."""
+        unsettled: NDArray[np.bool_] = ~self.installed | (self._hold_from < cut)
+        for start, waiting in self._waiting.items():
+            if start < cut:
+                for _, bins, _ in waiting.parts:
+                    unsettled[bins] = True
+        for held in self._beyond:
+            if held.epoch < cut:
+                unsettled[bins_of(self._keys(held.rows), self.store.bin_bits)] = True
+        return unsettled
 
     def _receive(self, cut: int, chunk: bytes) -> None:
         """Take one chunk of an arriving bin; install the bin when it is whole."""
@@ -299,24 +354,30 @@ class StateHost:
             arrival = self._arrivals[cut]
             if not all(self._context.frontier_of(location).reached(cut) for location in self.gate):
                 return
-            if arrival.missing:
+            if arrival.missing and len(arrival.installed) * _RELEASE_PARTS < arrival.bins:
                 continue
             for moved in arrival.installed:
                 cuts = self._coming[moved]
-                cuts.popleft()
+                first = cuts.popleft()
+                assert first == cut, f"S1: bin {moved} of {first} is released with those of {cut}"
                 self._hold_from[moved] = cuts[0] if cuts else _NEVER
                 if not cuts:
                     del self._coming[moved]
-            self._hold_min = int(self._hold_from.min())
-            self.reports.append(
-                CutReport(
-                    self.store.vertex, cut, len(arrival.installed), arrival.bytes, arrival.rows
-                )
-            )
-            del self._arrivals[cut]
+            self._released = True
+            arrival.installed.clear()
+            if not arrival.missing:
+                self._report(arrival)
+                del self._arrivals[cut]
+        self._hold_min = int(self._hold_from.min())
+
+    def _report(self, arrival: Arrival) -> None:
+        vertex = self.store.vertex
+        self.reports.append(
+            CutReport(vertex, arrival.cut, arrival.bins, arrival.bytes, arrival.rows)
+        )
 
 
 def _values(rows: pa.RecordBatch, name: str) -> Values:
-    """A column as NumPy sees it; no copy, as columns of keyed streams hold no nulls."""
+    """A column as NumPy sees it; no copy, as F lets no nulls through."""
     values: Values = rows.column(name).to_numpy(zero_copy_only=False)
     return values

@@ -43,6 +43,7 @@ FIRST_EPOCH = 1_000_000
 COLUMNS = pa.schema([("auction", pa.int64()), ("price", pa.int64()), ("date_time", pa.int64())])
 #: Steps after which a world that still has work counts as stuck.
 STEPS_MAX = 400_000
+WAVES_MAX = 60
 
 
 def one_stage() -> Flow:
@@ -160,6 +161,7 @@ class World:
         self.step_count = 0
         self.rows_read = 0
         self.stopping = False
+        self.waves = 0
         #: Rows read by each gateway and not yet stamped, and rows stamped, per key in order.
         self.unstamped: list[list[tuple[int, int]]] = [[] for _ in range(shape.gateways)]
         self.stamped: dict[int, list[int]] = {}
@@ -222,7 +224,8 @@ class World:
         if self.stopping:
             return
         self.clock += self.random.randrange(300)
-        if self.shape.plans and self.random.random() < 0.5:
+        # A plan paces its waves; without a bound, waiting rows stop the reading that ends the run.
+        if self.shape.plans and self.waves < WAVES_MAX and self.random.random() < 0.5:
             for _ in range(self.random.randrange(1, 4)):
                 self._move()
         self.horizon = max(self.horizon, self.clock + 1000, self.cut + 1)
@@ -234,6 +237,7 @@ class World:
 
     def _move(self) -> None:
         self.cut = max(self.cut, self.horizon) + self.random.randrange(1, 100)
+        self.waves += 1
         moves = []
         most = self.random.randrange(1, max(2, self.shape.bins // 2))
         for moved in self.random.sample(range(self.shape.bins), most):
