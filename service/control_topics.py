@@ -14,7 +14,8 @@ Source: DESIGN §8; KIP-98 fencing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import (
@@ -36,6 +37,9 @@ START_AT_END: int = OFFSET_END
 START_AT_BEGINNING: int = OFFSET_BEGINNING
 #: Where the last reader of the topic said it was; the beginning if there was none.
 START_AT_COMMITTED: int = OFFSET_STORED
+
+#: One poll of `read_to_end`.
+_READ_WAIT_S = 0.1
 
 _COMPACTED = {"cleanup.policy": "compact"}
 #: The log and the requests must outlive a job's longest run between two checkpoints.
@@ -163,8 +167,18 @@ class Entry:
 class TopicTail:
     """Reads one single-partition topic from a given place, without a group."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, start: int = START_AT_BEGINNING) -> None:
-        """Start at offset `start`."""
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        start: int = START_AT_BEGINNING,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Start at offset `start`.
+
+        Raises:
+            BrokerError: where that is was not to be learned within `timeout_s`.
+        """
         self.topic = topic
         self._consumer = Consumer(
             {
@@ -174,13 +188,22 @@ class TopicTail:
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
+                # Markers of transactions and holes of compaction have offsets that are never
+                # delivered; only the client knows when it stands at the end.
+                "enable.partition.eof": True,
                 "fetch.wait.max.ms": 100,
                 "fetch.error.backoff.ms": 20,
                 "log_level": 0,
             }
         )
+        #: Whether the last poll ended at the end of the topic.
+        self.at_end = False
         if start == START_AT_COMMITTED:
             start = self._committed()
+        elif start == START_AT_END:
+            # The client would find the end only when it fetches, and a record appended until then
+            # would be missed.
+            start = self.end(timeout_s)
         self._consumer.assign([TopicPartition(topic, 0, start)])
 
     def poll(self, timeout_s: float = 0.0, limit: int = 500) -> list[Entry]:
@@ -194,12 +217,32 @@ class TopicTail:
         for message in messages:
             error = message.error()
             if error is None:
+                self.at_end = False
                 entries.append(
-                    Entry(message.offset(), (message.key() or b"").decode(), message.value())
+                    Entry(int(message.offset() or 0), _text(message.key()), message.value())
                 )
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self.at_end = True
             elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
                 raise BrokerError(f"topic {self.topic!r} cannot be read: {error.str()}")
         return entries
+
+    def read_to_end(self, timeout_s: float) -> Iterator[Entry]:
+        """All records up to the end, as they come.
+
+        Raises:
+            BrokerError: the end was not reached within `timeout_s` without a record.
+        """
+        patience = math.ceil(timeout_s / _READ_WAIT_S)
+        left = patience
+        while not self.at_end:
+            entries = self.poll(_READ_WAIT_S, limit=10_000)
+            yield from entries
+            left = patience if entries else left - 1
+            if left < 0 and not self.at_end:
+                raise BrokerError(
+                    f"the end of {self.topic!r} was not reached: nothing came for {timeout_s:g} s"
+                )
 
     def end(self, timeout_s: float) -> int:
         """Offset behind the last record.
@@ -218,9 +261,7 @@ class TopicTail:
 
     def commit(self, offset: int) -> None:
         """Let a later tail with START_AT_COMMITTED begin at `offset`; returns at once."""
-        self._consumer.commit(
-            offsets=[TopicPartition(self.topic, 0, offset)], asynchronous=True
-        )
+        self._consumer.commit(offsets=[TopicPartition(self.topic, 0, offset)], asynchronous=True)
 
     def _committed(self) -> int:
         try:
@@ -243,29 +284,15 @@ def read_compacted(bootstrap_servers: str, topic: str, timeout_s: float) -> dict
         BrokerError: the end was not reached in `timeout_s`.
     """
     tail = TopicTail(bootstrap_servers, topic)
-    last: dict[str, Entry] = {}
     try:
-        end = tail.end(timeout_s)
-        # Control records of transactions have offsets too, so the end itself may never be seen;
-        # a consumer that has nothing left answers empty while its position stands at the end.
-        idle = 0
-        while idle < _IDLE_POLLS:
-            entries = tail.poll(0.1)
-            idle = 0 if entries else idle + 1
-            for entry in entries:
-                last[entry.key] = entry
-                if entry.offset + 1 >= end:
-                    idle = _IDLE_POLLS
-            if end == 0:
-                break
+        last = {entry.key: entry for entry in tail.read_to_end(timeout_s)}
     finally:
         tail.close()
     return {key: entry for key, entry in last.items() if entry.value is not None}
 
 
-#: Empty polls of 100 ms after which a compacted topic counts as read.
-_IDLE_POLLS = 10
-
+def _text(key: bytes | str | None) -> str:
+    return key if isinstance(key, str) else (key or b"").decode(errors="replace")
 
 
 class RecordWriter:
@@ -352,9 +379,7 @@ class LogWriter:
             self._offsets.clear()
             self._client.begin_transaction()
             for value in values:
-                self._client.produce(
-                    self._topic, value, partition=0, on_delivery=self._delivered
-                )
+                self._client.produce(self._topic, value, partition=0, on_delivery=self._delivered)
             self._client.commit_transaction(self._timeout_s)
         except KafkaException as error:
             cause = error.args[0]
@@ -371,4 +396,4 @@ class LogWriter:
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
-            self._offsets.append(int(message.offset()))
+            self._offsets.append(int(message.offset() or 0))

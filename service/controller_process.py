@@ -220,17 +220,8 @@ class ControllerProcess:
         tail = TopicTail(self._options.bootstrap_servers, self._topics.accepted, start)
         timeout = self._config.limits.broker_timeout_s
         try:
-            end = tail.end(timeout)
-            idle = 0
-            while end > 0 and idle < _IDLE_POLLS:
-                entries = tail.poll(0.1, limit=10_000)
-                idle = 0 if entries else idle + 1
-                for entry in entries:
-                    history.apply(decode_log(entry.value or b""))
-                if entries and entries[-1].offset + 2 >= end:
-                    # The last record of a transaction is followed by its marker, which has an
-                    # offset and is never delivered.
-                    break
+            for entry in tail.read_to_end(timeout):
+                history.apply(decode_log(entry.value or b""))
         finally:
             tail.close()
         return history
@@ -344,9 +335,7 @@ class ControllerProcess:
             )
             for binding in generation.slots
         }
-        self._transport.start(
-            generation.generation, membership.peers, membership.peers, peers
-        )
+        self._transport.start(generation.generation, membership.peers, membership.peers, peers)
         self._log.info(
             "generation.began",
             generation=generation.generation,
@@ -439,7 +428,3 @@ class ControllerProcess:
 
     def _now_us(self) -> int:
         return self._machine_clock.now_us(self._clock.monotonic_ns() // 1000)
-
-
-#: Empty polls of 100 ms after which the log counts as read.
-_IDLE_POLLS = 10

@@ -178,9 +178,6 @@ class MemberProcess:
     def _join(self) -> Generation:
         """Register, and wait for the generation that names this boot."""
         deadline = self._clock.monotonic_ns() + int(self._config.limits.start_timeout_s * 1e9)
-        # The tail must stand at the end before anybody can name this boot.
-        self._tail.end(self._config.limits.broker_timeout_s)
-        self._tail.poll(0.1)
         next_beat = 0
         while True:
             now = self._clock.monotonic_ns()
@@ -420,7 +417,9 @@ class MemberProcess:
             )
         if (
             not self._drained_told
-            and self._feeds
+            and self._options.slot.role is Role.GATEWAY
+            and self._generation.until_end
+            # A gateway without partitions has nothing to read and says so at once.
             and all(feed.drained for feed in self._feeds.values())
             and not any(source.has_rows for source in member.sources.values())
         ):

@@ -10,7 +10,9 @@ Invariants
        the same slot, and the job must not begin.
   RC2  Once the generation has begun, a member that falls silent, stops before its checkpoint, fails
        or comes back as another incarnation is lost, and the generation cannot go on.
-  RC3  Silence counts only while the controller itself was awake.
+  RC3  A member that says it has stopped is lost only if its report of having done its part does not
+       come within FAREWELL_US: the two travel by different ways and may arrive in either order.
+  RC4  Silence counts only while the controller itself was awake.
 Caller: passes heartbeats written after it began to read; those of earlier runs mean nothing.
 """
 
@@ -20,6 +22,10 @@ from dataclasses import dataclass
 
 from service.ids import Membership
 from service.migration.records import MemberRecord, MemberState, SlotBinding
+
+
+#: From the last heartbeat before a farewell to the loss of the member (RC3).
+FAREWELL_US = 3_000_000
 
 
 @dataclass(slots=True)
@@ -89,10 +95,15 @@ class RollCall:
         gap = now_us - self._now_us
         self._now_us = now_us
         if gap > self._silence_us // 2:
-            # The controller slept (RC3): nobody could be heard, so nobody was silent.
+            # The controller slept (RC4): nobody could be heard, so nobody was silent.
             self._deadline_us += gap
             for seat in self._seats.values():
                 seat.seen_us += gap
+        if self._begun:
+            for slot, seat in self._seats.items():
+                stopped = seat.record.state is MemberState.STOPPED and slot not in self._excused
+                if stopped and now_us - seat.seen_us > FAREWELL_US:
+                    return f"{self._lost(slot)}, it stopped while the job runs"
         silent = [
             slot
             for slot, seat in self._seats.items()
@@ -145,9 +156,9 @@ class RollCall:
                 f"{record.slot} was started again at {record.address} while the job runs with the "
                 f"one at {seat.record.address}; stop the job and start it as a whole"
             )
-        if record.state is MemberState.STOPPED:
-            return f"{self._lost(record.slot)}, it stopped while the job runs"
-        seat.record, seat.seen_us = record, self._now_us
+        if record.state is not MemberState.STOPPED:
+            seat.seen_us = self._now_us
+        seat.record = record
         return None
 
     def _lost(self, slot: str) -> str:
