@@ -190,13 +190,14 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _read_documents(stream: IO[bytes], on_document: OnDocument) -> None:
-    for line in stream:
-        try:
-            document = json.loads(line)
-        except ValueError:
-            continue  # not ours: a library that prints
-        if isinstance(document, dict):
-            on_document(document)
+    with stream:
+        for line in stream:
+            try:
+                document = json.loads(line)
+            except ValueError:
+                continue  # not ours: a library that prints
+            if isinstance(document, dict):
+                on_document(document)
 
 
 def _message_of(line: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -32,7 +31,7 @@ class Details(msgspec.Struct, frozen=True):
     lag: int = 0
     rows_applied: int = 0
     outputs: int = 0
-    bins: list[int] = []
+    bins_owned: int = 0
     state_rows: int = 0
     state_bytes: int = 0
     held_bytes: int = 0
@@ -151,7 +150,9 @@ class JobView:
     @property
     def bins_by_worker(self) -> list[int]:
         """How many bins each worker hosts."""
-        return [len(bins) for bins in self._hosted()]
+        beats = self.beats
+        slots = [str(Slot(Role.WORKER, number)) for number in range(self.membership.workers)]
+        return [beats[slot].details.bins_owned if slot in beats else 0 for slot in slots]
 
     @property
     def processed_per_second(self) -> float:
@@ -167,11 +168,6 @@ class JobView:
         controller = self.beats.get(str(Slot(Role.CONTROLLER, 0)))
         owners = controller.details.owners if controller is not None else None
         return owners if owners is not None and len(owners) == bins else None
-
-    def _hosted(self) -> list[Sequence[int]]:
-        slots = [str(Slot(Role.WORKER, number)) for number in range(self.membership.workers)]
-        beats = self.beats
-        return [beats[slot].details.bins if slot in beats else [] for slot in slots]
 
 
 class JobWatch:

@@ -92,42 +92,12 @@ def page(summary: Summary, picture: bytes) -> str:
 def print_closing(console: Console, summary: Summary, folder: Path) -> None:
     """Print the numbers that matter and where the report is."""
     table = Table.grid(padding=(0, 3))
+    table.add_column(style="grey58", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
     table.add_column(style="grey58")
-    table.add_column(justify="right")
-    table.add_column(style="grey58")
-    exact = summary["results_exact"]
-    proof, latency = summary["proof"], summary["latency_ms"]
-    table.add_row(
-        "results",
-        Text("exact" if exact else "NOT EXACT", style="bold green" if exact else "bold red"),
-        f"{summary['outputs_compared']:,} outputs compared, {proof['bids']:,} bids",
-    )
-    table.add_row(
-        "throughput",
-        f"{summary['throughput_events_per_second']:,.0f} /s",
-        f"{summary['events_processed']:,} of {summary['events_published']:,} events, "
-        f"{summary['generator']['late_fraction']:.2%} sent late",
-    )
-    for name, of in (("steady", latency["steady"]), ("migrating", latency["migrating"])):
-        table.add_row(
-            f"p99 {name}",
-            f"{of['p99']:.1f} ms",
-            f"p50 {of['p50']:.1f}, p99.9 {of['p999']:.1f}, max {of['max']:.1f} ms "
-            f"of {of['count']:,} results",
-        )
-    for move in summary["migrations"]:
-        table.add_row(
-            f"move {move['id']}",
-            f"{move['duration_ms'] / 1000:.2f} s",
-            f"{move['bins']} bins, {move['bytes'] / _MIB:.1f} MiB, {move['waves']} waves",
-        )
-    table.add_row(
-        "state",
-        f"{summary['state_rows']:,}",
-        f"rows; {proof['ownership_changes_seen']:,} of {proof['ownership_changes']:,} changes of "
-        "owner seen in the outputs",
-    )
-    table.add_row("stall", f"{summary['machine']['stall_ms']:.1f} ms", "longest, of the machine")
+    proof = summary["proof"]
+    for row in _closing_rows(summary):
+        table.add_row(*row)
     console.print(Padding(table, (0, 2)))
     for check in proof["checks"]:
         if check["violations"]:
@@ -137,6 +107,41 @@ def print_closing(console: Console, summary: Summary, folder: Path) -> None:
     for note in summary["notes"]:
         console.print(Padding(Text(f"note: {note}", style="yellow"), (1, 2, 0, 2)))
     console.print(Padding(Text(f"report: {folder / PAGE}", style="bold"), (1, 2)))
+
+
+def _closing_rows(summary: Summary) -> Iterable[tuple[str, str | Text, str]]:
+    exact, proof = summary["results_exact"], summary["proof"]
+    yield (
+        "results",
+        Text("exact" if exact else "NOT EXACT", style="bold green" if exact else "bold red"),
+        f"{summary['outputs_compared']:,} outputs over {proof['bids']:,} bids",
+    )
+    yield (
+        "throughput",
+        f"{summary['throughput_events_per_second']:,.0f}/s",
+        f"{summary['events_processed']:,} of {summary['events_published']:,} events, "
+        f"{summary['generator']['late_fraction']:.2%} sent late",
+    )
+    latency = summary["latency_ms"]
+    for name, of in (("steady", latency["steady"]), ("migrating", latency["migrating"])):
+        yield (
+            f"p99 {name}",
+            f"{of['p99']:.1f} ms",
+            f"p50 {of['p50']:.1f}, max {of['max']:.1f} ms over {of['count']:,} results",
+        )
+    for move in summary["migrations"]:
+        yield (
+            f"move {move['id']}",
+            f"{move['duration_ms'] / 1000:.2f} s",
+            f"{move['bins']} bins, {move['bytes'] / _MIB:.1f} MiB, {move['waves']} waves",
+        )
+    yield (
+        "ownership",
+        f"{proof['ownership_changes_seen']:,}",
+        f"of {proof['ownership_changes']:,} changes of a bin's owner seen in the outputs",
+    )
+    yield "state", f"{summary['state_rows']:,}", "rows"
+    yield "machine", f"{summary['machine']['stall_ms']:.1f} ms", "longest stall"
 
 
 def _mark(migration: MigrationSummary) -> str:

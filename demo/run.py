@@ -135,7 +135,7 @@ class Run:
         """Load the state through Kafka and wait until the job has applied it."""
         keys = self._options.state_keys
         self._lookout.enter(Stage.STATE, f"{keys:,} auctions are opened through Kafka")
-        generator = self._loadgen("load generator (state)", "--load-only")
+        generator = self._loadgen("state loader", "--load-only")
         self._lookout.until(
             lambda: self._lookout.ended(generator) and self._caught_up(job),
             f"the job did not apply the {keys:,} auctions",
