@@ -7,18 +7,18 @@ Invariants
   W1  In each output partition the workers that wrote a bin's records, repetitions merged, are its
       owners in their order: nobody else, nobody twice, nobody after its successor.
   W2  What was written while no migration ran was written by the owner of that time.
-  W3  A change of ownership is *witnessed* when W2 saw the bin's old owner before the migration and
-      its new owner behind it.
+  W3  A change of ownership is *witnessed* when W1 saw the new owner write straight after the old
+      one in some partition, or W2 saw the old one before the migration and the new one behind it.
 
 W1 needs no clock, W2 uses the producers' timestamps and leaves `MARGIN_US` around each migration.
-A bin without outputs between two migrations can be judged by W1 only, and is not witnessed.
+A bin without outputs on one side of a migration cannot witness it; that alone is no violation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 #: Producers stamp in whole milliseconds, after the wave that let them write.
 MARGIN_US = 50_000
@@ -92,13 +92,20 @@ def judge(
     """Compare the outputs' headers with the owners they should have had (W1 to W3)."""
     phases = owners_by_phase(owners, migrations)
     problems: list[str] = []
+    #: (bin, migration) whose change of ownership was seen.
+    witnessed: set[tuple[int, int]] = set()
     for path in paths:
-        expected = [worker for worker, _ in groupby(phase[path.bin] for phase in phases)]
-        if not _is_subsequence(path.workers, expected):
+        history = _history([phase[path.bin] for phase in phases])
+        places = _places(path.workers, [owner for _, owner in history])
+        if places is None:
             problems.append(
                 f"bin {path.bin}, partition {path.partition}: written by workers "
-                f"{_arrows(path.workers)}, owned by {_arrows(expected)}"
+                f"{_arrows(path.workers)}, owned by {_arrows([owner for _, owner in history])}"
             )
+            continue
+        for before, after in pairwise(places):
+            if after == before + 1:
+                witnessed.add((path.bin, history[after][0] - 1))
     seen: set[tuple[int, int]] = set()
     for sighting in sightings:
         owner = phases[sighting.phase][sighting.bin]
@@ -109,19 +116,41 @@ def judge(
                 f"bin {sighting.bin}: written by worker {sighting.worker} in quiet phase "
                 f"{sighting.phase}, owned by {owner}"
             )
-    changes, witnessed = [], []
-    for phase, (before, after) in enumerate(pairwise(phases)):
-        changed = [bin_ for bin_, (old, new) in enumerate(zip(before, after)) if old != new]
+    changes, counts = [], []
+    for number, (before_all, after_all) in enumerate(pairwise(phases)):
+        changed = [b for b, (old, new) in enumerate(zip(before_all, after_all)) if old != new]
         changes.append(len(changed))
-        witnessed.append(
-            sum((bin_, phase) in seen and (bin_, phase + 1) in seen for bin_ in changed)
+        counts.append(
+            sum(
+                (bin_, number) in witnessed
+                or ((bin_, number) in seen and (bin_, number + 1) in seen)
+                for bin_ in changed
+            )
         )
-    return Judgement(len(problems), problems[:_SAMPLES], changes, witnessed)
+    return Judgement(len(problems), problems[:_SAMPLES], changes, counts)
 
 
-def _is_subsequence(observed: Sequence[int], expected: Sequence[int]) -> bool:
-    rest = iter(expected)
-    return all(worker in rest for worker in observed)
+def _history(owners: Sequence[int]) -> list[tuple[int, int]]:
+    """(first phase, owner) of each stretch of phases with one owner."""
+    history: list[tuple[int, int]] = []
+    for phase, owner in enumerate(owners):
+        if not history or history[-1][1] != owner:
+            history.append((phase, owner))
+    return history
+
+
+def _places(observed: Sequence[int], expected: Sequence[int]) -> list[int] | None:
+    """Where each observed worker stands among the expected ones, in order; None if it does not."""
+    places = []
+    start = 0
+    for worker in observed:
+        while start < len(expected) and expected[start] != worker:
+            start += 1
+        if start == len(expected):
+            return None
+        places.append(start)
+        start += 1
+    return places
 
 
 def _arrows(workers: Sequence[int]) -> str:

@@ -56,3 +56,18 @@ def test_a_bin_that_nobody_moved_has_one_writer():
     assert judge(OWNERS, [OUT], [Path(1, 0, [0])], []).violations == 0
     assert judge(OWNERS, [OUT], [Path(1, 0, [1])], []).violations == 1
     assert judge(OWNERS, [OUT], [], [Sighting(3, 1, 0)]).violations == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "witnessed"),
+    [([0], [0, 0]), ([0, 1], [1, 0]), ([1, 0], [0, 1]), ([0, 1, 0], [1, 1])],
+    ids=str,
+)
+def test_a_successor_right_after_its_predecessor_witnesses_the_change(workers, witnessed):
+    assert judge(OWNERS, [OUT, BACK], [Path(2, 0, workers)], []).witnessed == witnessed
+
+
+def test_a_change_seen_twice_counts_once():
+    paths = [Path(0, 0, [0, 1]), Path(0, 1, [0, 1, 0])]
+    sightings = [Sighting(0, 0, 0), Sighting(0, 1, 1), Sighting(0, 2, 0)]
+    assert judge(OWNERS, [OUT, BACK], paths, sightings).witnessed == [1, 1]
