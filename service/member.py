@@ -5,8 +5,8 @@ reports to the controller. The shell (`service.process`) and the simulator both 
 
 Invariants
   M1  All members of a generation build an equal graph from the same flow and generation record.
-  M2  Reading stops when this process lacks room or any process's held store is over its budget;
-      ticking never stops for that.
+  M2  Reading stops when this process lacks room or may not tick, or any process's held store is
+      over its budget; ticking never stops for room.
   M3  `complete` means: stopped, everything below the cut applied everywhere and acknowledged by the
       sinks, nothing held, no bin on its way.
 """
@@ -22,6 +22,7 @@ from service.dataflow.operator import Operator
 from service.dataflow.transport.base import Transport
 from service.dataflow.worker import Worker, WorkerLimits
 from service.egress.sink import Producer, SinkOperator
+from service.errors import ProtocolViolation
 from service.hashing import bin_bits_of
 from service.ids import Membership, Role, Slot
 from service.ingest.source import SourceOperator
@@ -98,7 +99,13 @@ class Member:
         self.control.feed(record)
 
     def tick(self, monotonic_us: int) -> bool:
-        """Close an epoch in every source; whether the horizon left room for one."""
+        """Close an epoch in every source; whether the horizon left room for one.
+
+        None is closed once a stop was read: its sources may not have seen it, and behind it there
+        is no horizon that would keep the tick below its cut.
+        """
+        if self.follower.stop is not None:
+            return False
         epoch = self.ticks.next(monotonic_us, self.follower.horizon)
         if epoch is None:
             return False
@@ -108,14 +115,27 @@ class Member:
 
     def step(self) -> None:
         """Let the dataflow run and watch the held store's budget. Never blocks."""
+        for sink in self.sinks.values():
+            sink.retry()
         self.worker.step()
-        over = self.held_bytes > self._held_budget
-        if over != (self.peer in self.worker.pressed):
-            self.worker.announce_pressure(over)
+        pressed = self.peer in self.worker.pressed
+        # Ends at half of where it begins, so that it is not announced with every batch.
+        limit = self._held_budget // 2 if pressed else self._held_budget
+        if (self.held_bytes > limit) != pressed:
+            self.worker.announce_pressure(not pressed)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something although nothing arrives; do not sleep then."""
+        return self.worker.has_work
 
     def may_read(self, source: str) -> bool:
         """Whether the gateway may poll more records for `source` now (M2)."""
-        return not self.worker.pressed and self.sources[source].may_read
+        return (
+            not self.worker.pressed
+            and self.ticks.last + 1 < self.follower.horizon
+            and self.sources[source].may_read
+        )
 
     @property
     def busy(self) -> bool:
@@ -170,10 +190,15 @@ class Member:
         return []
 
     def _source(self, vertex: SourceVertex) -> Operator:
+        owners = self.generation.partition_owners
+        for topic in vertex.connector.topics:
+            if topic not in owners:
+                raise ProtocolViolation(
+                    f"generation {self.generation.generation} knows no partitions of {topic!r}, "
+                    f"which {vertex.name!r} reads; do all processes run the same flow?"
+                )
         owned = self.slot.role is Role.GATEWAY and any(
-            owner == self.slot.ordinal
-            for topic in vertex.connector.topics
-            for owner in self.generation.partition_owners[topic]
+            self.slot.ordinal in owners[topic] for topic in vertex.connector.topics
         )
         source = SourceOperator(owns_partitions=owned)
         if owned:

@@ -9,13 +9,15 @@ checkpoint read it.
 Invariants
   K1  Rows of one key reach the producer in the order their batches arrived here.
   K2  The output frontier passes t only after every row <= t was acknowledged.
-  K3  When the producer has no room, messages stay queued and keep their credit.
+  K3  When the producer has no room, messages stay queued and keep their credit; as it may serve
+      other sinks too, no receipt of ours says when it has room again: somebody calls `retry`.
 Source: DESIGN §7 (gate), §8 (sinks).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import pyarrow as pa
@@ -48,6 +50,7 @@ class SinkOperator:
         self._producer = producer
         self.rows_submitted = 0
         self.unacknowledged = 0
+        self._refused = False
 
     def open(self, context: OperatorContext) -> None:
         """Take the ports: rows in, an empty output whose frontier is Kafka's."""
@@ -62,13 +65,24 @@ class SinkOperator:
 
     def step(self) -> None:
         """Submit what is queued while the producer has room (K3)."""
-        while self._producer.has_room() and (message := self._input.pull()) is not None:
+        while self._input.queue:
+            if not self._producer.has_room():
+                self._refused = True
+                return
+            message = self._input.pull()
+            assert message is not None, "the queue was not empty"
             rows = message.payload
             assert isinstance(rows, pa.RecordBatch), "a data channel carries record batches"
             right = self._output.retain(0, message)
             self.unacknowledged += 1
             self.rows_submitted += rows.num_rows
-            self._producer.submit(rows, lambda right=right: self._acknowledged(right))
+            self._producer.submit(rows, partial(self._acknowledged, right))
+
+    def retry(self) -> None:
+        """Ask for a step if the producer had no room and has it now (K3)."""
+        if self._refused and self._producer.has_room():
+            self._refused = False
+            self._activate()
 
     def _acknowledged(self, right: Capability) -> None:
         self.unacknowledged -= 1

@@ -2,9 +2,9 @@
 
 Flow: consumer -> decoder -> [SourceOperator] -> stateless operators -> F.
 
-A gateway closes its epochs in three steps, *seal* (nothing more is stamped with this epoch), *durable*
-(whatever makes the epoch replayable is stored; nothing to do in an at-least-once job) and *close*
-(the capability moves past it), so that a passed frontier will imply a replayable input.
+A gateway closes its epochs in three steps, *seal* (nothing more is stamped with this epoch),
+*durable* (whatever makes the epoch replayable is stored; nothing to do in an at-least-once job) and
+*close* (the capability moves past it), so that a passed frontier will imply a replayable input.
 
 Invariants
   Q1  Ticks strictly increase and stay below the horizon this process has read.
@@ -12,6 +12,7 @@ Invariants
   Q3  Not reading never stops the ticks: a source that may not read still closes empty epochs.
   Q4  Positions at the stop cut c are exactly those behind the rows stamped below c: there are no
       ticks at or after c, and rows read but not stamped are not in the positions.
+  Q5  Rows that wait for a tick are bounded: nothing more is read while they are many.
 Source: DESIGN §4 (ticks), §8 (bindings).
 """
 
@@ -28,6 +29,10 @@ from service.migration.records import Stop
 
 #: (topic, partition) of an input.
 TopicPartition = tuple[str, int]
+
+#: Bytes of rows that may wait for a tick before reading stops (Q5); ticks come every few ms, unless
+#: the controller's promises stop.
+_OFFERED_BYTES_MAX = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class SourceOperator:
         self._open = owns_partitions
         self._capability: Capability | None = None
         self._read: deque[ReadRows] = deque()
+        self._offered_bytes = 0
         self._last: int = 0
         #: Next offset to read of each partition, behind the last closed epoch (Q4).
         self.positions: dict[TopicPartition, int] = {}
@@ -61,8 +67,10 @@ class SourceOperator:
 
     @property
     def may_read(self) -> bool:
-        """Whether reading more is sensible: there is room below and the job is not stopping."""
-        return self.stop is None and self._output.ready()
+        """Whether reading more is sensible: there is room here and below, and no stop."""
+        return (
+            self.stop is None and self._offered_bytes < _OFFERED_BYTES_MAX and self._output.ready()
+        )
 
     @property
     def has_rows(self) -> bool:
@@ -77,12 +85,13 @@ class SourceOperator:
     def offer(self, read: ReadRows) -> None:
         """Take rows for the next tick."""
         self._read.append(read)
+        self._offered_bytes += int(read.rows.nbytes)
 
     def tick(self, epoch: int) -> None:
         """Stamp what was offered with `epoch`, send it, and close the epoch (Q1, Q2).
 
         Args:
-            epoch: later than the last tick and below the horizon; the caller's `TickClock` gives it.
+            epoch: later than the last tick and below the horizon; a `TickClock` gives it.
         """
         capability = self._capability
         if capability is None or self.stop is not None:
@@ -95,6 +104,7 @@ class SourceOperator:
             if read.rows.num_rows:
                 self._output.send(capability, read.rows)
                 self.rows_sent += read.rows.num_rows
+        self._offered_bytes = 0
         self._seal(epoch, positions)
 
     def step(self) -> None:

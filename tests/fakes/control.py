@@ -52,17 +52,17 @@ def generation(
 
 def move(at: int, *moves: tuple[int, int]) -> Move:
     """A wave of (bin, worker) at `at`."""
-    return Move(at=at, request="r", wave=1, waves=1, moves=list(moves), clock=0)
+    return Move(at=at, request="r", wave=1, waves=1, moves=list(moves), clock=FIRST)
 
 
 def promise(horizon: int) -> Promise:
     """No command below `horizon` any more."""
-    return Promise(horizon=horizon, clock=0)
+    return Promise(horizon=horizon, clock=FIRST)
 
 
 def stop(at: int) -> Stop:
     """The last command."""
-    return Stop(at=at, drain=False, clock=0)
+    return Stop(at=at, drain=False, clock=FIRST)
 
 
 class ControlHand:
