@@ -1,1 +1,1 @@
-"""Timely dataflow: graphs, operators, capabilities, progress and transport. Imports the vocabulary and service.dataflow.progress."""
+"""Timely dataflow: graphs, operators, capabilities, progress, transport. Imports vocabulary."""

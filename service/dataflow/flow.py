@@ -11,7 +11,8 @@ Invariants
 Example:
     >>> from service.dataflow.flow import Flow, KafkaSink, KafkaSource, count, highest
     >>> flow = Flow("bids")
-    >>> bids = flow.source("bids", KafkaSource(["events"], record="bid", fields=["auction", "price"]))
+    >>> connector = KafkaSource(["events"], record="bid", fields=["auction", "price"])
+    >>> bids = flow.source("bids", connector)
     >>> stats = bids.key_by("auction").aggregate("stats", bids=count(), top=highest("price"))
     >>> _ = stats.sink("out", KafkaSink("stats", key="auction", schema=9))
     >>> [vertex.name for vertex in flow.vertices]
@@ -55,6 +56,8 @@ class KafkaSource:
     fields: Sequence[str]
 
     def __post_init__(self) -> None:
+        if isinstance(self.topics, str) or isinstance(self.fields, str):
+            raise GraphError("KafkaSource takes lists of topics and fields, not single strings")
         if not self.topics or not self.fields:
             raise GraphError("a KafkaSource needs at least one topic and one field")
         if len(set(self.fields)) != len(self.fields):
@@ -173,28 +176,54 @@ class Flow:
         """
         if len(streams) < 2:
             raise GraphError(f"concat {name!r} needs at least two streams")
-        columns = {stream.columns for stream in streams}
-        if len(columns) != 1 and None not in columns:
-            raise GraphError(f"concat {name!r}: the streams have different columns {columns}")
         for stream in streams:
             self._own(stream)
+        columns = {stream.columns for stream in streams}
+        if len(columns) != 1 and None not in columns:
+            listed = [list(stream.columns or ()) for stream in streams]
+            raise GraphError(f"concat {name!r}: the streams have different columns {listed}")
         vertex = ConcatVertex(name, tuple(stream.vertex for stream in streams))
         return self._stream(vertex, streams[0].columns)
 
     def check(self) -> None:
-        """Refuse a flow that cannot run: no source, no sink, or a stream that goes nowhere.
+        """Refuse a flow that cannot run.
 
         Raises:
-            GraphError: with the vertex's name.
+            GraphError: it has no source, or a stream goes nowhere; with the vertex's name.
+            NotYetSupported: rows reach a sink without a keyed vertex on their way.
         """
         if not any(isinstance(vertex, SourceVertex) for vertex in self.vertices):
             raise GraphError(f"flow {self.name!r} has no source; add flow.source(...)")
+        read: dict[str, str] = {}
+        for vertex in self.vertices:
+            if isinstance(vertex, SourceVertex):
+                for topic in vertex.connector.topics:
+                    if topic in read:
+                        raise NotYetSupported(
+                            f"topic {topic!r} read by two sources, {read[topic]!r} and "
+                            f"{vertex.name!r},",
+                            "put their records into topics of their own",
+                        )
+                    read[topic] = vertex.name
         used = {up for vertex in self.vertices for up in upstreams_of(vertex)}
         for number, vertex in enumerate(self.vertices):
             if number not in used and not isinstance(vertex, SinkVertex):
                 raise GraphError(
                     f"flow {self.name!r}: nothing reads {vertex.name!r}; add .sink(...) to it"
                 )
+        # Rows are in gateways until a keyed vertex sends them to workers, and only those write.
+        in_gateways: set[int] = set()
+        for number, vertex in enumerate(self.vertices):
+            above = in_gateways.intersection(upstreams_of(vertex))
+            if isinstance(vertex, SinkVertex) and above:
+                raise NotYetSupported(
+                    f"a sink without a keyed vertex above it ({vertex.name!r})",
+                    "add key_by(...).aggregate(...) before it",
+                )
+            if isinstance(vertex, SourceVertex) or (
+                above and not isinstance(vertex, AggregateVertex)
+            ):
+                in_gateways.add(number)
 
     def _own(self, stream: Stream) -> None:
         if stream.flow is not self:
@@ -283,7 +312,8 @@ class KeyedStream:
         the last row of each key does not.
 
         Raises:
-            GraphError: no aggregates, an unknown column, or a name equal to the key.
+            GraphError: no aggregates, something else than an aggregate, an unknown column, or a
+                name equal to the key.
             NotYetSupported: an ordered vertex.
         """
         if order is not Order.EAGER:
@@ -292,7 +322,12 @@ class KeyedStream:
             raise GraphError(f"aggregate {name!r} has nothing to compute")
         if self._key in aggregates:
             raise GraphError(f"aggregate {name!r}: an output is named like the key {self._key!r}")
-        for aggregate in aggregates.values():
+        for output, aggregate in aggregates.items():
+            if not isinstance(aggregate, Aggregate):
+                raise GraphError(
+                    f"aggregate {name!r}: {output!r} is {aggregate!r}; use count(), total(...), "
+                    "highest(...), lowest(...) or oldest(...)"
+                )
             if aggregate.column is not None:
                 self._stream._need(aggregate.column, name)
         vertex = AggregateVertex(name, self._key, dict(aggregates), self._stream.vertex, order)

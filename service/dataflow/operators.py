@@ -15,10 +15,11 @@ from service.errors import GraphError
 class MapOperator:
     """Applies a function to every batch; empty results are not sent on."""
 
-    def __init__(self, name: str, function: BatchFunction) -> None:
-        """Run `function`; `name` is for its errors."""
+    def __init__(self, name: str, function: BatchFunction, schema: pa.Schema) -> None:
+        """Run `function`, whose results must have the columns of `schema`; `name` is for errors."""
         self._name = name
         self._function = function
+        self._schema = schema
 
     def open(self, context: OperatorContext) -> None:
         """Take the ports."""
@@ -26,15 +27,34 @@ class MapOperator:
         (self._output,) = context.outputs
 
     def step(self) -> None:
-        """Transform what is queued while there is room below."""
+        """Transform what is queued while there is room below.
+
+        Raises:
+            GraphError: the function returned something else than it did for the empty batch.
+        """
         while self._output.ready() and (message := self._input.pull()) is not None:
-            rows = self._function(message.payload)  # type: ignore[arg-type]  # data channel
-            if not isinstance(rows, pa.RecordBatch):
-                raise GraphError(
-                    f"{self._name!r} must return a pyarrow.RecordBatch, not {type(rows).__name__}"
-                )
+            rows = self._function(message.payload)
+            if not (isinstance(rows, pa.RecordBatch) and rows.schema.equals(self._schema)):
+                self._check(rows)
             if rows.num_rows:
                 self._output.forward(0, message, rows)
+
+    def _check(self, rows: object) -> None:
+        if not isinstance(rows, pa.RecordBatch):
+            raise GraphError(
+                f"{self._name!r} must return a pyarrow.RecordBatch, not {type(rows).__name__}"
+            )
+        expected, found = columns_of(self._schema), columns_of(rows.schema)
+        if expected != found:
+            raise GraphError(
+                f"{self._name!r} returned columns {found}, but {expected} when it was tried on an "
+                "empty batch; it must return the same columns always"
+            )
+
+
+def columns_of(schema: pa.Schema) -> dict[str, str]:
+    """Names and types of columns, in order, for comparing and for messages."""
+    return dict(zip(schema.names, map(str, schema.types), strict=True))
 
 
 class ConcatOperator:

@@ -36,7 +36,7 @@ from service.dataflow.flow import (
 )
 from service.dataflow.graph import Dataflow
 from service.dataflow.operator import Operator, Pact
-from service.dataflow.operators import ConcatOperator, MapOperator
+from service.dataflow.operators import ConcatOperator, MapOperator, columns_of
 from service.dataflow.progress.summary import PathSummary, identity
 from service.dataflow.transport.credit import CreditClass
 from service.errors import GraphError
@@ -49,6 +49,15 @@ from service.statestore.columns import ColumnType
 from service.statestore.vertex_store import VertexStore
 
 _SAME: PathSummary = identity(1)
+#: What a user's function is likely to raise when its columns are not what it thought.
+_USER_ERRORS = (
+    pa.ArrowException,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 _ARROW: dict[ColumnType, pa.DataType] = {"int64": pa.int64(), "float64": pa.float64()}
 
 
@@ -124,7 +133,7 @@ class _Lowering:
                     self._source(number, vertex)
                 case MapVertex():
                     self._schemas[number] = self._mapped(vertex)
-                    logic = MapOperator(vertex.name, vertex.function)
+                    logic = MapOperator(vertex.name, vertex.function, self._schemas[number])
                     self._stateless(number, vertex.name, logic, (vertex.upstream,))
                 case ConcatVertex():
                     self._schemas[number] = self._common(vertex)
@@ -154,10 +163,10 @@ class _Lowering:
         schema = self._schemas[vertex.upstream]
         try:
             result = vertex.function(pa.RecordBatch.from_pylist([], schema=schema))
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        except _USER_ERRORS as error:
             raise GraphError(
                 f"the function of {vertex.name!r} failed on an empty batch with columns "
-                f"{schema.names}: {error}"
+                f"{schema.names}: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(result, pa.RecordBatch):
             raise GraphError(
@@ -171,8 +180,8 @@ class _Lowering:
         for other in others:
             if not first.equals(other):
                 raise GraphError(
-                    f"the streams of concat {vertex.name!r} differ: {first.names} of "
-                    f"{first.types}, {other.names} of {other.types}"
+                    f"the streams of concat {vertex.name!r} differ: {columns_of(first)} and "
+                    f"{columns_of(other)}"
                 )
         return first
 
@@ -182,7 +191,7 @@ class _Lowering:
         if vertex.key not in schema.names or schema.field(vertex.key).type != pa.int64():
             raise GraphError(
                 f"{vertex.name!r} needs an int64 column {vertex.key!r} as its key; "
-                f"the stream has {dict(zip(schema.names, map(str, schema.types), strict=True))}"
+                f"the stream has {columns_of(schema)}"
             )
         known: dict[str, ColumnType] = {}
         for field in schema:

@@ -1,0 +1,185 @@
+"""The users' API: a flow is a value, and one that cannot run is refused when it is written."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from service.dataflow.flow import (
+    AggregateVertex,
+    ConcatVertex,
+    Flow,
+    KafkaSink,
+    KafkaSource,
+    MapVertex,
+    Order,
+    SinkVertex,
+    SourceVertex,
+    Stream,
+    count,
+    highest,
+    lowest,
+    oldest,
+    total,
+    upstreams_of,
+)
+from service.errors import GraphError, NotYetSupported
+
+SINK = KafkaSink("out", key="a", schema=4)
+
+
+@pytest.fixture
+def flow() -> Flow:
+    return Flow("job")
+
+
+@pytest.fixture
+def stream(flow: Flow) -> Stream:
+    return flow.source("in", KafkaSource(["events"], record="bid", fields=["a", "b"]))
+
+
+def test_vertices_stand_in_the_order_they_were_written_inputs_first(
+    flow: Flow, stream: Stream
+) -> None:
+    left = stream.filter("left", lambda rows: rows.column("a"))
+    right = stream.select("right", "a", "b")
+    both = flow.concat("both", left, right)
+    named = both.map_batches("named", lambda rows: rows, columns=["a", "b"])
+    stats = named.key_by("a").aggregate("stats", n=count(), top=highest("b"))
+    assert stats.sink("out", SINK) is flow
+    kinds = [type(vertex) for vertex in flow.vertices]
+    assert kinds == [
+        SourceVertex,
+        MapVertex,
+        MapVertex,
+        ConcatVertex,
+        MapVertex,
+        AggregateVertex,
+        SinkVertex,
+    ]
+    assert [upstreams_of(vertex) for vertex in flow.vertices] == [
+        (),
+        (0,),
+        (0,),
+        (1, 2),
+        (3,),
+        (4,),
+        (5,),
+    ]
+    assert stats.columns == ("a", "n", "top")
+    flow.check()
+
+
+def test_filter_and_select_work_on_whole_batches(flow: Flow, stream: Stream) -> None:
+    stream.filter("even", lambda rows: pa.array([v % 2 == 0 for v in rows["a"].to_pylist()]))
+    stream.select("narrow", "b")
+    rows = pa.RecordBatch.from_pydict({"a": [1, 2, 4], "b": [5, 6, 7]})
+    even, narrow = flow.vertices[1:]
+    assert isinstance(even, MapVertex)
+    assert isinstance(narrow, MapVertex)
+    assert even.function(rows).to_pydict() == {"a": [2, 4], "b": [6, 7]}
+    assert narrow.function(rows).to_pydict() == {"b": [5, 6, 7]}
+
+
+def test_a_name_is_used_once(flow: Flow, stream: Stream) -> None:
+    with pytest.raises(GraphError, match="'job' already has a vertex named 'in'"):
+        stream.select("in", "a")
+
+
+@pytest.mark.parametrize(
+    ("topics", "fields", "text"),
+    [
+        ([], ["a"], "at least one topic"),
+        (["events"], [], "at least one topic and one field"),
+        (["events"], ["a", "a"], "repeat a name"),
+        ("events", ["a"], "takes lists"),
+        (["events"], "a", "takes lists"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_refused(
+    topics: list[str], fields: list[str], text: str
+) -> None:
+    with pytest.raises(GraphError, match=text):
+        KafkaSource(topics, record="bid", fields=fields)
+
+
+def test_an_unknown_column_is_refused_where_it_is_used(stream: Stream) -> None:
+    keyed = stream.key_by("a")
+    for wrong in (
+        lambda: stream.key_by("c"),
+        lambda: stream.select("s", "a", "c"),
+        lambda: stream.sink("out", KafkaSink("out", key="c", schema=4)),
+        lambda: keyed.aggregate("stats", top=highest("c")),
+    ):
+        with pytest.raises(GraphError, match="needs column 'c'; the stream has"):
+            wrong()
+
+
+def test_columns_that_a_function_decides_are_checked_later(stream: Stream) -> None:
+    stream.map_batches("free", lambda rows: rows).key_by("anything")
+
+
+def test_an_aggregate_needs_something_to_compute_under_another_name_than_the_key(
+    stream: Stream,
+) -> None:
+    keyed = stream.key_by("a")
+    with pytest.raises(GraphError, match="nothing to compute"):
+        keyed.aggregate("stats")
+    with pytest.raises(GraphError, match="named like the key 'a'"):
+        keyed.aggregate("stats", a=count())
+    with pytest.raises(GraphError, match=r"'n' is 'b'; use count\(\)"):
+        keyed.aggregate("stats", n="b")  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_every_aggregate_may_be_used(stream: Stream) -> None:
+    found = stream.key_by("a").aggregate(
+        "stats", n=count(), t=total("b"), h=highest("b"), l=lowest("b"), o=oldest("b")
+    )
+    assert found.columns == ("a", "n", "t", "h", "l", "o")
+
+
+def test_concat_joins_equal_streams_of_one_flow(flow: Flow, stream: Stream) -> None:
+    with pytest.raises(GraphError, match="at least two"):
+        flow.concat("both", stream)
+    with pytest.raises(GraphError, match=r"different columns .*\['a', 'b'\], \['a'\]"):
+        flow.concat("both", stream, stream.select("narrow", "a"))
+    other = Flow("other").source("in", KafkaSource(["events"], record="bid", fields=["x"]))
+    with pytest.raises(GraphError, match="a stream of flow 'other' was used in 'job'"):
+        flow.concat("both", stream, other)
+
+
+def test_a_flow_without_a_source_or_with_a_loose_end_is_refused(flow: Flow, stream: Stream) -> None:
+    with pytest.raises(GraphError, match="'empty' has no source"):
+        Flow("empty").check()
+    with pytest.raises(GraphError, match="nothing reads 'in'"):
+        flow.check()
+    stats = stream.key_by("a").aggregate("stats", n=count())
+    with pytest.raises(GraphError, match=r"nothing reads 'stats'; add \.sink"):
+        flow.check()
+    stats.sink("out", SINK)
+    flow.check()
+
+
+def test_a_sink_without_a_keyed_vertex_above_it_is_refused_by_name(
+    flow: Flow, stream: Stream
+) -> None:
+    """Its rows would stay in gateways, which write nothing."""
+    stream.select("narrow", "a").sink("straight", SINK)
+    with pytest.raises(NotYetSupported, match=r"\('straight'\) is not supported.*key_by"):
+        flow.check()
+
+
+def test_one_branch_without_a_keyed_vertex_is_enough_to_refuse(flow: Flow, stream: Stream) -> None:
+    keyed = stream.key_by("a").aggregate("stats", b=count())
+    flow.concat("both", keyed, stream).sink("mixed", SINK)
+    with pytest.raises(NotYetSupported, match="'mixed'"):
+        flow.check()
+
+
+def test_what_this_version_cannot_do_is_refused_by_name(stream: Stream) -> None:
+    with pytest.raises(NotYetSupported, match=r"loop \(iterate\) is not supported in this version"):
+        stream.iterate(lambda inner: inner)
+    with pytest.raises(NotYetSupported, match=r"window \(timers and watermarks\) is not supported"):
+        stream.key_by("a").window(60)
+    with pytest.raises(NotYetSupported, match="ordered vertex is not supported"):
+        stream.key_by("a").aggregate("stats", order=Order.ORDERED, n=count())
