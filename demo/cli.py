@@ -75,7 +75,7 @@ def _demonstrated(options: Options) -> int:
         names = Names(secrets.token_hex(4))
         outcome = Run(options, names, broker.bootstrap_servers, children, lookout, folder).run()
         lookout.enter(Stage.REPORT)
-        summary = summarised(options, outcome, _version_of(broker))
+        summary = summarised(options, names, outcome, _version_of(broker))
         report.write(options.report_dir, summary, outcome.measured.windows())
         lookout.tell(1.0, str(options.report_dir / report.PAGE))
     report.print_closing(Console(highlight=False), summary, options.report_dir)

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from demo.observe import RequestStatus
-from demo.options import Options
+from demo.options import Names, Options
 from demo.proof import Verdict
 from demo.run import Outcome
 from loadgen.report import LatencyMs, latency_ms, split
@@ -113,6 +113,8 @@ class Summary(TypedDict):
     started: str
     commit: str | None
     parameters: dict[str, int | float]
+    #: Names of the run's topics, and of the job whose own topics start with it.
+    topics: dict[str, str]
     #: Of the stream, and of it what the job read; the loading of state not included.
     events_published: int
     events_processed: int
@@ -132,7 +134,7 @@ class Summary(TypedDict):
     notes: list[str]
 
 
-def summarised(options: Options, outcome: Outcome, kafka: str) -> Summary:
+def summarised(options: Options, names: Names, outcome: Outcome, kafka: str) -> Summary:
     """The document of a run whose processes all ended well; `kafka` is the broker's version."""
     schedule, loaded = outcome.generated.schedule, outcome.generated.sent.get("load", 0)
     assert schedule is not None, "a stream has a schedule"
@@ -148,6 +150,7 @@ def summarised(options: Options, outcome: Outcome, kafka: str) -> Summary:
         started=datetime.fromtimestamp(schedule[0] / 1e6, UTC).isoformat(timespec="seconds"),
         commit=_commit(),
         parameters=_parameters(options),
+        topics={"app": names.app, "events": names.events, "results": names.results},
         events_published=outcome.generated.total - loaded,
         events_processed=outcome.processed - loaded,
         outputs_compared=outcome.verdict.outputs_compared,

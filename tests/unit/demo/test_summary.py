@@ -15,7 +15,7 @@ from rich.console import Console
 from demo import report
 from demo.load import Generated, Measured, Stalls
 from demo.observe import RequestStatus
-from demo.options import Options
+from demo.options import Names, Options
 from demo.proof import Finding, Verdict
 from demo.run import Outcome
 from demo.summary import summarised
@@ -90,7 +90,7 @@ OUTCOME = Outcome(
 
 @pytest.fixture
 def summary():
-    return summarised(Options(), OUTCOME, "4.1.1")
+    return summarised(Options(), Names("test"), OUTCOME, "4.1.1")
 
 
 def test_the_summary_keeps_its_contract(summary):
@@ -136,7 +136,7 @@ def test_too_few_results_while_migrating_are_said():
     short = replace(
         OUTCOME, migrations=[RequestStatus("out", "completed", None, START_US, 1, 1, 1)]
     )
-    notes = summarised(Options(), short, "4.1.1")["notes"]
+    notes = summarised(Options(), Names("test"), short, "4.1.1")["notes"]
     assert len(notes) == 1
     assert "10,000 are needed" in notes[0]
 
@@ -157,7 +157,7 @@ def test_the_page_holds_picture_and_numbers(summary, tmp_path):
 def test_an_inexact_run_is_shown_with_examples(tmp_path):
     finding = Finding("total", "each total fits", 3, ["auction 7, total <1>"])
     outcome = replace(OUTCOME, verdict=replace(OUTCOME.verdict, findings=[finding]))
-    summary = summarised(Options(), outcome, "4.1.1")
+    summary = summarised(Options(), Names("test"), outcome, "4.1.1")
     page = report.page(summary, b"")
     assert "not exact" in page
     assert "auction 7, total &lt;1&gt;" in page
