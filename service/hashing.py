@@ -13,7 +13,7 @@ Source: the finaliser constants of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 from service.errors import UsageError
@@ -30,7 +30,16 @@ def mix64(key: np.uint64) -> np.uint64:
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True)
+#: A column as a kernel reads it: contiguous, and perhaps memory that Arrow does not let change.
+#: Kernels are given their types, so that they compile on import and no batch waits for it.
+KEYS = types.Array(types.int64, 1, "C", readonly=True)
+
+
+@njit(
+    types.void(KEYS, types.int64, types.Array(types.int32, 1, "C")),
+    cache=True,
+    nogil=True,
+)
 def _bins(keys: NDArray[np.int64], bin_bits: int, out: NDArray[np.int32]) -> None:
     if bin_bits == 0:
         out[:] = 0

@@ -27,13 +27,13 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as Client
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 from service.avro.encoder import Encoder
 from service.avro.wire import header
 from service.errors import BrokerError, BrokerUnavailable, UsageError
-from service.hashing import bins_of
+from service.hashing import KEYS, bins_of
 
 #: Rows in the client's queue at which sinks stop, and what the queue can take (P3).
 _ROOM_ROWS = 100_000
@@ -41,7 +41,11 @@ _QUEUE_ROWS = 2_000_000
 _QUEUE_KB = 1 << 20
 
 
-@njit(cache=True, nogil=True)
+@njit(
+    types.void(KEYS, types.Array(types.int32, 1, "C"), types.Array(types.int64, 1, "C")),
+    cache=True,
+    nogil=True,
+)
 def _murmur2_partitions(
     keys: NDArray[np.int64], out: NDArray[np.int32], last: NDArray[np.int64]
 ) -> None:
@@ -183,6 +187,7 @@ class KafkaSinkWriter:
         self._topic = topic
         self._key = key
         self._encoder = encoder
+        encoder.warm()
         self._prefix = header(schema_id)
         self._partitions = producer.partitions(topic)
         self._bin_bits = bin_bits

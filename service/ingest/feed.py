@@ -43,6 +43,7 @@ class SourceFeed:
         self.records_in = 0
         self.skipped = 0
         self.rejected = 0
+        decoder.warm()
         messages.assign(positions)
         self._ends = messages.end_offsets(positions) if until_end else {}
 

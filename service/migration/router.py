@@ -18,18 +18,28 @@ from collections import deque
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 from service.dataflow.operator import Capability, OperatorContext
 from service.errors import GraphError
-from service.hashing import mix64
+from service.hashing import KEYS, mix64
 from service.migration.control_source import ControlSource
 from service.migration.held import HeldRows
 from service.migration.records import MAX_EPOCH
 
 
-@njit(cache=True, nogil=True)
+@njit(
+    types.void(
+        KEYS,
+        types.int64,
+        types.Array(types.int32, 1, "C", readonly=True),
+        types.Array(types.int64, 1, "C"),
+        types.Array(types.int64, 1, "C"),
+    ),
+    cache=True,
+    nogil=True,
+)
 def _route(
     keys: NDArray[np.int64],
     bin_bits: int,
