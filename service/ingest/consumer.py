@@ -12,8 +12,8 @@ Invariants
   C3  An error of the client leaves this file as a BrokerError, or not at all if the client repairs
       it by itself; those are counted in `repaired`.
   C4  After `pause` nothing is delivered; after `resume` the next record is the one that was due.
-
-A topic written in transactions ends in markers that are never delivered, so its lag can stay at 1.
+  C5  Positions reach the end of a partition whatever its last offsets hold: what transactions leave
+      behind (marks, aborted records) has offsets and is never delivered.
 
 Source: librdkafka 2.16 CONFIGURATION.md and INTRODUCTION.md; confluent-kafka-python 407, 597.
 """
@@ -21,8 +21,8 @@ Source: librdkafka 2.16 CONFIGURATION.md and INTRODUCTION.md; confluent-kafka-py
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import repeat
-from operator import is_not
+from itertools import compress, repeat
+from operator import is_, is_not
 from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -185,11 +185,16 @@ class KafkaPartitions:
                 messages += self._client.consume(max_records - 1, 0)
         if self._fatal is not None:
             raise BrokerError(f"Kafka at {self._bootstrap}: {self._fatal.str()}")
-        errors = map(Message.error, messages)
-        if any(map(is_not, errors, repeat(None))):
-            messages = self._without_errors(messages)
+        errors = list(map(Message.error, messages))
+        notices = list(compress(messages, map(is_not, errors, repeat(None))))
+        reached: dict[TopicPartition, int] = {}
+        if notices:
+            messages = list(compress(messages, map(is_, errors, repeat(None))))
+            reached = self._ends_among(notices)
         raw = raw_records(messages, self._topics)
         self._positions.update(raw.positions())
+        for which, end in reached.items():
+            self._positions[which] = max(end, self._positions[which])
         return raw
 
     def lag(self) -> dict[TopicPartition, int]:
@@ -264,21 +269,24 @@ class KafkaPartitions:
             ClientPartition(*which), timeout=timeout_s, cached=cached
         )
 
-    def _without_errors(self, messages: list[Message]) -> list[Message]:
-        """The records among `messages`; errors are counted or raised (C3)."""
-        records = []
-        for message in messages:
-            error = message.error()
-            if error is None:
-                records.append(message)
+    def _ends_among(self, notices: list[Message]) -> dict[TopicPartition, int]:
+        """Ends that were reached (C5), of what came in place of records; errors are judged (C3)."""
+        reached: dict[TopicPartition, int] = {}
+        for notice in notices:
+            error = notice.error()
+            assert error is not None, "a notice is no record"
+            which = str(notice.topic()), int(notice.partition() or 0)
+            if error.code() == KafkaError._PARTITION_EOF:
+                reached[which] = int(notice.offset() or 0)
             elif _heals(error):
                 self.repaired += 1
             else:
-                raise self._refusal(message, error)
-        return records
+                raise self._refusal(which, error)
+        # What came from before an assignment speaks of nothing that is read now.
+        return {which: end for which, end in reached.items() if which in self._positions}
 
-    def _refusal(self, message: Message, error: KafkaError) -> BrokerError:
-        topic, partition = str(message.topic()), int(message.partition() or 0)
+    def _refusal(self, which: TopicPartition, error: KafkaError) -> BrokerError:
+        topic, partition = which
         if error.code() in _OFFSET_GONE:
             return offset_gone(topic, partition, self._positions.get((topic, partition), -1))
         return BrokerError(f"partition {partition} of {topic!r} cannot be read: {error.str()}")
@@ -319,7 +327,8 @@ def _client_config(
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
         "isolation.level": "read_committed",
-        "enable.partition.eof": False,
+        # Says where a partition ends, which its last record does not always (C5).
+        "enable.partition.eof": True,
         "check.crcs": True,
         # A gateway that stops reading must not be thrown out of a group it is not in.
         "max.poll.interval.ms": 86_400_000,
@@ -343,7 +352,7 @@ def _codes(*names: str) -> frozenset[int]:
 _OFFSET_GONE = _codes("OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET")
 _UNREACHABLE = _codes("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_RESOLVE")
 _REFUSED = _codes("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED")
-_PASSING = _UNREACHABLE | _codes("_PARTITION_EOF", "_WAIT_CACHE")
+_PASSING = _UNREACHABLE | _codes("_WAIT_CACHE")
 
 
 def _heals(error: KafkaError) -> bool:

@@ -4,7 +4,7 @@ Flow: MessageSource.poll -> [SourceFeed] -> ReadRows -> SourceOperator; bad reco
 
 Invariants
   FE1  Every record polled is exactly one of: a row, skipped (another record type), rejected.
-  FE2  While a new schema cannot be looked up, the poll that needs it waits and nothing more is read.
+  FE2  While a new schema cannot be looked up, the poll that needs it waits; nothing more is read.
   FE3  Positions cover rejected and skipped records too: nothing is read twice or left behind.
 """
 
@@ -85,8 +85,10 @@ class SourceFeed:
     def drained(self) -> bool:
         """Whether every partition was read to the end found at start; never without `until_end`."""
         positions = self._messages.positions
-        return bool(self._ends) and self._waiting is None and all(
-            positions.get(each, 0) >= end for each, end in self._ends.items()
+        return (
+            bool(self._ends)
+            and self._waiting is None
+            and all(positions.get(each, 0) >= end for each, end in self._ends.items())
         )
 
     def rejected_by_reason(self) -> Mapping[str, int]:

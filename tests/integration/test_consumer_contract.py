@@ -321,6 +321,30 @@ def test_closing_twice_is_fine(cluster):
     source.close()
 
 
+def test_positions_pass_what_transactions_leave_at_the_end(broker):
+    """Real broker only: the fake knows no transactions."""
+    cluster = RealCluster(broker.bootstrap_servers)
+    topic = cluster.create(1)
+    producer = Producer(
+        {"bootstrap.servers": broker.bootstrap_servers, "transactional.id": f"x-{cluster.run}"}
+    )
+    producer.init_transactions(_PATIENCE_S)
+    for value in (b"kept", b"aborted"):
+        producer.begin_transaction()
+        producer.produce(topic, value, partition=0)
+        producer.flush(_PATIENCE_S)
+        end = producer.commit_transaction if value == b"kept" else producer.abort_transaction
+        end(_PATIENCE_S)
+    source = cluster.source()
+    source.assign({(topic, 0): 0})
+    assert [row.value for row in _read(source, 1)] == [b"kept"]
+    ends = source.end_offsets([(topic, 0)])
+    assert ends == {(topic, 0): 4}
+    _until(lambda: source.positions == ends, source)
+    assert source.lag() == {(topic, 0): 0}
+    cluster.close()
+
+
 def test_a_dead_letter_reaches_its_topic_with_the_original_bytes_and_headers(broker):
     cluster = RealCluster(broker.bootstrap_servers)
     topic = cluster.create(1)
