@@ -1,0 +1,203 @@
+"""Bad records between good ones: each costs only itself and goes to `<topic>.dlq`, whole.
+
+The oracle reads what is good with fastavro. Cannot catch: what the decoder does with every possible
+damage (tests/unit/avro and tests/property damage records at every byte).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+
+import fastavro
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+
+from loadgen.broker import ensure_topic
+from service.nexmark.events import schema_text
+from tests.integration.bids import faults, judge
+from tests.integration.job import Job, read_topic, registry
+
+BID = fastavro.parse_schema(json.loads(schema_text("bid")))
+PERSON = fastavro.parse_schema(json.loads(schema_text("person")))
+HEADER = b"\x00\x00\x00\x00\x03"
+LARGE = 4_000
+
+
+def encoded(schema, record):
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, schema, record)
+    return stream.getvalue()
+
+
+def bid(number, **fields):
+    """The body of bid `number`: auctions 0 to 6, prices all different."""
+    record = {"auction": number % 7, "bidder": number, "price": number**2, "channel": "c" * 9}
+    record |= {"url": "https://example.org/item", "date_time": 1_790_000_000_000 + number}
+    return encoded(BID, {**record, "extra": "x" * 30, **fields})
+
+
+def person():
+    texts = ("name", "email_address", "credit_card", "city", "state", "extra")
+    return encoded(PERSON, {"id": 5, "date_time": 6, **dict.fromkeys(texts, "word")})
+
+
+def bad_values():
+    """Reason -> values that are bad for it."""
+    whole = HEADER + bid(1)
+    return {
+        "truncated": [whole[:6]],
+        "bad_length": [whole[:-1], whole[:-20]],
+        "trailing_bytes": [whole + b"\x00", whole + bid(2)],
+        "unknown_schema": [b"\x00\x00\x00\x00\x63" + bid(1), b"\x00\x7f\xff\xff\xff" + bid(1)],
+        "wrong_type": [b"\x00\x00\x00\x00\x1e" + bid(1)],
+        "missing_field": [b"\x00\x00\x00\x00\x1f" + bid(1)],
+        "varint_overflow": [HEADER + b"\xff" * 99],
+        "empty_value": [b""],
+        "null_value": [None],
+        "bad_magic": [b"\x01" + whole[1:], b'{"auction": 1}'],
+        "truncated_header": [b"\x00", HEADER[:4]],
+        "bad_schema_id": [b"\x00\xff\xff\xff\xff" + bid(1)],
+        "too_large": [HEADER + b"\x00" * LARGE],
+    }
+
+
+@pytest.fixture
+def names(bootstrap_servers, unique_name):
+    """Input with two partitions and output."""
+    prefix = unique_name("t")
+    found = f"{prefix}-events", f"{prefix}-auction-bids"
+    for name in found:
+        ensure_topic(bootstrap_servers, name, 2)
+    return found
+
+
+@pytest.fixture
+def schemas(tmp_path):
+    """The shipped schemas, and two of a bid that cannot give the columns of the newest one."""
+    newest, wrong, fewer = (json.loads(schema_text("bid")) for _ in range(3))
+    wrong["fields"] = [
+        {**each, "type": "string"} if each["name"] == "price" else each for each in wrong["fields"]
+    ]
+    fewer["fields"] = [each for each in fewer["fields"] if each["name"] != "price"]
+    return registry(tmp_path / "schemas", {30: wrong, 31: fewer, 32: newest})
+
+
+def limit_messages(bootstrap_servers, topic, size):
+    """Let the broker refuse larger messages for that topic."""
+    resource = ConfigResource(
+        ConfigResource.Type.TOPIC,
+        topic,
+        incremental_configs=[
+            ConfigEntry(
+                "max.message.bytes",
+                str(size),
+                incremental_operation=AlterConfigOpType.SET,
+            )
+        ],
+    )
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result(10)
+
+
+def query(names, schemas):
+    return ["--topic-prefix", names[0].removesuffix("-events"), "--registry", str(schemas)]
+
+
+def test_bad_records_cost_only_themselves_and_are_kept(
+    bootstrap_servers, app_name, names, schemas, tmp_path
+):
+    bad = [(reason, value) for reason, values in bad_values().items() for value in values]
+    short, long = HEADER + bid(3)[:-7], HEADER + bid(3) + bid(3)[-7:]
+    records, letters = [], []
+    for number in range(1_000):
+        partition = number % 7 % 2
+        records.append((partition, HEADER + bid(number), None))
+        if number % 50 == 25:
+            # Lengths that cancel: read as one block they would shift what lies between them.
+            for reason, value in (("bad_length", short), ("trailing_bytes", long)):
+                records += [(partition, value, reason), (partition, HEADER + bid(number), None)]
+        if number % 30 == 11:
+            reason, value = bad[number // 30 % len(bad)]
+            records.append((partition, value, reason))
+        if number % 100 == 7:
+            records.append((partition, b"\x00\x00\x00\x00\x01" + person(), None))
+    producer = Producer({"bootstrap.servers": bootstrap_servers})
+    offsets = Counter()
+    for partition, value, reason in records:
+        key = b"key-%d" % len(letters)
+        producer.produce(names[0], value, key, partition=partition)
+        if reason is not None:
+            letters.append((reason, value, key, partition, offsets[partition]))
+        offsets[partition] += 1
+    assert producer.flush(10) == 0
+    assert {reason for reason, *_ in letters} == set(bad_values())
+
+    with Job(
+        bootstrap_servers,
+        app_name,
+        tmp_path / "state",
+        gateways=2,
+        arguments=query(names, schemas),
+        environment={"MEGAPHONE_LIMITS__RECORD_BYTES_MAX": str(LARGE)},
+    ) as job:
+        job.await_running()
+        job.await_total("megaphone_ingest_records_total", len(records))
+        assert job.total("megaphone_ingest_skipped_total") == 10
+        assert rejected(job) == Counter(reason for reason, *_ in letters)
+        job.await_(
+            lambda: len(read_topic(bootstrap_servers, f"{names[0]}.dlq")) >= len(letters),
+            "a letter for each bad record",
+        )
+        job.stop()
+        verdict = judge(bootstrap_servers, job, names, tmp_path / "proof", published=len(records))
+    found = {
+        (dict(m.headers())["error"].decode().partition(":")[0], m.value(), m.key(), place_of(m))
+        for m in read_topic(bootstrap_servers, f"{names[0]}.dlq")
+    }
+    assert found == {
+        (reason, value, key, (names[0], partition, offset))
+        for reason, value, key, partition, offset in letters
+    }
+    assert len(read_topic(bootstrap_servers, f"{names[0]}.dlq")) == len(letters)
+    assert set(faults(verdict)) == {"moved", "readable"}, faults(verdict)
+    (unreadable,) = (each for each in verdict.findings if each.name == "readable")
+    assert unreadable.violations == len(letters)
+    assert verdict.bids == verdict.bids_counted == len(records) - len(letters) - 10
+
+
+def place_of(letter):
+    """Topic, partition and offset that the headers of a dead letter say."""
+    headers = dict(letter.headers())
+    return headers["topic"].decode(), int(headers["partition"]), int(headers["offset"])
+
+
+def rejected(job):
+    """Bad records by reason, over all gateways."""
+    counts = Counter()
+    for reading in job.metrics().values():
+        for name, value in reading.items():
+            if name.startswith("megaphone_ingest_rejected_total{"):
+                counts[name.partition("{")[2].rstrip("}")] += value
+    return counts
+
+
+def test_a_bad_record_that_cannot_be_kept_stops_the_job(
+    bootstrap_servers, app_name, names, schemas, tmp_path
+):
+    """A letter that Kafka refuses must not vanish, even if it is the last thing the job does."""
+    ensure_topic(bootstrap_servers, f"{names[0]}.dlq", 1)
+    limit_messages(bootstrap_servers, f"{names[0]}.dlq", 200)
+    producer = Producer({"bootstrap.servers": bootstrap_servers})
+    producer.produce(names[0], HEADER + bid(1), partition=0)
+    producer.produce(names[0], HEADER + bid(1) + b"\x00" * 300, partition=0)
+    assert producer.flush(10) == 0
+    arguments = [*query(names, schemas), "--until-end"]
+    with Job(bootstrap_servers, app_name, tmp_path / "state", arguments=arguments) as job:
+        job.finish(1)
+        failure = job.lines("process.failed", slot="gateway-0")
+    assert len(failure) == 1
+    assert f"{names[0]}.dlq" in str(failure[0]["message"])
