@@ -168,7 +168,7 @@ def summarised(options: Options, names: Names, outcome: Outcome, kafka: str) -> 
         proof=_proof(outcome.verdict),
         machine={**machine(), **stalls},
         versions=versions(kafka),
-        notes=_notes(latencies, outcome.verdict),
+        notes=_notes(latencies, outcome),
     )
 
 
@@ -295,9 +295,10 @@ def _parameters(options: Options) -> dict[str, int | float]:
     }
 
 
-def _notes(latencies: Latencies, verdict: Verdict) -> list[str]:
+def _notes(latencies: Latencies, outcome: Outcome) -> list[str]:
     """What a reader of the figures must know."""
     notes = []
+    verdict = outcome.verdict
     count = latencies["migrating"]["count"]
     if count < MIGRATING_RECORDS_MIN:
         notes.append(
@@ -310,6 +311,10 @@ def _notes(latencies: Latencies, verdict: Verdict) -> list[str]:
             f"{unseen} changes of ownership could not be seen, because their bins had no results "
             "before or after; a longer or faster run shows them"
         )
+    before = sum((outcome.measured.offsets or {}).values())
+    unmeasured = verdict.outputs_compared - before - count - latencies["steady"]["count"]
+    if unmeasured:
+        notes.append(f"the latency of {unmeasured:,} results was not measured")
     return notes
 
 

@@ -18,7 +18,8 @@ from confluent_kafka import Producer
 from demo import readback
 from demo.ownership import Migration
 from demo.proof import Evidence, prove
-from demo.readback import Task, hash_bins, read_back, read_span, spans_of
+from demo.readback import Task, read_back, read_span, spans_of
+from demo.rows import hash_bins
 from loadgen.broker import ensure_topic
 from service.errors import BrokerError
 from service.nexmark.events import EventSource, NexmarkConfig, schema_text

@@ -40,6 +40,7 @@ def measured_run():
         histogram.record(np.full(1_000, latency, dtype=np.int64))
         documents.append(window_document(start, histogram))
     return Measured(
+        offsets={"0": 400, "1": 600},
         final={
             "kind": "final",
             "window_us": WINDOW_US,
@@ -47,7 +48,7 @@ def measured_run():
             "unreadable": 0,
             "consumed": documents,
             "intended": documents,
-        }
+        },
     )
 
 
@@ -174,3 +175,9 @@ def test_the_closing_table_names_the_report(summary, tmp_path):
     text = console.file.getvalue()
     for part in ("exact", "50,000/s", "move out", "16 waves", str(tmp_path / report.PAGE)):
         assert part in text, part
+
+
+def test_results_without_a_latency_are_said():
+    more = replace(OUTCOME, verdict=replace(OUTCOME.verdict, outputs_compared=301_007))
+    notes = summarised(Options(), Names("test"), more, "4.1.1")["notes"]
+    assert notes == ["the latency of 7 results was not measured"]
