@@ -78,10 +78,10 @@ class TableAgainstDictionary(RuleBasedStateMachine):
     def install(self, choice, keys, epoch):
         bin_id = choice % self.table.bins
         keys = [key for key in dict.fromkeys(keys) if self.bin(key) == bin_id]
-        columns = {"n": self.array(keys), "x": self.array(keys) / 2}
+        columns = {"n": self.array(keys) >> 1, "x": self.array(keys) / 2}
         self.table.install(bin_id, Rows(self.array(keys), np.full(len(keys), epoch), columns))
         self.rows = {key: row for key, row in self.rows.items() if self.bin(key) != bin_id}
-        self.rows |= {key: [epoch, key, key / 2] for key in keys}
+        self.rows |= {key: [epoch, key >> 1, key / 2] for key in keys}
 
     @rule(since=EPOCHS, choice=st.integers(0, 31))
     def extract(self, since, choice):
