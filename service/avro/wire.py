@@ -15,6 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from service.avro.kernels import Place
+
 MAGIC = 0
 HEADER_BYTES = 5
 SCHEMA_ID_MAX = 2**31 - 1
@@ -28,6 +30,21 @@ def header(schema_id: int) -> bytes:
     return MAGIC.to_bytes(1, "big") + schema_id.to_bytes(4, "big")
 
 
+@njit(nogil=True, forceinline=True)
+def read_header(data: NDArray[np.uint8], at: Place, end: Place) -> np.int32:
+    """Schema id of the row data[at:end], or NO_SCHEMA; for use in kernels (W2)."""
+    if at < 0 or end - at < HEADER_BYTES or end > data.shape[0]:
+        return np.int32(NO_SCHEMA)
+    # An unsigned place spares the kernel the case of counting from the end.
+    start = np.uint64(at)
+    if data[start] != MAGIC or data[start + np.uint64(1)] >= 128:
+        return np.int32(NO_SCHEMA)
+    schema_id = np.int32(0)
+    for byte in range(1, HEADER_BYTES):
+        schema_id = np.int32(schema_id << 8 | data[start + np.uint64(byte)])
+    return schema_id
+
+
 @njit(cache=True, nogil=True)
 def _split(
     data: NDArray[np.uint8],
@@ -37,20 +54,8 @@ def _split(
     body_starts: NDArray[np.int64],
 ) -> None:
     for row in range(starts.shape[0]):
-        at = starts[row]
-        schema_ids[row] = NO_SCHEMA
-        body_starts[row] = at
-        if at < 0 or ends[row] - at < HEADER_BYTES or ends[row] > data.shape[0]:
-            continue
-        if data[at] != MAGIC or data[at + 1] >= 128:
-            continue
-        schema_ids[row] = (
-            np.int32(data[at + 1]) << 24
-            | np.int32(data[at + 2]) << 16
-            | np.int32(data[at + 3]) << 8
-            | np.int32(data[at + 4])
-        )
-        body_starts[row] = at + HEADER_BYTES
+        schema_ids[row] = read_header(data, starts[row], ends[row])
+        body_starts[row] = starts[row] + (HEADER_BYTES if schema_ids[row] >= 0 else 0)
 
 
 def split_header(
