@@ -288,7 +288,7 @@ class Job:
 
 def registry(folder: Path, more: Mapping[int, Document]) -> Path:
     """A folder of the shipped schemas and `more`, by id."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for file in (ROOT / "service" / "nexmark" / "schemas").glob("*.avsc"):
         shutil.copy(file, folder)
     for number, schema in more.items():

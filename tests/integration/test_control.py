@@ -142,7 +142,7 @@ def refuse_a_taken_id(job):
 
 def refuse_a_second_plan(job, bootstrap_servers):
     """While a plan waits for its time it is under way; what was refused may be sent again."""
-    at = time.time_ns() // 1000 + 4_000_000
+    at = time.time_ns() // 1000 + 6_000_000
     targets = dict.fromkeys(range(4), 0)
     job.request(
         {"id": "later", "kind": "move", "moves": [[b, 0] for b in targets], "at": at},
@@ -154,8 +154,9 @@ def refuse_a_second_plan(job, bootstrap_servers):
     (refusal,) = job.statuses("second")
     assert refusal["state"] == "rejected"
     assert "'later' is under way" in refusal["reason"]
-    status = told_status(job, bootstrap_servers)
-    assert status["plan"]["id"] == "later"
+    plan = read_status(bootstrap_servers, job.app, load_config()).plan
+    assert plan is not None
+    assert (plan.id, plan.state) == ("later", "accepted")
     done = job.await_status("later", "completed")
     assert done["at"] == at
     return migration_of(done, targets)

@@ -1,0 +1,69 @@
+"""Flows of a user's own, as `megaphone run tests.integration.flows:NAME` finds them.
+
+Topics and bins are the test's: it names a prefix in the environment variable FLOW_PREFIX.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import megaphone as mp
+
+#: Schemas of what the flows write, by the id under which a test puts them into its registry.
+SCHEMAS: dict[int, dict[str, object]] = {
+    number: {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": field, "type": "long"} for field in fields],
+    }
+    for number, name, fields in (
+        (10, "auction_count", ("auction", "bids")),
+        (11, "group_highest", ("group", "most", "changes", "increases")),
+        (12, "dear_bid", ("auction", "price")),
+    )
+}
+GROUPS = 10
+DEAR = 100_000
+
+
+def topic(name: str) -> str:
+    """A topic of the test's."""
+    return f"{os.environ['FLOW_PREFIX']}-{name}"
+
+
+def bids(flow: mp.Flow) -> mp.Stream:
+    """The bids of the input."""
+    return flow.source("bids", mp.KafkaSource([topic("events")], "bid", ["auction", "price"]))
+
+
+def with_group(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Add the group of each auction; ids of auctions are not negative."""
+    auction = rows.column("auction")
+    tens = pc.multiply(pc.divide(auction, GROUPS), GROUPS)
+    return rows.append_column("group", pc.subtract(auction, tens))
+
+
+def two_stages() -> mp.Flow:
+    """Bids per auction; then per group of auctions the highest such number.
+
+    The second stage also counts the changes that the first one tells it of, and adds them up: one
+    that was lost or came twice would show, which a maximum alone might hide.
+    """
+    flow = mp.Flow("two_stages")
+    counts = bids(flow).key_by("auction").aggregate("counts", bids=mp.count())
+    counts.sink("counts-out", mp.KafkaSink(topic("counts"), key="auction", schema=10))
+    grouped = counts.map_batches("grouped", with_group, columns=("auction", "bids", "group"))
+    groups = grouped.key_by("group").aggregate(
+        "groups", most=mp.highest("bids"), changes=mp.count(), increases=mp.total("bids")
+    )
+    return groups.sink("groups-out", mp.KafkaSink(topic("groups"), key="group", schema=11))
+
+
+def stateless() -> mp.Flow:
+    """The dear bids as they come; nothing is kept, so nothing could move."""
+    flow = mp.Flow("stateless")
+    dear = bids(flow).filter("dear", lambda rows: pc.greater_equal(rows.column("price"), DEAR))
+    return dear.sink("out", mp.KafkaSink(topic("dear"), key="auction", schema=12))
