@@ -3,8 +3,10 @@
 Flow: Prometheus, Kubernetes or a person -> [AdminServer] -> readings of the process.
 
 Invariants
-  A1  Handlers read a few attributes that the main loop writes; they take no lock and call no client.
-  A2  Health means "the loop turns", never "Kafka answers": a broker outage must not restart the pool.
+  A1  Handlers read a few attributes that the main loop writes; they take no lock and call no
+      client.
+  A2  Health means "the loop turns", never "Kafka answers": a broker outage must not restart the
+      pool.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from service.errors import UsageError
 
 #: Answer of a probe: whether it holds, and a sentence.
 Verdict = tuple[bool, str]
@@ -32,7 +36,11 @@ class AdminServer:
         healthy: Callable[[], Verdict],
         ready: Callable[[], Verdict],
     ) -> None:
-        """Bind at once (port 0 takes a free one) and serve until `close`."""
+        """Bind at once (port 0 takes a free one) and serve until `close`.
+
+        Raises:
+            UsageError: the address cannot be bound.
+        """
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -52,10 +60,16 @@ class AdminServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
                 """Say nothing: scrapes would drown the log."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise UsageError(
+                f"/metrics cannot be served at {host}:{port}: {error.strerror}; choose another "
+                "--http-port, or 0 for a free one"
+            ) from error
         self._server.daemon_threads = True
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)

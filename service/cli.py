@@ -17,8 +17,9 @@ import typer
 
 from service.broker.lookup import serve
 from service.clock import SystemClock
-from service.config import load_config
-from service.controller_process import ControllerOptions, ControllerProcess
+from service.config import Config, load_config
+from service.controller_process import ControllerProcess
+from service.controller_start import ControllerOptions
 from service.dataflow.flow import Flow
 from service.errors import MegaphoneError, UsageError
 from service.hashing import bin_bits_of
@@ -28,6 +29,8 @@ from service.launcher import ChildSpec, Launcher
 from service.local import run_local
 from service.log import Log
 from service.nexmark.queries import QueryTopics, built_in
+from service.parent import tie_to_parent
+from service.preflight import check_topics
 from service.process import MemberProcess, ProcessOptions
 from service.status import print_status
 
@@ -41,24 +44,61 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Target = Annotated[str, typer.Argument(help="module:flow, or a built-in such as nexmark:auction_bids")]
+Target = Annotated[
+    str,
+    typer.Argument(help="What to run: module:flow, or a built-in such as nexmark:auction_bids."),
+]
 Servers = Annotated[
-    str, typer.Option(help="Kafka, host:port[,host:port]", envvar="KAFKA_BOOTSTRAP_SERVERS")
+    str,
+    typer.Option(help="Kafka to use, host:port[,host:port].", envvar="KAFKA_BOOTSTRAP_SERVERS"),
 ]
 AppName = Annotated[
-    str, typer.Option("--app", help="Name of the job; prefix of its topics", envvar="MEGAPHONE_APP")
+    str,
+    typer.Option(
+        "--app",
+        help="Name of the job: prefix of its own topics, and what it is continued under.",
+        envvar="MEGAPHONE_APP",
+    ),
 ]
-Workers = Annotated[int, typer.Option(min=1, max=1024, help="Worker slots")]
-Gateways = Annotated[int, typer.Option(min=1, max=1024, help="Gateway slots")]
-Bins = Annotated[int, typer.Option(help="Bins of state, a power of two, fixed for its life")]
-UntilEnd = Annotated[bool, typer.Option("--until-end", help="Stop at today's end of the input")]
-StateDir = Annotated[Path, typer.Option(help="Folder of checkpoints")]
-Registry = Annotated[str, typer.Option(help="Folder of <id>.avsc files, or a registry's URL")]
-Prefix = Annotated[str, typer.Option(help="Topics of a built-in: <prefix>-events")]
-OutputTopic = Annotated[str, typer.Option(help="Output topic of a built-in")]
-SlotNumber = Annotated[int, typer.Option("--slot", min=0, help="Which slot this process plays")]
-Address = Annotated[str, typer.Option(help="Where peers connect to")]
-HttpPort = Annotated[int, typer.Option(help="Port of /metrics; 0 takes a free one; -1: the knob's")]
+Workers = Annotated[int, typer.Option(min=1, max=1024, help="Worker slots of the job.")]
+Gateways = Annotated[int, typer.Option(min=1, max=1024, help="Gateway slots of the job.")]
+Bins = Annotated[
+    int, typer.Option(help="Bins of keyed state, a power of two; fixed for the life of the state.")
+]
+UntilEnd = Annotated[
+    bool,
+    typer.Option("--until-end", help="Read up to the ends of the input as of now, then stop."),
+]
+StateDir = Annotated[
+    Path, typer.Option(help="Folder of the checkpoints; a folder per app and slot.")
+]
+Registry = Annotated[
+    str,
+    typer.Option(
+        help="Folder of <id>.avsc files, or URL of a Confluent-compatible schema registry; "
+        "without it, the schemas of the built-ins."
+    ),
+]
+Prefix = Annotated[str, typer.Option(help="A built-in reads <prefix>-events.")]
+OutputTopic = Annotated[
+    str, typer.Option(help="A built-in writes here; without it, to a topic under the prefix.")
+]
+SlotNumber = Annotated[int, typer.Option("--slot", min=0, help="Which slot this process plays.")]
+Address = Annotated[str, typer.Option(help="Where peers connect to; * takes a free port.")]
+HttpPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of /metrics, /healthz and /readyz; 0 takes a free one; without it, http.port.",
+    ),
+]
+Tied = Annotated[
+    bool,
+    typer.Option(
+        "--tied", hidden=True, help="Stop when standard input ends: the launcher holds it."
+    ),
+]
 
 
 class Output(StrEnum):
@@ -84,7 +124,9 @@ def load_flow(target: str, topics: QueryTopics) -> Flow:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UsageError(f"module {error.name!r} of {target!r} was not found") from error
-    found = getattr(module, attribute, None)
+    if not hasattr(module, attribute):
+        raise UsageError(f"module {module_name!r} has no {attribute!r}; write module:flow")
+    found = getattr(module, attribute)
     flow = found() if callable(found) else found
     if not isinstance(flow, Flow):
         raise UsageError(f"{target!r} is {type(found).__name__}, not a megaphone.Flow")
@@ -111,15 +153,21 @@ def run(
     topic_prefix: Prefix = "nexmark",
     output_topic: OutputTopic = "",
 ) -> None:
-    """Run a flow: a controller, gateways and workers on this machine."""
+    """Run a flow on this machine: a controller, gateways and workers, each a process.
+
+    Ctrl-C or SIGTERM stops it plainly: results are written, state and read positions are kept under
+    --state-dir, and the same command goes on from there. A second one ends it at once.
+    """
     bin_bits_of(bins)
     config = load_config()
     topics = QueryTopics(topic_prefix, output_topic or None)
     flow = load_flow(target, topics)
     flow.check()
     options = ControllerOptions(bootstrap_servers, app_name, workers, gateways, bins, until_end)
+    check_topics(flow, bootstrap_servers, config.limits.broker_timeout_s)
     if local:
-        raise typer.Exit(run_local(options, state_dir, config, flow, _registry(registry)))
+        run_local(options, state_dir, config, flow, _registry(registry))
+        return
     common = [target, "--bootstrap-servers", bootstrap_servers, "--app", app_name]
     common += ["--topic-prefix", topic_prefix, "--output-topic", output_topic]
     job = ["--workers", str(workers), "--gateways", str(gateways), "--bins", str(bins)]
@@ -145,12 +193,14 @@ def controller(
     bins: Bins = 1024,
     until_end: UntilEnd = False,
     address: Address = "tcp://127.0.0.1:*",
-    http_port: HttpPort = -1,
+    http_port: HttpPort = None,
     topic_prefix: Prefix = "nexmark",
     output_topic: OutputTopic = "",
+    tied: Tied = False,
 ) -> None:
-    """Run the controller of a job."""
+    """Run the controller of a job: admits members, answers requests, plans moves, stops the job."""
     bin_bits_of(bins)
+    config = _begin(tied=tied)
     flow = load_flow(target, QueryTopics(topic_prefix, output_topic or None))
     options = ControllerOptions(
         bootstrap_servers,
@@ -160,9 +210,9 @@ def controller(
         bins,
         until_end,
         address,
-        None if http_port < 0 else http_port,
+        http_port,
     )
-    ControllerProcess(options, load_config(), flow, Log("controller")).run()
+    ControllerProcess(options, config, flow, Log("controller")).run()
 
 
 @app.command()
@@ -174,20 +224,23 @@ def worker(
     state_dir: StateDir = Path("megaphone-state"),
     registry: Registry = "",
     address: Address = "tcp://127.0.0.1:*",
-    http_port: HttpPort = -1,
+    http_port: HttpPort = None,
     topic_prefix: Prefix = "nexmark",
     output_topic: OutputTopic = "",
+    tied: Tied = False,
 ) -> None:
     """Run a worker: hosts bins of state and writes results."""
+    config = _begin(tied=tied)
     options = ProcessOptions(
         bootstrap_servers,
         app_name,
         Slot(Role.WORKER, slot),
         state_dir,
         address,
-        None if http_port < 0 else http_port,
+        http_port,
     )
-    _run_member(options, target, QueryTopics(topic_prefix, output_topic or None), registry)
+    topics = QueryTopics(topic_prefix, output_topic or None)
+    _run_member(options, config, load_flow(target, topics), registry)
 
 
 @app.command()
@@ -199,28 +252,36 @@ def gateway(
     state_dir: StateDir = Path("megaphone-state"),
     registry: Registry = "",
     address: Address = "tcp://127.0.0.1:*",
-    http_port: HttpPort = -1,
+    http_port: HttpPort = None,
     topic_prefix: Prefix = "nexmark",
     output_topic: OutputTopic = "",
+    tied: Tied = False,
 ) -> None:
     """Run a gateway: reads Kafka partitions and routes their records."""
+    config = _begin(tied=tied)
     options = ProcessOptions(
         bootstrap_servers,
         app_name,
         Slot(Role.GATEWAY, slot),
         state_dir,
         address,
-        None if http_port < 0 else http_port,
+        http_port,
     )
-    _run_member(options, target, QueryTopics(topic_prefix, output_topic or None), registry)
+    topics = QueryTopics(topic_prefix, output_topic or None)
+    _run_member(options, config, load_flow(target, topics), registry)
 
 
-def _run_member(options: ProcessOptions, target: str, topics: QueryTopics, registry: str) -> None:
-    flow = load_flow(target, topics)
-    process = MemberProcess(
-        options, load_config(), flow, _registry(registry), Log(str(options.slot))
-    )
-    process.run()
+def _begin(*, tied: bool) -> Config:
+    """What every role does first."""
+    config = load_config()
+    if tied:
+        tie_to_parent(config.limits.stop_timeout_s)
+    return config
+
+
+def _run_member(options: ProcessOptions, config: Config, flow: Flow, registry: str) -> None:
+    flow.check()
+    MemberProcess(options, config, flow, _registry(registry), Log(str(options.slot))).run()
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The one frozen tree of knobs.
 
-Flow: default.toml < environment (MEGAPHONE_SECTION__KNOB) < command line -> [Config]; sub-trees, not
-the tree, go to constructors.
+Flow: default.toml < environment (MEGAPHONE_SECTION__KNOB) < command line -> [Config]; sub-trees,
+not the tree, go to constructors.
 
 Invariants
   N1  Every knob stands in default.toml with its unit and reason; an unknown one is an error.
@@ -124,7 +124,7 @@ def load_config() -> Config:
         UsageError: a knob is unknown, malformed, or contradicts another; the text names it.
     """
     try:
-        return Config()  # type: ignore[call-arg]  # the sections come from the settings sources
+        return Config()
     except ValidationError as error:
         first = error.errors()[0]
         knob = ".".join(str(part) for part in first["loc"]) or "configuration"

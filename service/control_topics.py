@@ -6,16 +6,16 @@ Flow: users -> <app>.control -> controller -> <app>.accepted -> every process;
 
 Invariants
   J1  All of them have one partition: the log's order is the topic's.
-  J2  `accepted` is written in transactions, fenced by <app>.controller: a second controller of the
-      same app takes the identity over and the first one stops at its next write.
+  J2  `accepted` has one writer, `service.accepted_log`; nothing here writes it.
   J3  Foreign exceptions of the Kafka client are translated here and do not leave this file.
-Source: DESIGN §8; KIP-98 fencing.
+Source: DESIGN §8.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import dataclass
 
 from confluent_kafka import (
@@ -31,7 +31,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
-from service.errors import BrokerError, BrokerUnavailable, Fenced, UsageError
+from service.errors import BrokerError, BrokerUnavailable, UsageError
 
 START_AT_END: int = OFFSET_END
 START_AT_BEGINNING: int = OFFSET_BEGINNING
@@ -74,7 +74,7 @@ class AppTopics:
 
     @property
     def checkpoints(self) -> str:
-        """Manifests, keyed by app."""
+        """Manifests, keyed by name; those no longer needed have a tombstone."""
         return f"{self.app}.checkpoints"
 
     def layout(self) -> dict[str, dict[str, str]]:
@@ -120,12 +120,15 @@ class Admin:
         """Create a topic; one that exists already is left as it is.
 
         Raises:
+            BrokerUnavailable: no broker answered in time.
             BrokerError: the broker refused.
         """
         new = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=config or {})
         future = self._client.create_topics([new], operation_timeout=self._timeout_s)[topic]
         try:
             future.result(self._timeout_s)
+        except NoAnswer as error:
+            raise BrokerUnavailable(self._bootstrap, self._timeout_s) from error
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise BrokerError(
@@ -193,17 +196,22 @@ class TopicTail:
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 100,
                 "fetch.error.backoff.ms": 20,
+                "reconnect.backoff.max.ms": 1_000,
                 "log_level": 0,
             }
         )
         #: Whether the last poll ended at the end of the topic.
         self.at_end = False
+        self._closed = False
         if start == START_AT_COMMITTED:
-            start = self._committed()
-        elif start == START_AT_END:
-            # The client would find the end only when it fetches, and a record appended until then
-            # would be missed.
+            start = self._committed(timeout_s)
+        # The client would find these places only when it fetches: a record appended until then
+        # would be missed, and it takes half a second over it.
+        if start == START_AT_END:
             start = self.end(timeout_s)
+        elif start == START_AT_BEGINNING:
+            start = self._bounds(timeout_s)[0]
+        self._next = start
         self._consumer.assign([TopicPartition(topic, 0, start)])
 
     def poll(self, timeout_s: float = 0.0, limit: int = 500) -> list[Entry]:
@@ -212,30 +220,34 @@ class TopicTail:
         Raises:
             BrokerError: the topic cannot be read any more.
         """
-        messages: Sequence[Message] = self._consumer.consume(limit, timeout_s)
+        messages = self._take(limit, 0.0)
+        if not messages and timeout_s > 0:
+            # The client would wait for a full batch.
+            messages = self._take(1, timeout_s)
         entries = []
         for message in messages:
             error = message.error()
             if error is None:
                 self.at_end = False
-                entries.append(
-                    Entry(int(message.offset() or 0), _text(message.key()), message.value())
-                )
+                offset = int(message.offset() or 0)
+                self._next = offset + 1
+                entries.append(Entry(offset, _text(message.key()), message.value()))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self.at_end = True
-            elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+            elif not error.retriable() and error.code() not in _HEALS:
                 raise BrokerError(f"topic {self.topic!r} cannot be read: {error.str()}")
         return entries
 
     def read_to_end(self, timeout_s: float) -> Iterator[Entry]:
-        """All records up to the end, as they come.
+        """All records up to the end as it is now, as they come.
 
         Raises:
             BrokerError: the end was not reached within `timeout_s` without a record.
         """
+        end = self.end(timeout_s)
         patience = math.ceil(timeout_s / _READ_WAIT_S)
         left = patience
-        while not self.at_end:
+        while self._next < end and not self.at_end:
             entries = self.poll(_READ_WAIT_S, limit=10_000)
             yield from entries
             left = patience if entries else left - 1
@@ -244,37 +256,50 @@ class TopicTail:
                     f"the end of {self.topic!r} was not reached: nothing came for {timeout_s:g} s"
                 )
 
+    def _take(self, limit: int, timeout_s: float) -> list[Message]:
+        try:
+            return self._consumer.consume(limit, timeout_s)
+        except KafkaException as error:
+            raise BrokerError(f"topic {self.topic!r}: {error.args[0].str()}") from error
+
     def end(self, timeout_s: float) -> int:
         """Offset behind the last record.
 
         Raises:
             BrokerError: the broker did not say in time.
         """
+        return self._bounds(timeout_s)[1]
+
+    def _bounds(self, timeout_s: float) -> tuple[int, int]:
+        """Offset of the oldest record and offset behind the last."""
         try:
-            return int(
-                self._consumer.get_watermark_offsets(
-                    TopicPartition(self.topic, 0), timeout=timeout_s, cached=False
-                )[1]
+            found = self._consumer.get_watermark_offsets(
+                TopicPartition(self.topic, 0), timeout=timeout_s, cached=False
             )
         except KafkaException as error:
             raise BrokerError(f"end of {self.topic!r} is unknown: {error.args[0].str()}") from error
+        if found is None:
+            raise BrokerError(f"end of {self.topic!r} is unknown: no answer in {timeout_s:g} s")
+        return found
 
     def commit(self, offset: int) -> None:
         """Let a later tail with START_AT_COMMITTED begin at `offset`; returns at once."""
         self._consumer.commit(offsets=[TopicPartition(self.topic, 0, offset)], asynchronous=True)
 
-    def _committed(self) -> int:
+    def _committed(self, timeout_s: float) -> int:
         try:
-            (found,) = self._consumer.committed([TopicPartition(self.topic, 0)], timeout=10.0)
+            (found,) = self._consumer.committed([TopicPartition(self.topic, 0)], timeout=timeout_s)
         except KafkaException as error:
             raise BrokerError(
                 f"the place reached in {self.topic!r} is unknown: {error.args[0].str()}"
             ) from error
-        return int(found.offset) if found.offset >= 0 else START_AT_BEGINNING
+        return found.offset if found.offset >= 0 else START_AT_BEGINNING
 
     def close(self) -> None:
-        """Release the client."""
-        self._consumer.close()
+        """Release the client; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._consumer.close()
 
 
 def read_compacted(bootstrap_servers: str, topic: str, timeout_s: float) -> dict[str, Entry]:
@@ -283,7 +308,7 @@ def read_compacted(bootstrap_servers: str, topic: str, timeout_s: float) -> dict
     Raises:
         BrokerError: the end was not reached in `timeout_s`.
     """
-    tail = TopicTail(bootstrap_servers, topic)
+    tail = TopicTail(bootstrap_servers, topic, timeout_s=timeout_s)
     try:
         last = {entry.key: entry for entry in tail.read_to_end(timeout_s)}
     finally:
@@ -313,8 +338,17 @@ class RecordWriter:
         )
 
     def write(self, topic: str, key: str, value: bytes | None) -> None:
-        """Queue a record; `poll` and `flush` send it and report failure."""
-        self._client.produce(topic, value, key.encode(), partition=0, on_delivery=self._delivered)
+        """Queue a record; `poll` and `flush` send it and report failure.
+
+        Raises:
+            BrokerError: the client takes no more.
+        """
+        try:
+            self._client.produce(
+                topic, value, key.encode(), partition=0, on_delivery=self._delivered
+            )
+        except (KafkaException, BufferError) as error:
+            raise BrokerError(f"a record for {topic!r} was refused: {error}") from error
 
     def poll(self) -> None:
         """Serve delivery reports.
@@ -341,59 +375,12 @@ class RecordWriter:
             self._failed = error
 
 
-class LogWriter:
-    """The only writer of the accepted log (J2)."""
-
-    def __init__(self, bootstrap_servers: str, topics: AppTopics, timeout_s: float) -> None:
-        """Take the identity over; any earlier controller of the app is fenced from here on.
-
-        Raises:
-            BrokerUnavailable: the broker did not answer in `timeout_s`.
-        """
-        self._topic = topics.accepted
-        self._timeout_s = timeout_s
-        #: Offsets of the transaction under way, in order.
-        self._offsets: list[int] = []
-        self._client = Producer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "transactional.id": f"{topics.app}.controller",
-                "transaction.timeout.ms": 30_000,
-                "linger.ms": 0,
-                "log_level": 0,
-            }
-        )
-        try:
-            self._client.init_transactions(timeout_s)
-        except KafkaException as error:
-            raise BrokerUnavailable(bootstrap_servers, timeout_s) from error
-
-    def append(self, values: Sequence[bytes]) -> list[int]:
-        """Append records in one transaction; returns their offsets once they are committed.
-
-        Raises:
-            Fenced: another controller of this app has started.
-            BrokerError: the log cannot be written.
-        """
-        try:
-            self._offsets.clear()
-            self._client.begin_transaction()
-            for value in values:
-                self._client.produce(self._topic, value, partition=0, on_delivery=self._delivered)
-            self._client.commit_transaction(self._timeout_s)
-        except KafkaException as error:
-            cause = error.args[0]
-            if cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
-                raise Fenced(
-                    f"another controller took over {self._topic!r}; this one stops"
-                ) from error
-            raise BrokerError(
-                f"the log {self._topic!r} cannot be written: {cause.str()}"
-            ) from error
-        if len(self._offsets) != len(values):
-            raise BrokerError(f"the log {self._topic!r} did not say where records were stored")
-        return list(self._offsets)
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            self._offsets.append(int(message.offset() or 0))
+#: Errors the client gets over by itself, beyond those it calls retriable.
+_HEALS = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+    }
+)

@@ -5,49 +5,51 @@ Flow: members, requests, reports and the clock -> machine -> accepted log, statu
 Invariants
   CP1  What the machine appends is committed before anything later is done: a promise that a process
        could read is one this controller will keep.
-  CP2  The controller takes no part in the dataflow: it receives reports and sends nothing to peers.
+  CP2  The controller takes no part in the dataflow: it receives reports, and sends its peers
+       nothing but the farewell that says the checkpoint is recorded.
+  CP3  Heartbeats of members of another generation are not shown to the machine: they can neither
+       join this one nor be lost by it.
+  CP4  A request is behind the committed place in the control topic only once its answer is stored.
 """
 
 from __future__ import annotations
 
 import secrets
-import signal
-from dataclasses import dataclass
-from types import FrameType
+from collections import Counter
 
 import msgspec
 
-from service.admin import AdminServer, Verdict
+from service.accepted_log import LogWriter
 from service.clock import Clock, SystemClock
 from service.config import Config
 from service.control_topics import (
-    START_AT_BEGINNING,
     START_AT_COMMITTED,
     START_AT_END,
     Admin,
     AppTopics,
-    LogWriter,
+    Entry,
     RecordWriter,
     TopicTail,
-    read_compacted,
 )
-from service.dataflow.flow import AggregateVertex, Flow, SourceVertex
+from service.controller_start import ControllerOptions, find_past, settings_of, shape_of
+from service.dataflow.flow import Flow
 from service.dataflow.transport.frame import FrameKind
-from service.dataflow.transport.link import LinkLimits, PeerAddress
-from service.dataflow.transport.zeromq import ZmqTransport
-from service.errors import MegaphoneError
+from service.errors import MegaphoneError, PeerError
+from service.heartbeat import Heartbeat
 from service.ids import Membership, Role, Slot
-from service.ingest.consumer import KafkaPartitions
+from service.links import STOP_ASKED, Links, socket_links
 from service.log import Log
+from service.log_reader import addresses_of
 from service.migration.controller import ControllerMachine
 from service.migration.controller_events import (
     AppendToLog,
-    ControllerSettings,
     Done,
     Event,
     Fail,
+    Instruction,
     LogAppended,
     MemberSeen,
+    PeerGone,
     Phase,
     PublishStatus,
     Report,
@@ -57,41 +59,26 @@ from service.migration.controller_events import (
     WaveCompleted,
     WriteManifest,
 )
-from service.migration.founding import JobShape
-from service.migration.horizon import ControllerClock, LogFollower
+from service.migration.horizon import ControllerClock
 from service.migration.records import (
     Generation,
     LogRecord,
     ManifestRecord,
-    MemberDetails,
     MemberRecord,
     MemberState,
     RequestState,
     SlotBinding,
     StatusRecord,
-    decode_log,
-    decode_manifest,
     decode_member,
-    decode_status,
     encode,
 )
-from service.telemetry import Reading, registry_of
+from service.readings import controller_details, controller_reading
+from service.slot_folder import CHECKPOINTS_KEPT
+from service.stop_signals import StopSignals
 
+_US = 1_000
 _TURN_S = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class ControllerOptions:
-    """What the command line says about the job."""
-
-    bootstrap_servers: str
-    app: str
-    workers: int
-    gateways: int
-    bins: int
-    until_end: bool
-    address: str = "tcp://127.0.0.1:*"
-    http_port: int | None = None
+_SLOT = Slot(Role.CONTROLLER, 0)
 
 
 class ControllerProcess:
@@ -103,67 +90,58 @@ class ControllerProcess:
         config: Config,
         flow: Flow,
         log: Log,
+        *,
         clock: Clock | None = None,
+        links: Links | None = None,
     ) -> None:
-        """Take the log over and read what earlier runs left."""
-        self._options = options
+        """Take the log over and read what earlier runs left.
+
+        Raises:
+            UsageError: an input topic, an address or a port cannot be used.
+            MegaphoneError: the broker does not answer, or what it holds cannot be read.
+        """
         self._config = config
-        self._flow = flow
         self._log = log
         self._clock = clock or SystemClock()
-        self._topics = AppTopics(options.app)
+        self._topics = topics = AppTopics(options.app)
         self._incarnation = secrets.randbits(62) | 1
         self._stop_asked = False
-        self._stop_sent = False
         self._ended = False
-        self._requests: dict[str, int] = {}
-        self._turned_ns = self._clock.monotonic_ns()
-        timeout = config.limits.broker_timeout_s
-        servers = options.bootstrap_servers
-        Admin(servers, timeout).ensure_app(self._topics)
-        self._writer = LogWriter(servers, self._topics, timeout)
+        self._answers: Counter[str] = Counter()
+        servers, timeout = options.bootstrap_servers, config.limits.broker_timeout_s
+        shape = shape_of(options, flow, timeout)
+        Admin(servers, timeout).ensure_app(topics)
+        self._writer = LogWriter(servers, topics, timeout)
         self._records = RecordWriter(servers, f"{options.app}.controller")
         # Heartbeats of earlier boots mean nothing: read only what comes from now on.
-        self._members = TopicTail(servers, self._topics.members, START_AT_END)
-        self._members.end(timeout)
-        manifest = self._newest_manifest()
-        self._control = TopicTail(servers, self._topics.control, START_AT_COMMITTED)
-        self._transport = ZmqTransport(
-            Slot(Role.CONTROLLER, 0),
-            self._incarnation,
-            limits=LinkLimits(
-                hello_timeout_ns=int(config.limits.start_timeout_s * 1e9),
-                peer_timeout_ns=int(config.limits.peer_timeout_s * 1e9),
-            ),
-        )
-        self._endpoint = self._transport.bind(options.address)
-        history = self._history = self._read_history(manifest)
+        self._members = TopicTail(servers, topics.members, START_AT_END, timeout)
+        self._control = TopicTail(servers, topics.control, START_AT_COMMITTED, timeout)
+        self._past = past = find_past(servers, topics, timeout)
+        self._links = links or socket_links(_SLOT, self._incarnation, config.limits)
+        self._endpoint = self._links.bind(options.address)
         self._machine_clock = ControllerClock(
             wall_us=self._clock.wall_us(),
-            promised_us=history.clock,
-            monotonic_us=self._clock.monotonic_ns() // 1000,
+            promised_us=past.history.clock,
+            monotonic_us=self._clock.monotonic_ns() // _US,
         )
-        answered = {
-            key: decode_status(entry.value)
-            for key, entry in read_compacted(servers, self._topics.status, timeout).items()
-            if entry.value is not None
-        }
         self._machine = ControllerMachine(
-            self._job(),
-            self._settings(),
+            shape,
+            settings_of(config),
             self._now_us(),
-            history=history,
-            manifest=manifest,
-            answered=answered,
+            history=past.history,
+            manifest=past.manifest,
+            answered=past.answered,
         )
-        port = options.http_port if options.http_port is not None else config.http.port
-        self._http = AdminServer(
-            config.http.host,
-            port,
-            registry_of(options.app, "controller", self._reading),
-            self._healthy,
-            self._ready,
+        self._heartbeat = Heartbeat(
+            _SLOT,
+            self._incarnation,
+            topics,
+            self._records,
+            config,
+            options.http_port,
+            self._clock,
         )
+        self._heartbeat.listens_at(self._endpoint)
 
     def run(self) -> None:
         """Run the job to its end.
@@ -171,135 +149,115 @@ class ControllerProcess:
         Raises:
             MegaphoneError: the job failed; the error says why and what to do.
         """
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-        next_beat = 0
-        try:
-            while not self._ended:
-                now = self._clock.monotonic_ns()
-                self._turned_ns = now
-                self._handle(Tick(self._now_us()))
-                self._read()
-                if self._stop_asked and not self._stop_sent:
-                    self._stop_sent = True
-                    self._handle(StopRequested())
-                self._records.poll()
-                if now >= next_beat:
-                    self._tell(MemberState.RUNNING)
-                    next_beat = now + int(self._config.control.heartbeat_ms * 1e6)
-                if not self._ended:
-                    self._transport.wait(_TURN_S)
-            self._tell(MemberState.STOPPED)
+        with StopSignals() as signals:
+            try:
+                while not self.ended:
+                    if signals.asked:
+                        self.ask_stop()
+                    self.turn()
+                    self._links.wait(self.wait_s())
+            except MegaphoneError as error:
+                self.fail(error)
+                raise
+            finally:
+                self.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self._ended
+
+    def ask_stop(self) -> None:
+        """Stop the job plainly; asking again changes nothing."""
+        if not self._stop_asked:
+            self._stop_asked = True
+            self._handle(StopRequested())
+
+    def turn(self) -> None:
+        """Do what is due now; blocks while the broker commits what is written.
+
+        Raises:
+            MegaphoneError: the job failed.
+        """
+        now = self._clock.monotonic_ns()
+        due = self._heartbeat.turn(now)
+        self._handle(Tick(self._now_us()))
+        self._read(now)
+        self._records.poll()
+        if due and not self._ended:
+            self._beat(MemberState.RUNNING)
+        if self._ended:
+            self._beat(MemberState.STOPPED)
             self._records.flush(self._config.limits.broker_timeout_s)
-            self._transport.leave()
-        except MegaphoneError as error:
-            self._tell(MemberState.FAILED, str(error))
-            self._records.flush(self._config.limits.broker_timeout_s)
-            raise
-        finally:
-            self._http.close()
-            self._transport.close()
-            self._control.close()
-            self._members.close()
+            self._links.leave()
 
-    # Start --------------------------------------------------------------------------------------
+    def wait_s(self) -> float:
+        """How long nothing is due here unless a frame arrives."""
+        return 0.0 if self._ended else _TURN_S
 
-    def _newest_manifest(self) -> ManifestRecord | None:
-        found = read_compacted(
-            self._options.bootstrap_servers,
-            self._topics.checkpoints,
-            self._config.limits.broker_timeout_s,
-        )
-        manifests = [decode_manifest(entry.value) for entry in found.values() if entry.value]
-        return max(manifests, key=lambda manifest: manifest.cut, default=None)
+    def fail(self, error: MegaphoneError) -> None:
+        """Tell everybody why the job ends."""
+        self._ended = True
+        generation = self._machine.generation
+        number = None if generation is None else generation.generation
+        self._heartbeat.last_word(str(error), number, self._log)
 
-    def _read_history(self, manifest: ManifestRecord | None) -> LogFollower:
-        """What earlier runs wrote after the newest manifest's cut, or from the beginning."""
-        start = manifest.log_offset if manifest is not None else START_AT_BEGINNING
-        history = LogFollower()
-        tail = TopicTail(self._options.bootstrap_servers, self._topics.accepted, start)
-        timeout = self._config.limits.broker_timeout_s
-        try:
-            for entry in tail.read_to_end(timeout):
-                history.apply(decode_log(entry.value or b""))
-        finally:
-            tail.close()
-        return history
-
-    def _job(self) -> JobShape:
-        topics = [
-            topic
-            for vertex in self._flow.vertices
-            if isinstance(vertex, SourceVertex)
-            for topic in vertex.connector.topics
-        ]
-        source = KafkaPartitions(
-            self._options.bootstrap_servers,
-            group=self._options.app,
-            client_id=f"{self._options.app}.controller",
-            timeout_s=self._config.limits.broker_timeout_s,
-        )
-        try:
-            first = source.beginning_offsets(source.partitions_of(topics))
-        finally:
-            source.close()
-        start: dict[str, list[int]] = {topic: [] for topic in topics}
-        for (topic, _), offset in sorted(first.items()):
-            start[topic].append(offset)
-        vertices = sum(isinstance(vertex, AggregateVertex) for vertex in self._flow.vertices)
-        return JobShape(
-            bins=self._options.bins,
-            workers=self._options.workers,
-            gateways=self._options.gateways,
-            vertices=vertices,
-            sink_groups=self._options.workers,
-            start=start,
-            until_end=self._options.until_end,
-        )
-
-    def _settings(self) -> ControllerSettings:
-        control = self._config.control
-        limits = self._config.limits
-        return ControllerSettings(
-            lookahead_us=int(control.lookahead_ms * 1000),
-            plan_lookahead_us=int(control.plan_lookahead_ms * 1000),
-            promise_every_us=int(control.promise_every_ms * 1000),
-            members_wait_us=int(limits.start_timeout_s * 1e6),
-            silence_us=int(limits.peer_timeout_s * 1e6),
-            stop_wait_us=int(limits.stop_timeout_s * 1e6),
-        )
+    def close(self) -> None:
+        """Release clients and sockets."""
+        self._heartbeat.close()
+        self._links.close()
+        self._control.close()
+        self._members.close()
 
     # Events -------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def _read(self, now: int) -> None:
         # Polled first and handled last: a member reports what it did before it says it has stopped.
         beats = self._members.poll()
-        requests = self._control.poll()
+        self._answer(self._control.poll())
+        if self._machine.generation is not None:
+            try:
+                self._links.tick(now)
+                self._receive()
+            except PeerError as error:
+                # The machine ends what is under way; what it says is then raised.
+                self._handle(PeerGone(type(error), str(error)))
+        for entry in beats:
+            if entry.value is not None and entry.key != str(Role.CONTROLLER):
+                record = decode_member(entry.value)
+                if self._concerns(record):
+                    self._handle(MemberSeen(record))
+
+    def _answer(self, requests: list[Entry]) -> None:
         for entry in requests:
             self._handle(RequestRead(entry.offset, entry.value or b""))
         if requests:
-            # The next controller begins behind them; a request answered twice is only a duplicate.
+            self._records.flush(self._config.limits.broker_timeout_s)
             self._control.commit(requests[-1].offset + 1)
-        if self._machine.generation is not None:
-            self._transport.tick(self._clock.monotonic_ns())
-            for frame in self._transport.receive(1000):
-                if frame.kind is FrameKind.REPORT:
-                    body: dict[str, object] = msgspec.json.decode(bytes(frame.body), type=dict)
-                    if body.get("kind") == "stop_asked":
-                        self._stop_asked = True
-                    else:
-                        self._handle(Report(frame.sender, body))
-        for entry in beats:
-            if entry.value is not None and entry.key != str(Role.CONTROLLER):
-                self._handle(MemberSeen(decode_member(entry.value)))
+
+    def _receive(self) -> None:
+        for frame in self._links.receive(1000):
+            if frame.kind is not FrameKind.REPORT:
+                continue
+            body: dict[str, object] = msgspec.json.decode(bytes(frame.body), type=dict)
+            if body == STOP_ASKED:
+                self.ask_stop()
+            else:
+                self._handle(Report(frame.sender, body))
+
+    def _concerns(self, record: MemberRecord) -> bool:
+        """Whether a heartbeat is of this generation, or of one that waits for it (CP3)."""
+        own = self._machine.generation
+        return record.generation is None or (
+            own is not None and record.generation == own.generation
+        )
 
     def _handle(self, event: Event) -> None:
         """Give the machine an event and carry out what it says, in order (CP1)."""
         queue: list[Event] = [event]
         while queue:
-            instructions = self._machine.handle(queue.pop(0))
-            records = []
-            for instruction in instructions:
+            records: list[LogRecord] = []
+            for instruction in self._machine.handle(queue.pop(0)):
                 if isinstance(instruction, AppendToLog):
                     records.append(instruction.record)
                     continue
@@ -311,40 +269,33 @@ class ControllerProcess:
     def _append(self, records: list[LogRecord]) -> list[Event]:
         if not records:
             return []
-        begun = [self._with_controller(r) if isinstance(r, Generation) else r for r in records]
-        offsets = self._writer.append([encode(record) for record in begun])
-        for record in begun:
+        named = [self._with_controller(r) if isinstance(r, Generation) else r for r in records]
+        offsets = self._writer.append([encode(record) for record in named])
+        for record in named:
             if isinstance(record, Generation):
                 self._begin(record)
         return [LogAppended(offset) for offset in offsets]
 
     def _with_controller(self, record: Generation) -> Generation:
         binding = SlotBinding(
-            slot=str(Role.CONTROLLER),
-            incarnation=str(self._incarnation),
-            address=self._endpoint,
+            slot=str(_SLOT), incarnation=str(self._incarnation), address=self._endpoint
         )
         return msgspec.structs.replace(record, controller=binding)
 
     def _begin(self, generation: Generation) -> None:
         """Listen to the members of the generation just announced."""
-        membership = Membership(generation.workers, generation.gateways)
-        peers = {
-            membership.peer(Slot.parse(binding.slot)): PeerAddress(
-                Slot.parse(binding.slot), int(binding.incarnation), binding.address
-            )
-            for binding in generation.slots
-        }
-        self._transport.start(generation.generation, membership.peers, membership.peers, peers)
+        index = Membership(generation.workers, generation.gateways).peers
+        peers = addresses_of(generation)
+        self._links.start(generation.generation, index, index, peers)
         self._log.info(
             "generation.began",
             generation=generation.generation,
             first_epoch=generation.first_epoch,
             manifest=generation.manifest,
-            http=self._http.address,
+            http=self._heartbeat.http,
         )
 
-    def _carry_out(self, instruction: object) -> None:
+    def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case PublishStatus(record=record):
                 self._publish(record)
@@ -358,17 +309,25 @@ class ControllerProcess:
                     bytes=wave.bytes,
                     duration_ms=duration // 1000,
                 )
-            case WriteManifest(record=record):
-                self._records.write(self._topics.checkpoints, record.name, encode(record))
-                self._records.flush(self._config.limits.broker_timeout_s)
-                self._log.info("checkpoint.written", manifest=record.name, cut=record.cut)
+            case WriteManifest(record=manifest):
+                self._record(manifest)
             case Fail(error=error, reason=reason):
                 raise error(reason)
             case Done():
                 self._ended = True
 
+    def _record(self, manifest: ManifestRecord) -> None:
+        """Make the manifest durable; only then forget the oldest ones."""
+        timeout_s = self._config.limits.broker_timeout_s
+        self._records.write(self._topics.checkpoints, manifest.name, encode(manifest))
+        self._records.flush(timeout_s)
+        for old in self._past.manifests[CHECKPOINTS_KEPT - 1 :]:
+            self._records.write(self._topics.checkpoints, old.name, None)
+        self._records.flush(timeout_s)
+        self._log.info("checkpoint.written", manifest=manifest.name, cut=manifest.cut)
+
     def _publish(self, record: StatusRecord) -> None:
-        self._requests[record.state] = self._requests.get(record.state, 0) + 1
+        self._answers[record.state] += 1
         self._records.write(self._topics.status, record.id, encode(record))
         if record.state is not RequestState.RUNNING:
             self._log.info(
@@ -383,48 +342,17 @@ class ControllerProcess:
 
     # Telling ------------------------------------------------------------------------------------
 
-    def _tell(self, state: MemberState, reason: str | None = None) -> None:
-        generation = self._machine.generation
-        if state is MemberState.RUNNING and self._machine.phase is Phase.WAITING:
+    def _beat(self, state: MemberState) -> None:
+        machine = self._machine
+        if state is MemberState.RUNNING and machine.phase is Phase.WAITING:
             state = MemberState.WAITING
-        plan = self._machine.plan
-        table = self._machine.table
-        record = MemberRecord(
-            slot=str(Role.CONTROLLER),
-            role=str(Role.CONTROLLER),
-            incarnation=str(self._incarnation),
-            address=self._endpoint,
-            state=state,
-            heartbeat=self._clock.wall_us(),
-            generation=generation.generation if generation is not None else None,
-            details=MemberDetails(
-                reason=reason,
-                http=self._http.address,
-                plan=plan.plan.id if plan is not None else None,
-                owners=table.latest.tolist() if table is not None else None,
-            ),
+        self._heartbeat.beat(
+            state,
+            None if machine.generation is None else machine.generation.generation,
+            controller_details(machine, self._heartbeat.http),
+            controller_reading(self._answers, self._past.history.horizon, self._now_us()),
+            ready=machine.phase is Phase.RUNNING,
         )
-        self._records.write(self._topics.members, record.slot, encode(record))
-
-    def _reading(self) -> Reading:
-        age = (self._clock.monotonic_ns() - self._turned_ns) / 1e9
-        ahead = max(0, self._history.horizon - self._now_us()) / 1e6
-        return {
-            "megaphone_process_loop_age_seconds": age,
-            "megaphone_control_requests_total": dict(self._requests),
-            "megaphone_control_horizon_seconds": min(ahead, 3600.0),
-        }
-
-    def _healthy(self) -> Verdict:
-        age = (self._clock.monotonic_ns() - self._turned_ns) / 1e9
-        return age < self._config.limits.peer_timeout_s, f"the loop turned {age:.1f} s ago"
-
-    def _ready(self) -> Verdict:
-        phase = self._machine.phase
-        return phase is Phase.RUNNING, str(phase)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self._stop_asked = True
 
     def _now_us(self) -> int:
-        return self._machine_clock.now_us(self._clock.monotonic_ns() // 1000)
+        return self._machine_clock.now_us(self._clock.monotonic_ns() // _US)

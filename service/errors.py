@@ -1,6 +1,6 @@
 """Every failure the service names, with who must act and whether a retry can help.
 
-Flow: raised anywhere; shells (`app`, `cli`) turn a class into an exit status and one printed sentence.
+Flow: raised anywhere; the command line turns a class into an exit status and one printed sentence.
 
 Invariants
   E1  Each concrete error states a cause and a next step in its message.

@@ -3,15 +3,16 @@
 Flow: `megaphone run` -> [Launcher] -> controller, gateways and workers, each a role of the command.
 
 Invariants
-  LA1  If any process ends before the job was stopped, or ends badly, all are stopped and the
-       launcher says which one it was and exits non-zero.
+  LA1  If any process ends badly, all are ended, and the launcher says which one it was and exits
+       with 2 if that one did, else with 1.
   LA2  A signal asks the controller for a plain stop once; a second one ends everything at once.
-  LA3  No child outlives the launcher: each dies with its parent, and is killed at the end.
+  LA3  No child outlives the launcher by more than a plain stop: each holds the other end of a pipe
+       that ends with the launcher, however that ends, and is killed when `run` returns.
 """
 
 from __future__ import annotations
 
-import ctypes
+import math
 import signal
 import subprocess
 import sys
@@ -23,10 +24,9 @@ from types import FrameType
 from service.ids import Slot
 from service.log import Log
 
-_PR_SET_PDEATHSIG = 1
 #: Between looks at the children.
 _WATCH_S = 0.05
-#: Children that are told to end get this long before they are killed.
+#: What the others get to end by themselves, and to say why, when one was lost.
 _GRACE_S = 5.0
 
 
@@ -38,22 +38,19 @@ class ChildSpec:
     arguments: Sequence[str]
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this child when its parent ends (LA3)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 class Launcher:
     """Runs children until they are done, one fails, or a signal comes."""
 
     def __init__(self, children: Sequence[ChildSpec], stop_timeout_s: float, log: Log) -> None:
         """Start nothing yet; the first child is the controller."""
         self._specs = children
+        self._controller = children[0].slot
         self._stop_timeout_s = stop_timeout_s
         self._log = log
         self._signals = 0
         self._running: dict[Slot, subprocess.Popen[bytes]] = {}
+        #: Who was asked to stop; each is asked once, since a second time means at once.
+        self._asked: set[Slot] = set()
 
     def run(self) -> int:
         """Start the children and wait for their end; returns the exit status."""
@@ -64,9 +61,9 @@ class Launcher:
         try:
             for spec in self._specs:
                 self._running[spec.slot] = subprocess.Popen(
-                    [sys.executable, "-m", "service", *spec.arguments],
-                    stdin=subprocess.DEVNULL,
-                    preexec_fn=_die_with_parent,
+                    [sys.executable, "-m", "service", *spec.arguments, "--tied"],
+                    # Ends with us, which the child watches (LA3); nothing is ever written to it.
+                    stdin=subprocess.PIPE,
                     # A group of its own: Ctrl-C reaches the launcher, which stops the job plainly.
                     process_group=0,
                 )
@@ -80,49 +77,75 @@ class Launcher:
         self._signals += 1
 
     def _watch(self) -> int:
-        asked: float | None = None
+        """Until all have ended (0), or something is wrong (LA1)."""
+        asked = left = False
+        deadline = math.inf
         while self._running:
             if self._signals > 1:
-                self._log.error("job.interrupted", message="stopped at once by a second signal")
+                self._log.error("job.interrupted", message="ended at once by a second signal")
                 return 1
-            if self._signals == 1 and asked is None:
-                asked = time.monotonic()
+            if self._signals and not asked:
+                asked = True
+                deadline = time.monotonic() + self._stop_timeout_s
                 # The controller cuts the job at one epoch; everyone else follows the log.
-                self._running[self._specs[0].slot].send_signal(signal.SIGTERM)
-            if asked is not None and time.monotonic() - asked > self._stop_timeout_s:
+                self._ask(self._controller)
+            if self._controller not in self._running and not left:
+                left = True
+                deadline = time.monotonic() + self._stop_timeout_s
+                # Who takes part is ending already; who still waits for a job waits for nothing.
+                self._ask(*self._running)
+            if time.monotonic() > deadline:
                 waiting = ", ".join(str(slot) for slot in self._running)
                 self._log.error(
                     "job.stop_failed",
                     message=f"still running {self._stop_timeout_s:g} s after the stop: {waiting}",
                 )
                 return 1
-            for slot, process in list(self._running.items()):
-                status = process.poll()
-                if status is None:
-                    continue
-                if status != 0:
-                    self._log.error(
-                        "process.lost",
-                        lost=str(slot),
-                        status=status,
-                        message=f"{slot} ended with status {status}; the job stops. Its own error, "
-                        "if it had one, is above; start the job again to go on from its "
-                        "last checkpoint",
-                    )
-                    return 2 if status == 2 else 1
-                del self._running[slot]
+            for slot in list(self._running):
+                status = self._running[slot].poll()
+                if status == 0 or (status == -signal.SIGTERM and slot in self._asked):
+                    # The signal ends a process that is still starting, too.
+                    self._forget(slot)
+                elif status is not None:
+                    return self._lost(slot, status)
             time.sleep(_WATCH_S)
         return 0
 
+    def _ask(self, *slots: Slot) -> None:
+        """Ask processes for a plain stop."""
+        for slot in slots:
+            if slot in self._running and slot not in self._asked:
+                self._asked.add(slot)
+                self._running[slot].send_signal(signal.SIGTERM)
+
+    def _lost(self, slot: Slot, status: int) -> int:
+        """One ended badly: let the others notice it, say what they know, and end."""
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        self._forget(slot)
+        self._log.error("process.lost", lost=str(slot), status=status, message=f"{slot} {how}")
+        self._ask(*self._running)
+        deadline = time.monotonic() + _GRACE_S
+        while self._running and self._signals < 2 and time.monotonic() < deadline:
+            for other in list(self._running):
+                if self._running[other].poll() is not None:
+                    self._forget(other)
+            time.sleep(_WATCH_S)
+        killed = ", ".join(str(other) for other in self._running)
+        self._log.error(
+            "job.failed",
+            message=f"the job failed: {slot} {how}; its own error, if it had one, is above"
+            + (f". Still there, so killed: {killed}" if killed else ""),
+        )
+        return 2 if status == 2 else 1
+
+    def _forget(self, slot: Slot) -> None:
+        process = self._running.pop(slot)
+        if process.stdin is not None:
+            process.stdin.close()
+
     def _end_all(self) -> None:
         for process in self._running.values():
-            if process.poll() is None:
-                process.kill() if self._signals > 1 else process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + _GRACE_S
-        for process in self._running.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._running.clear()
+            process.kill()
+        for slot in list(self._running):
+            self._running[slot].wait()
+            self._forget(slot)

@@ -99,9 +99,9 @@ class SourceFeed:
         """Records between the positions and the ends of the partitions."""
         return sum(self._messages.lag().values())
 
-    def commit_advisory(self) -> None:
-        """Tell lag tools where this source stands."""
-        self._messages.commit_advisory(self._messages.positions)
+    def commit_advisory(self, positions: Mapping[TopicPartition, int] | None = None) -> None:
+        """Tell lag tools where this source stands, or that it stands at `positions`."""
+        self._messages.commit_advisory(self._messages.positions if positions is None else positions)
 
     def close(self) -> None:
         """Let go of the broker."""

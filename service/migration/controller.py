@@ -36,6 +36,7 @@ from service.migration.controller_events import (
     Instruction,
     LogAppended,
     MemberSeen,
+    PeerGone,
     Phase,
     PublishStatus,
     Report,
@@ -151,6 +152,8 @@ class ControllerMachine:
                 self._fail_if(self._roll.seen(event.record))
             case Report():
                 self._report(event.peer, event.body)
+            case PeerGone():
+                self._fail(event.error, event.reason)
             case StopRequested():
                 self._stop_requested()
             case LogAppended():

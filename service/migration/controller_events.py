@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from service.errors import MegaphoneError
+from service.errors import MegaphoneError, PeerError
 from service.migration.plan import Pacing, WaveRun
 from service.migration.records import LogRecord, ManifestRecord, MemberRecord, StatusRecord
 
@@ -70,6 +70,14 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerGone:
+    """The link to a member ended, or it said what it may not: what was raised, and its sentence."""
+
+    error: type[PeerError]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """SIGTERM or Ctrl-C came."""
 
@@ -81,7 +89,7 @@ class LogAppended:
     offset: int
 
 
-Event = Tick | RequestRead | MemberSeen | Report | StopRequested | LogAppended
+Event = Tick | RequestRead | MemberSeen | Report | PeerGone | StopRequested | LogAppended
 
 
 @dataclass(frozen=True, slots=True)

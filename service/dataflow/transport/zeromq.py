@@ -203,6 +203,11 @@ class ZmqTransport:
             if peer != self._observer
         )
 
+    @property
+    def observed(self) -> bool:
+        """Whether the observer is there: its loss ends nothing, but some wait for it."""
+        return self._observer in self._links
+
     def send(
         self,
         peer: int,

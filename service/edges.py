@@ -1,0 +1,236 @@
+"""The Kafka ends of one process's dataflow: feeds of its sources, writers of its sinks.
+
+Flow: Kafka -> SourceFeed -> [KafkaEdges] -> Member's sources; Member's sinks -> KafkaSinkWriter ->
+[KafkaEdges]'s one producer -> Kafka. Bad records -> the same producer -> <topic>.dlq.
+
+Invariants
+  ED1  What can be refused without a generation is refused by `prepare`, before this process
+       registers: a schema nobody has, a registry that is silent, an output topic that is not there.
+  ED2  `unstored` is zero only when Kafka has everything this process wrote, dead letters included;
+       before that no position is final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+from confluent_kafka import Producer
+
+from service.avro.encoder import Encoder, compile_encoder
+from service.config import Config
+from service.control_topics import Admin
+from service.dataflow.flow import Flow, SinkVertex, SourceVertex
+from service.egress.producer import KafkaProducer, KafkaSinkWriter
+from service.hashing import bin_bits_of
+from service.ids import Role, Slot
+from service.ingest.consumer import KafkaPartitions
+from service.ingest.dead_letter import DeadLetters, OnDelivery
+from service.ingest.decode import DecodeLimits, RecordDecoder
+from service.ingest.feed import SourceFeed
+from service.ingest.records import TopicPartition
+from service.ingest.registry import SchemaRegistry
+from service.member import Member
+from service.migration.records import Generation
+
+
+class KafkaEdges:
+    """Decoders, feeds, writers and the producer of one process. Owned by one thread."""
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        app: str,
+        slot: Slot,
+        config: Config,
+        flow: Flow,
+        registry: SchemaRegistry,
+    ) -> None:
+        """Make the producer; it connects when it is first asked for something."""
+        self._bootstrap = bootstrap_servers
+        self._app = app
+        self._slot = slot
+        self._config = config
+        self._flow = flow
+        self._registry = registry
+        self._decoders: dict[str, RecordDecoder] = {}
+        self._encoders: dict[str, Encoder] = {}
+        self._letters: list[DeadLetters] = []
+        self.producer = KafkaProducer(bootstrap_servers, f"{app}.{slot}", config.worker.linger_ms)
+        #: By name of the source vertex; only of sources whose partitions this process reads.
+        self.feeds: dict[str, SourceFeed] = {}
+        self.writers: list[KafkaSinkWriter] = []
+
+    def prepare(self) -> None:
+        """Resolve schemas, compile their kernels, look for the topics written to (ED1).
+
+        Raises:
+            SchemaError: the registry has no schema for a source or sink.
+            RegistryUnavailable: it does not answer.
+            UsageError: an output topic does not exist.
+            BrokerUnavailable: no broker answered in time.
+        """
+        for vertex in self._flow.vertices:
+            if isinstance(vertex, SourceVertex):
+                connector = vertex.connector
+                decoder = RecordDecoder(
+                    self._registry,
+                    connector.record,
+                    connector.fields,
+                    DecodeLimits(self._config.limits.record_bytes_max),
+                    connector.topics,
+                )
+                if self._slot.role is Role.GATEWAY:
+                    decoder.warm()
+                self._decoders[vertex.name] = decoder
+            elif isinstance(vertex, SinkVertex) and self._slot.role is Role.WORKER:
+                schema = self._registry.schema(vertex.connector.schema)
+                self._encoders[vertex.name] = compile_encoder(schema)
+                self.producer.partitions(
+                    vertex.connector.topic, self._config.limits.broker_timeout_s
+                )
+
+    def schema_of(self, vertex: SourceVertex) -> pa.Schema:
+        """Columns of a source; equal in every process, so that all build the same graph."""
+        return self._decoders[vertex.name].arrow_schema
+
+    def writer(self, vertex: SinkVertex, bins: int) -> KafkaSinkWriter:
+        """The writer behind a sink of a worker, in a job of so many `bins`."""
+        connector = vertex.connector
+        writer = KafkaSinkWriter(
+            self.producer,
+            connector.topic,
+            connector.key,
+            self._encoders[vertex.name],
+            connector.schema,
+            worker=self._slot.ordinal,
+            bin_bits=bin_bits_of(bins),
+        )
+        self.writers.append(writer)
+        return writer
+
+    def open_feeds(self, names: Iterable[str], generation: Generation) -> None:
+        """Begin to read the partitions that the generation gives to this process.
+
+        Args:
+            names: source vertices that have partitions here.
+            generation: owners of partitions, positions to begin at, and whether to note the ends.
+
+        Raises:
+            BrokerError: the broker refused or did not answer.
+        """
+        wanted = set(names)
+        for vertex in self._flow.vertices:
+            if isinstance(vertex, SourceVertex) and vertex.name in wanted:
+                self.feeds[vertex.name] = self._feed(vertex, generation)
+
+    def _feed(self, vertex: SourceVertex, generation: Generation) -> SourceFeed:
+        timeout_s = self._config.limits.broker_timeout_s
+        admin = Admin(self._bootstrap, timeout_s)
+        for topic in vertex.connector.topics:
+            admin.create(f"{topic}.dlq", 1)
+        letters = DeadLetters(_Letters(self.producer.client))
+        self._letters.append(letters)
+        source = KafkaPartitions(
+            self._bootstrap,
+            group=self._app,
+            client_id=f"{self._app}.{self._slot}.{vertex.name}",
+            prefetch_kb=self._config.gateway.prefetch_kb,
+            timeout_s=timeout_s,
+        )
+        positions = {
+            (topic, partition): generation.positions[topic][partition]
+            for topic in vertex.connector.topics
+            for partition, owner in enumerate(generation.partition_owners[topic])
+            if owner == self._slot.ordinal
+        }
+        return SourceFeed(
+            source,
+            self._decoders[vertex.name],
+            letters,
+            positions,
+            until_end=generation.until_end,
+        )
+
+    def read(self, member: Member) -> bool:
+        """Poll every source that may read, into the member; whether a poll came back full."""
+        full = False
+        for name, feed in self.feeds.items():
+            if not member.may_read(name):
+                feed.hold()
+                continue
+            rows, more = feed.read(self._config.gateway.poll_records)
+            if rows is not None:
+                member.sources[name].offer(rows)
+            full = full or more
+        return full
+
+    def drained(self, member: Member) -> bool:
+        """Whether everything up to the ends found at start is in the dataflow (until_end)."""
+        return all(feed.drained for feed in self.feeds.values()) and not any(
+            source.has_rows for source in member.sources.values()
+        )
+
+    @property
+    def unstored(self) -> int:
+        """Records given to the producer that Kafka has not acknowledged (ED2)."""
+        return len(self.producer.client)
+
+    def check_stored(self) -> None:
+        """Notice dead letters that were lost.
+
+        Raises:
+            BrokerError: there is one.
+        """
+        for letters in self._letters:
+            letters.check()
+            assert self.unstored or not letters.pending, "ED2: the producer is the letters' own"
+
+    @property
+    def lag(self) -> int:
+        """Records between the positions and the ends of this process's partitions."""
+        return sum(feed.lag() for feed in self.feeds.values())
+
+    @property
+    def problem(self) -> str | None:
+        """Why reading waits though there is room: a registry that does not answer."""
+        problems = (feed.registry_problem for feed in self.feeds.values())
+        return next((problem for problem in problems if problem is not None), None)
+
+    def commit_advisory(self) -> None:
+        """Tell lag tools where reading stands."""
+        for feed in self.feeds.values():
+            feed.commit_advisory()
+
+    def commit_final(self, positions: Mapping[str, Mapping[TopicPartition, int]]) -> None:
+        """Tell them where the checkpoint stands, by source: rows read ahead of it do not count."""
+        for name, feed in self.feeds.items():
+            feed.commit_advisory(positions[name])
+
+    def close(self) -> None:
+        """Let go of the consumers; may be called twice."""
+        for feed in self.feeds.values():
+            feed.close()
+
+
+class _Letters:
+    """The process's producer as dead letters see it."""
+
+    def __init__(self, client: Producer) -> None:
+        self._client = client
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        *,
+        headers: list[tuple[str, bytes]],
+        on_delivery: OnDelivery,
+    ) -> None:
+        """Queue a letter; BufferError if the queue is full."""
+        self._client.produce(topic, value, key, headers=[*headers], on_delivery=on_delivery)
+
+    def poll(self, timeout: float) -> int:
+        """Serve callbacks for up to `timeout` seconds."""
+        return self._client.poll(timeout)

@@ -1,0 +1,141 @@
+"""How a process says that it lives and what it does: to the members topic and over HTTP.
+
+Flow: loop -> [Heartbeat.beat] -> <app>.members for the controller and `megaphone status`;
+/metrics, /healthz and /readyz for everybody else.
+
+Invariants
+  HB1  What HTTP tells was published with a heartbeat and is never changed: the loop replaces it
+       whole, so a scrape never walks through what the loop is changing.
+  HB2  Health is the age of the loop's last turn, read live: it must be true of a loop that hangs.
+"""
+
+from __future__ import annotations
+
+from service.admin import AdminServer, Verdict
+from service.clock import Clock
+from service.config import Config
+from service.control_topics import AppTopics, RecordWriter
+from service.errors import BrokerError
+from service.ids import Slot
+from service.log import Log
+from service.migration.records import MemberDetails, MemberRecord, MemberState, encode
+from service.telemetry import Reading, registry_of
+
+#: What a process that fails still waits for its last word to be stored.
+_LAST_WORD_S = 1.0
+
+
+class Heartbeat:
+    """One boot of one slot, as others see it. Owned by the loop's thread."""
+
+    def __init__(
+        self,
+        slot: Slot,
+        incarnation: int,
+        topics: AppTopics,
+        records: RecordWriter,
+        config: Config,
+        http_port: int | None,
+        clock: Clock,
+    ) -> None:
+        """Answer over HTTP at once; tell nothing on the topic yet.
+
+        Args:
+            slot: who this is.
+            incarnation: which boot.
+            topics: of the app.
+            records: writes to them.
+            config: where to answer, how often to beat, when a loop counts as hanging.
+            http_port: in place of the knob; 0 takes a free one.
+            clock: of this process.
+
+        Raises:
+            UsageError: the port is taken.
+        """
+        self._slot = slot
+        self._incarnation = str(incarnation)
+        self._members = topics.members
+        self._records = records
+        self._clock = clock
+        self._every_ns = int(config.control.heartbeat_ms * 1e6)
+        self._hang_s = config.limits.peer_timeout_s
+        self._turned_ns = self._next_ns = clock.monotonic_ns()
+        self._reading: Reading = {}
+        self._ready: Verdict = (False, "starting")
+        self._endpoint = ""
+        self._http = AdminServer(
+            config.http.host,
+            config.http.port if http_port is None else http_port,
+            registry_of(topics.app, str(slot), self._read),
+            self._healthy,
+            lambda: self._ready,
+        )
+
+    @property
+    def http(self) -> str:
+        """Where /metrics answers."""
+        return self._http.address
+
+    def listens_at(self, endpoint: str) -> None:
+        """Note where peers connect to."""
+        self._endpoint = endpoint
+
+    def turn(self, now_ns: int) -> bool:
+        """The loop is alive at `now_ns` of the monotonic clock; whether a beat is due."""
+        self._turned_ns = now_ns
+        if now_ns < self._next_ns:
+            return False
+        self._next_ns = now_ns + self._every_ns
+        return True
+
+    def beat(
+        self,
+        state: MemberState,
+        generation: int | None,
+        details: MemberDetails,
+        reading: Reading,
+        *,
+        ready: bool,
+    ) -> None:
+        """Tell how this process is, everywhere.
+
+        Raises:
+            BrokerError: an earlier beat, or another record of the process, was not stored.
+        """
+        self._reading = reading
+        self._ready = (ready, str(state))
+        self._records.poll()
+        record = MemberRecord(
+            slot=str(self._slot),
+            role=self._slot.role,
+            incarnation=self._incarnation,
+            address=self._endpoint,
+            state=state,
+            heartbeat=self._clock.wall_us(),
+            generation=generation,
+            details=details,
+        )
+        self._records.write(self._members, record.slot, encode(record))
+
+    def last_word(self, reason: str, generation: int | None, log: Log) -> None:
+        """Tell why this process fails; if nobody can hear it, only the log says so."""
+        details = MemberDetails(reason=reason, http=self.http)
+        try:
+            self.beat(MemberState.FAILED, generation, details, self._reading, ready=False)
+            self._records.flush(_LAST_WORD_S)
+        except BrokerError as unheard:
+            log.error("farewell.unheard", message=str(unheard))
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._http.close()
+
+    def _read(self) -> Reading:
+        return {**self._reading, "megaphone_process_loop_age_seconds": self._age_s()}
+
+    def _healthy(self) -> Verdict:
+        age = self._age_s()
+        return age < self._hang_s, f"the loop turned {age:.1f} s ago"
+
+    def _age_s(self) -> float:
+        return (self._clock.monotonic_ns() - self._turned_ns) / 1e9

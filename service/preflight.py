@@ -1,0 +1,31 @@
+"""What can be said to be wrong before any process of a job is started, said once.
+
+Flow: `megaphone run` -> [check_topics] -> Launcher. Each role checks again for itself, since it may
+be started alone.
+"""
+
+from __future__ import annotations
+
+from service.control_topics import Admin
+from service.dataflow.flow import Flow, SinkVertex, SourceVertex
+
+
+def topics_of(flow: Flow) -> list[str]:
+    """Topics that a flow reads or writes, each once, in the order of the flow."""
+    topics: dict[str, None] = {}
+    for vertex in flow.vertices:
+        if isinstance(vertex, SourceVertex):
+            topics |= dict.fromkeys(vertex.connector.topics)
+        elif isinstance(vertex, SinkVertex):
+            topics[vertex.connector.topic] = None
+    return list(topics)
+
+
+def check_topics(flow: Flow, bootstrap_servers: str, timeout_s: float) -> None:
+    """See that the broker answers and that the flow's topics exist.
+
+    Raises:
+        BrokerUnavailable: no broker answered within `timeout_s`.
+        UsageError: a topic does not exist; the text names it.
+    """
+    Admin(bootstrap_servers, timeout_s).partitions(topics_of(flow))

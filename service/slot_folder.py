@@ -1,0 +1,149 @@
+"""A slot's checkpoints in the state folder, and which of them a job still needs.
+
+Flow: manifest -> [SlotFolder.restore] -> stores; stop -> [SlotFolder.write] -> files for the
+manifest; manifest durable -> [SlotFolder.prune].
+
+Invariants
+  SF1  Reading and writing happen in a thread of their own while the loop goes on, so that a large
+       slot is not taken for a dead one; nobody else touches the stores meanwhile.
+  SF2  Files are removed only when a durable manifest that names newer ones has been read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from service.control_topics import AppTopics, read_compacted
+from service.errors import StateCorrupt, UsageError
+from service.ids import Role, Slot
+from service.member import Member
+from service.migration.records import ManifestRecord, decode_manifest
+from service.statestore.checkpoint import (
+    SlotFiles,
+    read_checkpoint,
+    remove_checkpoints,
+    write_checkpoint,
+)
+from service.statestore.vertex_store import VertexStore
+
+#: Manifests, and with them checkpoints, that are kept.
+CHECKPOINTS_KEPT = 3
+
+
+def newest_manifests(
+    bootstrap_servers: str, topics: AppTopics, timeout_s: float
+) -> list[ManifestRecord]:
+    """All manifests of an app, newest first.
+
+    Raises:
+        BrokerError: the topic was not read to its end in time.
+        FormatMismatch, ProtocolViolation: one of them cannot be read.
+    """
+    found = read_compacted(bootstrap_servers, topics.checkpoints, timeout_s)
+    manifests = [decode_manifest(entry.value) for entry in found.values() if entry.value]
+    return sorted(manifests, key=lambda manifest: manifest.cut, reverse=True)
+
+
+class SlotFolder:
+    """`<state dir>/<app>/<slot>`."""
+
+    def __init__(
+        self, state_dir: Path, bootstrap_servers: str, app: str, slot: Slot, timeout_s: float
+    ) -> None:
+        """Name the folder; nothing is made yet."""
+        self.path = state_dir / app / str(slot)
+        self._slot = str(slot)
+        self._bootstrap = bootstrap_servers
+        self._topics = AppTopics(app)
+        self._timeout_s = timeout_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+
+    def check(self) -> None:
+        """Make the folder and see that it can be written.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        trial = self.path / ".trial"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            trial.write_bytes(b"")
+            trial.unlink()
+        except OSError as error:
+            raise UsageError(
+                f"state folder {self.path} cannot be written: {error.strerror}; "
+                "choose another --state-dir"
+            ) from error
+
+    def restore(self, member: Member, manifest: str | None) -> Future[SlotFiles | None]:
+        """Begin to fill the member's stores as of `manifest`, if the slot has files in it (SF1).
+
+        The future raises:
+            StateCorrupt: the manifest is gone, or files do not match it.
+            FormatMismatch: the files are of another flow or format.
+            StateError: the files cannot be read.
+        """
+        return self._thread.submit(self._restore, member, manifest)
+
+    def _restore(self, member: Member, name: str | None) -> SlotFiles | None:
+        if name is None:
+            return None
+        manifests = newest_manifests(self._bootstrap, self._topics, self._timeout_s)
+        manifest = next((each for each in manifests if each.name == name), None)
+        if manifest is None:
+            raise StateCorrupt(
+                f"manifest {name!r} is not in topic {self._topics.checkpoints!r}, so the state it "
+                "names cannot be proved whole; restore the topic or start under another --app"
+            )
+        files = _files_of(manifest, self._slot)
+        if files is not None:
+            read_checkpoint(self.path, files, _stores(member))
+        return files
+
+    def write(self, member: Member, cut: int) -> Future[SlotFiles | None]:
+        """Begin to write the member's state as of `cut`; None if it hosts none (SF1).
+
+        The future raises:
+            StateError: the disk refused.
+        """
+        return self._thread.submit(self._write, member, cut)
+
+    def _write(self, member: Member, cut: int) -> SlotFiles | None:
+        if member.slot.role is not Role.WORKER or not member.hosts:
+            return None
+        return write_checkpoint(self.path, cut, _stores(member), member.owned_bins())
+
+    def prune(self) -> None:
+        """Remove checkpoints that none of the newest manifests names (SF2); cheap without any.
+
+        Raises:
+            BrokerError: the manifests were not read.
+            StateError: the disk refused.
+        """
+        if not self.path.is_dir():
+            return
+        manifests = newest_manifests(self._bootstrap, self._topics, self._timeout_s)
+        kept: Iterable[SlotFiles | None] = (
+            _files_of(manifest, self._slot) for manifest in manifests[:CHECKPOINTS_KEPT]
+        )
+        remove_checkpoints(self.path, [files for files in kept if files is not None])
+
+    def close(self) -> None:
+        """Let the thread go when its work is done."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _files_of(manifest: ManifestRecord, slot: str) -> SlotFiles | None:
+    files = manifest.files.get(slot)
+    try:
+        return None if files is None else msgspec.convert(files, SlotFiles)
+    except msgspec.ValidationError as error:
+        raise StateCorrupt(f"manifest {manifest.name!r} lists no files: {error}") from error
+
+
+def _stores(member: Member) -> dict[str, VertexStore]:
+    return {name: host.store for name, host in member.hosts.items()}
