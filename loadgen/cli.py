@@ -140,6 +140,7 @@ def measure_latency(
     gc.disable()
     signalled = _stop_on_signal()
     clock = SystemClock()
+    measure.LatencyMeter.warm_up()
     meter = measure.LatencyMeter(clock.wall_us(), window_ms * 1000)
     _emit({"kind": "ready", "topic": topic, "offsets": {str(p): o for p, o in offsets.items()}})
     try:
