@@ -1,121 +1,107 @@
-"""A whole job in one thread: members over stepped links, a log, plans, and a seed that decides all.
+"""A whole job in one thread: members over stepped links, a log, plans, a seed that decides all.
 
-The seed picks who steps, which link delivers its next frame, who reads how much of the log, when the
-sink's broker acknowledges, what is read, and which bins move when. What it cannot catch: anything in
-the shells (sockets, Kafka clients, clocks), and the cost of anything.
+The seed picks who steps, which link delivers how many frames, who reads how much of the log, when
+the sinks' broker acknowledges, what is read, and which bins move when; and for the whole run how
+often each of that happens, who reads the log late and which links are slow. Only a member to which
+something happened is stepped, so nobody makes progress by being stepped for no reason. What it
+cannot catch: anything in the shells (sockets, Kafka clients, clocks), and the cost of anything.
 
 Checked while it runs
   WO1  Outputs of one key leave in the order of their counts, whatever worker they come from.
   WO2  Every output equals the running aggregate of its key at its count.
+  WO5  It never stands still before it is done: something is left to deliver, read or step.
 Checked at the end
   WO3  Nothing is lost: the last output of each key has all of its inputs.
   WO4  Each bin is where the log says, with its rows, and nowhere else.
+  WO6  No epoch is stamped at or beyond the stop, and positions are those of what was stamped.
+  WO7  Nothing is held, nobody is under pressure, and all credit is accounted for.
+  WO8  Every arrival of every wave was reported once.
 """
 
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import pyarrow as pa
 
-from service.dataflow.flow import (
-    Flow,
-    KafkaSink,
-    KafkaSource,
-    SinkVertex,
-    SourceVertex,
-    count,
-    highest,
-    oldest,
-    total,
-)
+from service.dataflow.flow import SinkVertex, SourceVertex
 from service.dataflow.transport.memory import MemoryNetwork
 from service.dataflow.worker import WorkerLimits
-from service.ids import Membership, Role
+from service.ids import Membership
 from service.ingest.source import ReadRows
 from service.member import Member
 from service.migration.records import Generation, LogRecord, Move, Promise, SlotBinding, Stop
+from service.migration.state_host import CutReport
+from tests.simulation.flows import COLUMNS, FlowUnderTest, one_stage
 
 FIRST_EPOCH = 1_000_000
-COLUMNS = pa.schema([("auction", pa.int64()), ("price", pa.int64()), ("date_time", pa.int64())])
-#: Steps after which a world that still has work counts as stuck.
-STEPS_MAX = 400_000
-WAVES_MAX = 60
+#: Turns after which a world counts as stuck although things go on happening.
+TURNS_MAX = 200_000
+#: Records of the log that a late reader may be behind.
+BEHIND_MAX = 20
 
 
-def one_stage() -> Flow:
-    """The demo's flow."""
-    flow = Flow("one")
-    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
-    stats = bids.key_by("auction").aggregate(
-        "stats",
-        bids=count(),
-        total=total("price"),
-        highest=highest("price"),
-        oldest=oldest("date_time"),
-    )
-    return stats.sink("out", KafkaSink("out", key="auction", schema=4))
+class Broker:
+    """What one worker writes to: keeps batches until the world acknowledges them."""
+
+    def __init__(self, emit: Callable[[str, pa.RecordBatch], None], room: int) -> None:
+        self._emit = emit
+        self._room = room
+        self._queues: dict[str, deque[tuple[pa.RecordBatch, Callable[[], None]]]] = {}
+        self.size = 0
+
+    def has_room(self) -> bool:
+        """Whether another batch fits, of any sink."""
+        return self.size < self._room
+
+    def submit(self, sink: str, rows: pa.RecordBatch, acknowledged: Callable[[], None]) -> None:
+        """Keep a batch."""
+        self._queues.setdefault(sink, deque()).append((rows, acknowledged))
+        self.size += 1
+
+    def acknowledge(self, choose: random.Random) -> None:
+        """Store the oldest batch of some sink: only now others can see it."""
+        sink = choose.choice([name for name, queue in self._queues.items() if queue])
+        rows, acknowledged = self._queues[sink].popleft()
+        self.size -= 1
+        self._emit(sink, rows)
+        acknowledged()
 
 
-def two_stages() -> Flow:
-    """Per group of auctions, the greatest number of bids of any auction in it."""
-    flow = Flow("two")
-    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
-    stats = bids.key_by("auction").aggregate("stats", bids=count())
-    groups = stats.map_batches("group", _group, columns=["group", "bids"])
-    return (
-        groups.key_by("group")
-        .aggregate("groups", top=highest("bids"))
-        .sink("out", KafkaSink("out", key="group", schema=4))
-    )
+@dataclass(frozen=True)
+class SinkWriter:
+    """The producer of one sink: all sinks of a worker share its broker."""
 
-
-def _group(rows: pa.RecordBatch) -> pa.RecordBatch:
-    keys = rows.column("auction").to_numpy() % GROUPS
-    return pa.RecordBatch.from_arrays([pa.array(keys), rows.column("bids")], ["group", "bids"])
-
-
-GROUPS = 5
-
-
-@dataclass
-class SimulatedBroker:
-    """The producer of one worker: keeps batches until the world acknowledges them."""
-
-    emit: Callable[[pa.RecordBatch], None]
-    room: int
-    queue: deque[tuple[pa.RecordBatch, Callable[[], None]]] = field(default_factory=deque)
+    broker: Broker
+    sink: str
 
     def has_room(self) -> bool:
         """Whether another batch fits."""
-        return len(self.queue) < self.room
+        return self.broker.has_room()
 
     def submit(self, rows: pa.RecordBatch, acknowledged: Callable[[], None]) -> None:
         """Keep a batch."""
-        self.queue.append((rows, acknowledged))
-
-    def acknowledge(self) -> None:
-        """Store the oldest batch: only now others can see it."""
-        rows, acknowledged = self.queue.popleft()
-        self.emit(rows)
-        acknowledged()
+        self.broker.submit(self.sink, rows, acknowledged)
 
 
 @dataclass(frozen=True)
 class Shape:
     """Everything about a world that its seed does not decide."""
 
-    flow: Callable[[], Flow] = one_stage
+    flow: FlowUnderTest = field(default_factory=one_stage)
     workers: int = 3
     gateways: int = 2
     bins: int = 8
-    keys: int = 40
-    rows: int = 1_500
-    plans: bool = True
-    limits: WorkerLimits = WorkerLimits()
+    keys: int = 30
+    rows: int = 800
+    #: Waves of the run; 0: nothing moves.
+    waves: int = 25
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
     held_budget: int = 1 << 20
 
 
@@ -126,14 +112,74 @@ class World:
         """Build all members; nothing has happened yet."""
         self.random = random.Random(seed)
         self.shape = shape
-        self.members_of = Membership(shape.workers, shape.gateways)
-        peers = self.members_of.peers
+        self.slots = Membership(shape.workers, shape.gateways)
+        peers = self.slots.peers
         self.network = MemoryNetwork(peers, stepped=True)
-        self.outputs: list[dict[str, int]] = []
-        self.brokers: list[SimulatedBroker] = []
-        owners = [number % shape.workers for number in range(shape.bins)]
-        self.owners = list(owners)
-        self.generation = Generation(
+        #: Rows that others can see, in the order they became visible, by sink.
+        self.outputs: dict[str, list[dict[str, int]]] = {}
+        self.owners = [number % shape.workers for number in range(shape.bins)]
+        self.generation = self._generation()
+        rooms = [self.random.randrange(1, 6) for _ in range(shape.workers)]
+        self.brokers = [Broker(self._emit, room) for room in rooms]
+        self.members = [self._member(peer) for peer in range(peers)]
+        #: Members to which something happened since they were stepped.
+        self.awake = set(range(peers))
+        self.log: list[LogRecord] = []
+        self.read = [0] * peers
+        self.clock = FIRST_EPOCH
+        self.horizon = self.cut = self.generation.horizon
+        self.waves: list[Move] = []
+        self.stop: Stop | None = None
+        self.turns = 0
+        self.reports: list[CutReport] = []
+        #: By gateway: rows read, and how many of them a tick has stamped.
+        self.rows_read = [0] * shape.gateways
+        self.rows_stamped = [0] * shape.gateways
+        #: Rows read by each gateway and not yet stamped, and rows stamped, per key in order.
+        self.unstamped: list[list[tuple[int, int]]] = [[] for _ in range(shape.gateways)]
+        self.stamped: dict[int, list[int]] = {}
+        self._draw_habits()
+
+    def _draw_habits(self) -> None:
+        """How often each kind of thing happens in this run, who reads late, what is slow."""
+        draw = self.random
+        self._habits = (
+            self._step,
+            self._deliver,
+            self._acknowledge,
+            self._read_log,
+            self._gateway,
+            self._control,
+        )
+        least_most = ((20, 50), (10, 40), (3, 15), (4, 20), (8, 25), (2, 8))
+        self._bounds = list(accumulate(draw.randrange(*bounds) for bounds in least_most))
+        self._late = {peer for peer in range(self.slots.peers) if draw.random() < 0.2}
+        self._slow = {peer for peer in range(self.slots.peers) if draw.random() < 0.2}
+
+    def run(self) -> None:
+        """Let the seed decide until everything is done.
+
+        Raises:
+            AssertionError: the world got stuck (WO5).
+        """
+        while not (self.stop and all(member.complete for member in self.members)):
+            self.turns += 1
+            assert self.turns < TURNS_MAX, f"WO5, after {TURNS_MAX} turns: {self._where()}"
+            self._turn()
+        while self._deliver() or self._step():
+            pass
+
+    def _turn(self) -> None:
+        place = bisect_right(self._bounds, self.random.randrange(self._bounds[-1]))
+        # What cannot happen now leaves its turn to the next thing that can.
+        for happen in (*self._habits[place:], *self._habits[:place]):
+            if happen():
+                return
+        raise AssertionError(f"WO5: nothing is left to happen: {self._where()}")
+
+    def _generation(self) -> Generation:
+        shape = self.shape
+        return Generation(
             clock=FIRST_EPOCH,
             generation=1,
             horizon=FIRST_EPOCH + 1000,
@@ -142,73 +188,28 @@ class World:
             workers=shape.workers,
             gateways=shape.gateways,
             slots=[
-                SlotBinding(slot=str(self.members_of.slot(peer)), incarnation="i", address="a")
-                for peer in range(peers)
+                SlotBinding(slot=str(self.slots.slot(peer)), incarnation="i", address="a")
+                for peer in range(self.slots.peers)
             ],
-            bin_owners=owners,
+            bin_owners=list(self.owners),
             sink_owners=list(range(shape.workers)),
             partition_owners={"events": list(range(shape.gateways))},
             positions={"events": [0] * shape.gateways},
             manifest=None,
             until_end=False,
         )
-        self.members = [self._member(peer) for peer in range(peers)]
-        self.log: list[LogRecord] = []
-        self.read = [0] * peers
-        self.clock = FIRST_EPOCH
-        self.horizon = self.generation.horizon
-        self.cut = self.horizon
-        self.step_count = 0
-        self.rows_read = 0
-        self.stopping = False
-        self.waves = 0
-        #: Rows read by each gateway and not yet stamped, and rows stamped, per key in order.
-        self.unstamped: list[list[tuple[int, int]]] = [[] for _ in range(shape.gateways)]
-        self.stamped: dict[int, list[int]] = {}
-
-    def run(self) -> None:
-        """Let the seed decide until everything is done.
-
-        Raises:
-            AssertionError: the world got stuck (liveness), or a check failed.
-        """
-        while not (self.stopping and all(member.complete for member in self.members)):
-            self.step_count += 1
-            assert self.step_count < STEPS_MAX, f"stuck: {self._where()}"
-            self._turn()
-
-    def _turn(self) -> None:
-        chance = self.random.random()
-        if chance < 0.04:
-            self._control()
-        elif chance < 0.20:
-            self._read_log()
-        elif chance < 0.40:
-            self._gateway()
-        elif chance < 0.60:
-            links = self.network.pending_links()
-            if links:
-                self.network.deliver(self.random.choice(links))
-        elif chance < 0.70:
-            waiting = [broker for broker in self.brokers if broker.queue]
-            if waiting:
-                self.random.choice(waiting).acknowledge()
-        else:
-            self.random.choice(self.members).step()
 
     def _member(self, peer: int) -> Member:
-        def producer(_: SinkVertex) -> SimulatedBroker:
-            broker = SimulatedBroker(self._emit, room=self.random.randrange(1, 6))
-            self.brokers.append(broker)
-            return broker
+        def producer(vertex: SinkVertex) -> SinkWriter:
+            return SinkWriter(self.brokers[peer], vertex.name)
 
         def schema(_: SourceVertex) -> pa.Schema:
             return COLUMNS
 
         return Member(
-            self.shape.flow(),
+            self.shape.flow.build(),
             self.generation,
-            self.members_of.slot(peer),
+            self.slots.slot(peer),
             self.network.transport(peer),
             producer,
             schema,
@@ -216,111 +217,148 @@ class World:
             held_budget=self.shape.held_budget,
         )
 
-    def _emit(self, rows: pa.RecordBatch) -> None:
-        self.outputs.extend(rows.to_pylist())
+    def _emit(self, sink: str, rows: pa.RecordBatch) -> None:
+        self.outputs.setdefault(sink, []).extend(rows.to_pylist())
 
-    def _control(self) -> None:
+    # What can happen: each returns whether it did ----------------------------------------------
+
+    def _control(self) -> bool:
         """The controller's turn: some moves, a promise, in the end the stop."""
-        if self.stopping:
-            return
+        # Nobody is later than the lookahead lets a real process be: a few promises.
+        if self.stop is not None or len(self.log) - min(self.read) > BEHIND_MAX:
+            return False
         self.clock += self.random.randrange(300)
-        # A plan paces its waves; without a bound, waiting rows stop the reading that ends the run.
-        if self.shape.plans and self.waves < WAVES_MAX and self.random.random() < 0.5:
+        if self.random.random() < 0.5:
             for _ in range(self.random.randrange(1, 4)):
-                self._move()
+                if len(self.waves) < self.shape.waves:
+                    self._move()
         self.horizon = max(self.horizon, self.clock + 1000, self.cut + 1)
         self.log.append(Promise(horizon=self.horizon, clock=self.clock))
-        if self.rows_read >= self.shape.rows:
-            self.cut = self.horizon + self.random.randrange(1, 50)
-            self.log.append(Stop(at=self.cut, drain=False, clock=self.clock))
-            self.stopping = True
+        if sum(self.rows_stamped) >= self.shape.rows and len(self.waves) >= self.shape.waves:
+            self.stop = Stop(
+                at=self.horizon + self.random.randrange(1, 50), drain=False, clock=self.clock
+            )
+            self.log.append(self.stop)
+        return True
 
     def _move(self) -> None:
         self.cut = max(self.cut, self.horizon) + self.random.randrange(1, 100)
-        self.waves += 1
         moves = []
         most = self.random.randrange(1, max(2, self.shape.bins // 2))
         for moved in self.random.sample(range(self.shape.bins), most):
             others = [w for w in range(self.shape.workers) if w != self.owners[moved]]
             self.owners[moved] = self.random.choice(others)
             moves.append((moved, self.owners[moved]))
-        self.log.append(
-            Move(at=self.cut, request="r", wave=1, waves=1, moves=moves, clock=self.clock)
-        )
+        wave = Move(at=self.cut, request="r", wave=1, waves=1, moves=moves, clock=self.clock)
+        self.log.append(wave)
+        self.waves.append(wave)
 
-    def _read_log(self) -> None:
-        peer = self.random.randrange(len(self.members))
+    def _read_log(self) -> bool:
+        behind = [peer for peer, read in enumerate(self.read) if read < len(self.log)]
+        prompt = [peer for peer in behind if peer not in self._late]
+        if not behind:
+            return False
+        if prompt and self.random.random() < 0.9:
+            behind = prompt
+        peer = self.random.choice(behind)
         for _ in range(self.random.randrange(1, 4)):
             if self.read[peer] < len(self.log):
                 self.members[peer].apply_log(self.log[self.read[peer]], self._now_us())
                 self.read[peer] += 1
+        self.awake.add(peer)
+        return True
 
-    def _gateway(self) -> None:
+    def _gateway(self) -> bool:
         gateway = self.random.randrange(self.shape.gateways)
-        member = self.members[self.shape.workers + gateway]
+        peer = self.shape.workers + gateway
+        member = self.members[peer]
         source = member.sources["bids"]
-        if member.may_read("bids") and self.random.random() < 0.7:
-            rows = []
-            for _ in range(self.random.randrange(1, 20)):
-                key = self.random.randrange(self.shape.keys) * self.shape.gateways + gateway
-                rows.append((key, self.random.randrange(1000)))
-            self.unstamped[gateway] += rows
-            self.rows_read += len(rows)
-            columns = [
-                pa.array([key for key, _ in rows]),
-                pa.array([price for _, price in rows]),
-                pa.array([self.step_count] * len(rows)),
-            ]
-            position = {("events", gateway): self.rows_read}
-            source.offer(ReadRows(pa.RecordBatch.from_arrays(columns, schema=COLUMNS), position))
-        if source.stop is None and member.tick(self._now_us()):
+        if source.stop is not None:
+            return False
+        # After the stop, too: what is read then and not stamped must not be in the positions.
+        more = sum(self.rows_read) < self.shape.rows or self.stop is not None
+        if more and self.random.random() < 0.7 and member.may_read("bids"):
+            source.offer(self._rows(gateway))
+        if member.tick(self._now_us()):
             for key, price in self.unstamped[gateway]:
                 self.stamped.setdefault(key, []).append(price)
             self.unstamped[gateway].clear()
+            self.rows_stamped[gateway] = self.rows_read[gateway]
+            self.awake.add(peer)
+        return True
+
+    def _rows(self, gateway: int) -> ReadRows:
+        rows = []
+        for _ in range(self.random.randrange(1, 20)):
+            key = self.random.randrange(self.shape.keys) * self.shape.gateways + gateway
+            rows.append((key, self.random.randrange(1000)))
+        self.unstamped[gateway] += rows
+        self.rows_read[gateway] += len(rows)
+        columns = [
+            pa.array([key for key, _ in rows]),
+            pa.array([price for _, price in rows]),
+            pa.array([self.turns] * len(rows)),
+        ]
+        position = {("events", gateway): self.rows_read[gateway]}
+        return ReadRows(pa.RecordBatch.from_arrays(columns, schema=COLUMNS), position)
+
+    def _deliver(self) -> bool:
+        links = self.network.pending_links()
+        if not links:
+            return False
+        fast = [link for link in links if link.source not in self._slow]
+        if fast and self.random.random() < 0.9:
+            links = fast
+        link = self.random.choice(links)
+        most = self.network.pending_frames(link)
+        for _ in range(min(most, self.random.choice((1, 1, 2, 4, 16)))):
+            self.network.deliver(link)
+        self.awake.add(link.target)
+        return True
+
+    def _acknowledge(self) -> bool:
+        waiting = [peer for peer, broker in enumerate(self.brokers) if broker.size]
+        if not waiting:
+            return False
+        peer = self.random.choice(waiting)
+        self.brokers[peer].acknowledge(self.random)
+        self.awake.add(peer)
+        return True
+
+    def _step(self) -> bool:
+        if not self.awake:
+            return False
+        peer = self.random.choice(sorted(self.awake))
+        member = self.members[peer]
+        member.step()
+        if not member.has_work:
+            self.awake.discard(peer)
+        self.reports += member.take_reports()
+        return True
 
     def _now_us(self) -> int:
-        return self.step_count * 20
+        return self.turns * 40
 
     def _where(self) -> str:
         return "; ".join(
-            f"{member.slot} complete={member.complete} "
-            f"pointstamps={member.worker.tracker.changes()}"
+            f"{member.slot} complete={member.complete} held={member.held_bytes} "
+            f"pointstamps={member.worker.tracker.changes()[:12]}"
             for member in self.members
         )
 
     # Checks -------------------------------------------------------------------------------------
 
-    def check_one_stage(self) -> int:
-        """WO1-WO4 for `one_stage`; returns the number of outputs compared."""
-        seen: dict[int, int] = {}
-        for output in self.outputs:
-            key, bids = output["auction"], output["bids"]
-            prices = self.stamped[key][:bids]
-            assert bids > seen.get(key, 0), f"WO1: auction {key} at {bids} after {seen.get(key)}"
-            assert output["total"] == sum(prices), f"WO2: {output}"
-            assert output["highest"] == max(prices), f"WO2: {output}"
-            seen[key] = bids
-        assert seen == {key: len(prices) for key, prices in self.stamped.items()}, "WO3"
-        self.check_ownership(rows=len(self.stamped))
-        return len(self.outputs)
+    def check(self) -> int:
+        """WO1 to WO8 after `run`; returns the number of outputs compared."""
+        self.shape.flow.check(self.outputs, self.stamped)
+        self.check_ownership()
+        self.check_sources()
+        self.check_rest()
+        self.check_reports()
+        return sum(map(len, self.outputs.values()))
 
-    def check_two_stages(self) -> int:
-        """WO3 and WO4 for `two_stages`; returns the number of outputs compared."""
-        last: dict[int, int] = {}
-        for output in self.outputs:
-            group, top = output["group"], output["top"]
-            assert top >= last.get(group, 0), f"WO1: group {group} at {top} after {last[group]}"
-            last[group] = top
-        expected: dict[int, int] = {}
-        for key, prices in self.stamped.items():
-            group = key % GROUPS
-            expected[group] = max(expected.get(group, 0), len(prices))
-        assert last == expected, "WO3"
-        self.check_ownership(rows=None)
-        return len(self.outputs)
-
-    def check_ownership(self, rows: int | None) -> None:
-        """WO4: bins are where the log says, and the state has `rows` rows in all."""
+    def check_ownership(self) -> None:
+        """WO4."""
         for worker in range(self.shape.workers):
             member = self.members[worker]
             owned = [b for b in range(self.shape.bins) if self.owners[b] == worker]
@@ -328,10 +366,37 @@ class World:
                 assert host.installed.nonzero()[0].tolist() == owned, "WO4"
                 for number in range(self.shape.bins):
                     assert number in owned or host.store.rows(number) == 0, "WO4: a copy is left"
-        if rows is not None:
-            found = sum(
-                host.store.table.row_count
-                for member in self.members
-                for host in member.hosts.values()
-            )
-            assert found == rows, "WO4: rows of state"
+        for vertex, rows in self.shape.flow.state_rows(self.stamped).items():
+            found = sum(member.hosts[vertex].store.table.row_count for member in self.members)
+            assert found == rows, f"WO4: {found} rows of {vertex}, not {rows}"
+
+    def check_sources(self) -> None:
+        """WO6."""
+        assert self.stop is not None
+        for gateway in range(self.shape.gateways):
+            source = self.members[self.shape.workers + gateway].sources["bids"]
+            assert source.last_tick < self.stop.at, "WO6: a tick beyond the stop"
+            stamped = self.rows_stamped[gateway]
+            expected = {("events", gateway): stamped} if stamped else {}
+            assert source.positions == expected, "WO6: positions"
+
+    def check_rest(self) -> None:
+        """WO7, white-box: what a sender still counts as under way its receiver still owes."""
+        for member in self.members:
+            worker = member.worker
+            assert member.held_bytes == 0, "WO7: held"
+            assert worker.queued_bytes() == 0, "WO7: queued"
+            assert not worker.pressed, "WO7: pressure"
+            for (other, kind), window in worker._windows.items():
+                owed = self.members[other].worker._returns[worker.peer, kind].owed
+                assert window.outstanding == owed, f"WO7: credit of {kind.name}"
+
+    def check_reports(self) -> None:
+        """WO8."""
+        found = sorted((report.vertex, report.cut, report.bins) for report in self.reports)
+        expected = []
+        for vertex in self.members[0].hosts:
+            for wave in self.waves:
+                targets = [target for _, target in wave.moves]
+                expected += [(vertex, wave.at, targets.count(t)) for t in set(targets)]
+        assert found == sorted(expected), "WO8"

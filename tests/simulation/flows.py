@@ -1,0 +1,141 @@
+"""The flows that are simulated, each with the judge of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.dataflow.flow import (
+    Flow,
+    KafkaSink,
+    KafkaSource,
+    count,
+    highest,
+    oldest,
+    total,
+)
+
+COLUMNS = pa.schema([("auction", pa.int64()), ("price", pa.int64()), ("date_time", pa.int64())])
+GROUPS = 5
+
+#: Rows per sink, in the order they became visible.
+Outputs = Mapping[str, Sequence[Mapping[str, int]]]
+#: Prices of each auction, in the order they were stamped.
+Stamped = Mapping[int, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class FlowUnderTest:
+    """A flow, the check of its outputs (WO1-WO3), and the rows of state it must end with."""
+
+    build: Callable[[], Flow]
+    check: Callable[[Outputs, Stamped], None]
+    state_rows: Callable[[Stamped], dict[str, int]]
+
+
+def one_stage() -> FlowUnderTest:
+    """The demo's flow."""
+    return FlowUnderTest(_one_stage, _check_one_stage, lambda stamped: {"stats": len(stamped)})
+
+
+def two_stages() -> FlowUnderTest:
+    """Per group of auctions, the greatest number of bids of any auction in it."""
+    return FlowUnderTest(
+        _two_stages,
+        _check_two_stages,
+        lambda stamped: {
+            "stats": len(stamped),
+            "groups": len({auction % GROUPS for auction in stamped}),
+        },
+    )
+
+
+def branches() -> FlowUnderTest:
+    """Two branches of one source, joined again, counted, and written to two sinks."""
+    return FlowUnderTest(_branches, _check_branches, lambda stamped: {"stats": len(stamped)})
+
+
+def _one_stage() -> Flow:
+    flow = Flow("one")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
+    stats = bids.key_by("auction").aggregate(
+        "stats",
+        bids=count(),
+        total=total("price"),
+        highest=highest("price"),
+        oldest=oldest("date_time"),
+    )
+    return stats.sink("out", KafkaSink("out", key="auction", schema=4))
+
+
+def _check_one_stage(outputs: Outputs, stamped: Stamped) -> None:
+    seen: dict[int, int] = {}
+    for output in outputs["out"]:
+        key, bids = output["auction"], output["bids"]
+        prices = stamped[key][:bids]
+        assert bids > seen.get(key, 0), f"WO1: auction {key} at {bids} after {seen.get(key)}"
+        assert output["total"] == sum(prices), f"WO2: {output}"
+        assert output["highest"] == max(prices), f"WO2: {output}"
+        seen[key] = bids
+    assert seen == {key: len(prices) for key, prices in stamped.items()}, "WO3"
+
+
+def _two_stages() -> Flow:
+    flow = Flow("two")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
+    stats = bids.key_by("auction").aggregate("stats", bids=count())
+    groups = stats.map_batches("group", _group, columns=["group", "bids"])
+    return (
+        groups.key_by("group")
+        .aggregate("groups", top=highest("bids"))
+        .sink("out", KafkaSink("out", key="group", schema=4))
+    )
+
+
+def _group(rows: pa.RecordBatch) -> pa.RecordBatch:
+    keys = rows.column("auction").to_numpy() % GROUPS
+    return pa.RecordBatch.from_arrays([pa.array(keys), rows.column("bids")], ["group", "bids"])
+
+
+def _check_two_stages(outputs: Outputs, stamped: Stamped) -> None:
+    last: dict[int, int] = {}
+    for output in outputs["out"]:
+        group, top = output["group"], output["top"]
+        assert top >= last.get(group, 0), f"WO1: group {group} at {top} after {last[group]}"
+        last[group] = top
+    expected: dict[int, int] = {}
+    for key, prices in stamped.items():
+        group = key % GROUPS
+        expected[group] = max(expected.get(group, 0), len(prices))
+    assert last == expected, "WO3"
+
+
+def _branches() -> Flow:
+    flow = Flow("branches")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
+    cheap = bids.filter("cheap", lambda rows: pc.less(rows.column("price"), 500))
+    dear = bids.filter("dear", lambda rows: pc.greater_equal(rows.column("price"), 500))
+    both = flow.concat("both", cheap, dear)
+    stats = both.key_by("auction").aggregate("stats", bids=count(), total=total("price"))
+    stats.sink("out", KafkaSink("out", key="auction", schema=4))
+    return stats.sink("copy", KafkaSink("copy", key="auction", schema=4))
+
+
+def _check_branches(outputs: Outputs, stamped: Stamped) -> None:
+    """Branches may change the order of a key's bids, so that only totals can be foretold."""
+    histories = []
+    for rows in outputs.values():
+        history: dict[int, list[tuple[int, int]]] = {}
+        for row in rows:
+            history.setdefault(row["auction"], []).append((row["bids"], row["total"]))
+        histories.append(history)
+    first, second = histories
+    assert first == second, "WO2: two sinks of one stream saw different histories"
+    for key, history in first.items():
+        counts = [bids for bids, _ in history]
+        assert counts == sorted(set(counts)), f"WO1: auction {key} at {counts}"
+    finals = {key: history[-1] for key, history in first.items()}
+    assert finals == {key: (len(p), sum(p)) for key, p in stamped.items()}, "WO3"
