@@ -169,7 +169,7 @@ class LatencyMeter:
         record = schema_id.to_bytes(_HEADER_BYTES, "big") + bytes(fields)
         meter = cls(0)
         meter.observe([record, b""], 0)
-        list(meter.closed_windows(meter._window_us + 2 * WINDOW_US))  # noqa: SLF001 - its own
+        list(meter.closed_windows(meter._window_us + 2 * WINDOW_US))
         meter.final()
 
     def closed_windows(self, now_us: int) -> Iterator[WindowDocument]:
