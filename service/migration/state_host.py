@@ -158,12 +158,15 @@ class StateHost:
             rows = message.payload
             assert isinstance(rows, pa.RecordBatch), "a data channel carries record batches"
             epoch = message.time[0]
-            if epoch >= self._control.follower.horizon:
+            if epoch >= self._horizon():
                 self._hold_beyond(rows, self._output.retain(0, message))
                 continue
             now = rows if epoch < self._hold_min else self._separate(rows, epoch, message)
             if now.num_rows:
                 self._output.forward(0, message, self._apply(now, epoch))
+
+    def _horizon(self) -> int:
+        return self._control.follower.horizon
 
     def _hold_beyond(self, rows: pa.RecordBatch, right: Capability) -> None:
         held = HeldRows(rows, right, int(rows.nbytes))
@@ -174,7 +177,7 @@ class StateHost:
 
     def _admit_beyond(self) -> bool:
         """Treat rows the horizon has passed as if they came now; whether none of them is left."""
-        horizon = self._control.follower.horizon
+        horizon = self._horizon()
         if self._beyond_min >= horizon:
             return True
         later: deque[HeldRows] = deque()
@@ -286,7 +289,7 @@ class StateHost:
         """Send the bins of the earliest cut that are settled (S2), while state credit lasts."""
         while self._departures:
             cut = min(self._departures)
-            if not (self._data.frontier().reached(cut) and self._state.frontier().reached(cut)):
+            if not self._inputs_reached(cut):
                 return
             departure = self._departures[cut]
             unsettled = self._unsettled(cut)
@@ -315,6 +318,14 @@ class StateHost:
                 return
             departure.right.drop()
             del self._departures[cut]
+
+    def _inputs_reached(self, cut: int) -> bool:
+        """Whether nothing below `cut` can arrive: no row, no bin."""
+        return self._data.frontier().reached(cut) and self._state.frontier().reached(cut)
+
+    def _gate_open(self, cut: int) -> bool:
+        """Whether everything below `cut` has passed all that lies downstream (S4)."""
+        return all(self._context.frontier_of(location).reached(cut) for location in self.gate)
 
     def _unsettled(self, cut: int) -> NDArray[np.bool_]:
         """Bins that S2 keeps here, given that both inputs have reached `cut`: bool[bins]."""
@@ -352,7 +363,7 @@ class StateHost:
         """Let arrived bins' rows go once the gate is open (S4), earliest cut first."""
         for cut in sorted(self._arrivals):
             arrival = self._arrivals[cut]
-            if not all(self._context.frontier_of(location).reached(cut) for location in self.gate):
+            if not self._gate_open(cut):
                 return
             if arrival.missing and len(arrival.installed) * _RELEASE_PARTS < arrival.bins:
                 continue

@@ -153,6 +153,8 @@ class World:
         )
         least_most = ((20, 50), (10, 40), (3, 15), (4, 20), (8, 25), (2, 8))
         self._bounds = list(accumulate(draw.randrange(*bounds) for bounds in least_most))
+        #: How fast gateways' clocks run beside the controller's, µs a turn.
+        self._pace = draw.choice((10, 40, 200, 1_000))
         self._late = {peer for peer in range(self.slots.peers) if draw.random() < 0.2}
         self._slow = {peer for peer in range(self.slots.peers) if draw.random() < 0.2}
 
@@ -337,7 +339,7 @@ class World:
         return True
 
     def _now_us(self) -> int:
-        return self.turns * 40
+        return self.turns * self._pace
 
     def _where(self) -> str:
         return "; ".join(

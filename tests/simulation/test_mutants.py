@@ -1,0 +1,277 @@
+"""The simulator must be able to fail: engines with one rule taken out, each caught by some seed.
+
+A mutant is a small subclass or a replaced method. It counts as caught when a check of the world, or
+one of the engine's own, ends the run; which one is part of the claim.
+
+What this cannot show: that every wrong engine is caught.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from service.dataflow.operator import Capability, CapabilityError, InputPort, Message
+from service.egress.sink import SinkOperator
+from service.errors import MegaphoneError
+from service.hashing import bins_of
+from service.member import Member
+from service.migration.control_source import ControlSource
+from service.migration.horizon import TickClock
+from service.migration.records import Move
+from service.migration.router import Router
+from service.migration.state_host import _NEVER, StateHost
+from tests.simulation.flows import branches, two_stages
+from tests.simulation.test_cluster import TIGHT
+from tests.simulation.world import Shape, World
+
+#: Seeds after which a mutant that was not caught fails its test.
+SEEDS = int(os.environ.get("MEGAPHONE_MUTANT_SEEDS", "12"))
+
+HOST = "service.migration.lowering.StateHost"
+ROUTER = "service.migration.lowering.Router"
+CONTROL = "service.member.ControlSource"
+
+
+class Unsettled(StateHost):
+    """Extracts a bin as soon as both inputs have reached the cut."""
+
+    def _unsettled(self, cut: int) -> NDArray[np.bool_]:
+        return np.zeros(len(self.installed), dtype=np.bool_)
+
+
+class InstalledIsEnough(StateHost):
+    """Extracts a bin that is here although rows of it still wait."""
+
+    def _unsettled(self, cut: int) -> NDArray[np.bool_]:
+        return ~self.installed
+
+
+class Hasty(StateHost):
+    """Extracts a bin while rows below the cut may still arrive."""
+
+    def _inputs_reached(self, cut: int) -> bool:
+        return True
+
+
+class Ungated(StateHost):
+    """Lets rows go as soon as their bin is there."""
+
+    def _gate_open(self, cut: int) -> bool:
+        return True
+
+
+class NotWaiting(StateHost):
+    """Applies rows of a bin that has not arrived."""
+
+    def _plan(self, move: Move, right: Capability) -> None:
+        super()._plan(move, right)
+        self._hold_from[:] = _NEVER
+        self._hold_min = _NEVER
+
+
+class Presuming(StateHost):
+    """Applies rows beyond the horizon it has read."""
+
+    def _horizon(self) -> int:
+        return _NEVER
+
+
+class Clinging(StateHost):
+    """Leaves rows that must wait in the queue, credit, count and all."""
+
+    def _take_rows(self) -> None:
+        while self._output.ready() and self._data.queue and not self._must_wait():
+            message = self._data.pull()
+            assert message is not None
+            rows, epoch = message.payload, message.time[0]
+            assert isinstance(rows, pa.RecordBatch)
+            self._output.forward(0, message, self._apply(rows, epoch))
+
+    def _must_wait(self) -> bool:
+        message = self._data.queue[0]
+        rows = message.payload
+        assert isinstance(rows, pa.RecordBatch)
+        if message.time[0] >= self._horizon():
+            self._control.at_next_horizon(self._context.activate)
+            return True
+        bins = bins_of(self._keys(rows), self.store.bin_bits)
+        return bool((self._hold_from[bins] <= message.time[0]).any())
+
+
+class Latest(Router):
+    """Routes by the newest owners it knows, whatever the time of the rows."""
+
+    def _split(self, rows: pa.RecordBatch, epoch: int) -> list[tuple[pa.RecordBatch, int]]:
+        table = self._control.table
+        return super()._split(rows, max(epoch, min(table.last_cut, table.horizon - 1)))
+
+
+class Unbounded(Router):
+    """Routes what it is given, at and beyond the horizon too."""
+
+    def step(self) -> None:
+        while self._commands.pull() is not None:
+            pass
+        while self._output.ready() and (message := self._data.pull()) is not None:
+            assert isinstance(message.payload, pa.RecordBatch)
+            for part, peer in self._split(message.payload, message.time[0]):
+                self._output.forward(0, message, part, peer)
+
+
+class Overpromising(ControlSource):
+    """Lowers its capability further than it has read."""
+
+    def step(self) -> None:
+        super().step()
+        if self._capability is not None and self._capability.time[0] < self._ahead():
+            self._capability.downgrade((self._ahead(),))
+
+    def _ahead(self) -> int:
+        return self.follower.horizon + 1_000
+
+
+def _acknowledge_at_once(sink: SinkOperator) -> None:
+    """`SinkOperator.step` that gives the capability up at submission."""
+    while sink._producer.has_room() and (message := sink._input.pull()) is not None:
+        assert isinstance(message.payload, pa.RecordBatch)
+        sink._producer.submit(message.payload, sink._activate)
+
+
+def _pull_without_returning(port: InputPort) -> Message | None:
+    """`InputPort.pull` that keeps the sender's credit."""
+    if not port.queue:
+        return None
+    message = port.queue.popleft()
+    message.turn = port._ledger.turn
+    port.bytes -= message.size
+    port._ledger.update(port.location, message.time, -1)
+    return message
+
+
+def _tick_in_spite_of_a_stop(member: Member, monotonic_us: int) -> bool:
+    epoch = member.ticks.next(monotonic_us, member.follower.horizon)
+    if epoch is None:
+        return False
+    for source in member.sources.values():
+        source.tick(epoch)
+    return True
+
+
+def _tick_beyond(clock: TickClock, monotonic_us: int, horizon: int) -> int:
+    clock.last = max(clock.last + 1, horizon + 500)
+    return clock.last
+
+
+Patch = tuple[str, object]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Replacements by dotted name, what must be said of them, and where they are run."""
+
+    patches: Iterable[Patch]
+    #: Pattern of what catches it.
+    caught_by: str
+    shape: Callable[[], Shape] = Shape
+    judge: Callable[[World], object] = World.check
+
+
+def _results(world: World) -> None:
+    """Outputs and owners only: ticks beyond the horizon break WO6 whatever F does."""
+    world.shape.flow.check(world.outputs, world.stamped)
+    world.check_ownership()
+
+
+def tight() -> Shape:
+    return Shape(limits=TIGHT, held_budget=512)
+
+
+def two_sinks() -> Shape:
+    return Shape(flow=branches(), limits=TIGHT, held_budget=4096)
+
+
+def staged() -> Shape:
+    return Shape(flow=two_stages())
+
+
+OUTPUTS = "WO[123]"
+
+MUTANTS = {
+    "a bin leaves unsettled": Mutant([(HOST, Unsettled)], OUTPUTS),
+    "a bin leaves before its rows were applied": Mutant([(HOST, InstalledIsEnough)], OUTPUTS),
+    "a bin leaves before the frontier": Mutant([(HOST, Hasty)], "no move names it"),
+    "there is no gate": Mutant([(HOST, Ungated)], "WO1"),
+    "there is no gate in front of a second stage": Mutant([(HOST, Ungated)], "WO1", staged),
+    "rows do not wait for their bin": Mutant([(HOST, NotWaiting)], OUTPUTS),
+    "s applies rows beyond its horizon": Mutant([(HOST, Presuming)], f"{OUTPUTS}|RT3"),
+    "credit is kept by rows that wait": Mutant([(HOST, Clinging)], "WO5"),
+    "f routes by the newest owners": Mutant([(ROUTER, Latest)], OUTPUTS),
+    "f routes beyond its horizon": Mutant(
+        [
+            (ROUTER, Unbounded),
+            ("service.migration.horizon.TickClock.next", _tick_beyond),
+            ("service.migration.routing_table.RoutingTable._check", lambda *_: None),
+        ],
+        OUTPUTS,
+        judge=_results,
+    ),
+    "a process promises what it has not read": Mutant([(CONTROL, Overpromising)], "not allow"),
+    "a sink acknowledges what is not stored": Mutant(
+        [("service.egress.sink.SinkOperator.step", _acknowledge_at_once)], OUTPUTS
+    ),
+    "a bin that left leaves a copy": Mutant(
+        [("service.statestore.vertex_store.VertexStore.delete", lambda *_: None)], "WO4"
+    ),
+    "credit is never returned": Mutant(
+        [("service.dataflow.operator.InputPort.pull", _pull_without_returning)], "WO5", tight
+    ),
+    "a tick follows the stop": Mutant(
+        [("service.member.Member.tick", _tick_in_spite_of_a_stop)], "WO6"
+    ),
+    "a sink is not told of room": Mutant(
+        [("service.egress.sink.SinkOperator.retry", lambda _: None)], "WO5", two_sinks
+    ),
+    "rows that wait mix across cuts": Mutant(
+        [("service.migration.routing_table.RoutingTable.interval_start", lambda *_: 1)], "WO"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_some_seed_catches_an_engine_in_which(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = MUTANTS[name]
+    for target, replacement in mutant.patches:
+        monkeypatch.setattr(target, replacement)
+    findings = (_finding(mutant, seed) for seed in range(SEEDS))
+    found = next(filter(None, findings), f"nothing in {SEEDS} schedules")
+    assert re.search(mutant.caught_by, found), found
+
+
+def _finding(mutant: Mutant, seed: int) -> str | None:
+    """What ended the run under `seed`, or None if nothing did."""
+    world = World(seed, mutant.shape())
+    try:
+        world.run()
+        mutant.judge(world)
+    except (AssertionError, MegaphoneError, CapabilityError) as caught:
+        return str(caught)
+    return None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_f_keeps_results_exact_although_gateways_tick_beyond_the_horizon(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other half of "f routes beyond its horizon": it is F's rule that the mutant lacks."""
+    monkeypatch.setattr(TickClock, "next", _tick_beyond)
+    world = World(seed, Shape())
+    world.run()
+    _results(world)
