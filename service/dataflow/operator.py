@@ -29,6 +29,7 @@ from service.dataflow.progress.change_batch import ChangeBatch
 from service.dataflow.progress.summary import PathSummary
 from service.dataflow.progress.timestamp import Timestamp, less_equal
 from service.dataflow.transport.credit import CreditClass
+from service.errors import MegaphoneError
 
 #: What travels on a channel: a record batch, a chunk of state (bytes) or a control record.
 Payload = object
@@ -39,15 +40,18 @@ _SMALL = 64
 
 
 def payload_size(payload: Payload) -> int:
-    """Bytes a payload holds in memory; control records count as small. Cost: O(columns)."""
+    """Bytes a payload keeps in memory, a slice those of its whole; control records few.
+
+    Cost: 0.1 us; `RecordBatch.nbytes`, which looks into slices, takes 9 us.
+    """
     if isinstance(payload, pa.RecordBatch):
-        return int(payload.nbytes)
+        return int(payload.get_total_buffer_size())
     if isinstance(payload, bytes):
         return len(payload)
     return _SMALL
 
 
-class CapabilityError(Exception):
+class CapabilityError(MegaphoneError):
     """A right was used for what it does not allow; the text shows both times."""
 
 

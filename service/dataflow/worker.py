@@ -140,15 +140,17 @@ class Worker:
     def step(self) -> None:
         """Receive, run what is active, and broadcast what it did (W4). Never blocks."""
         self._receive()
-        # What ticks and receipts did since the last step may move frontiers that wake operators.
-        self._flush()
         for _ in range(_ROUNDS_MAX):
             if self._refused:
                 self._wake_refused()
+            # Not before all that flows on inside this process has: what one operator sends and the
+            # next one takes then cancels, and there is one batch instead of one per operator.
             if not self._active:
-                return
+                self._flush()
+                if not self._active:
+                    return
             self._run()
-            self._flush()
+        self._flush()
 
     @property
     def has_work(self) -> bool:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from service.dataflow.operator import Capability, OperatorContext
+from service.dataflow.operator import Capability, OperatorContext, payload_size
 from service.migration.records import Stop
 
 #: (topic, partition) of an input.
@@ -85,7 +85,7 @@ class SourceOperator:
     def offer(self, read: ReadRows) -> None:
         """Take rows for the next tick."""
         self._read.append(read)
-        self._offered_bytes += int(read.rows.nbytes)
+        self._offered_bytes += payload_size(read.rows)
 
     def tick(self, epoch: int) -> None:
         """Stamp what was offered with `epoch`, send it, and close the epoch (Q1, Q2).

@@ -1,1 +1,1 @@
-"""Bins that move while the job runs: routing table, F and S, plans, the controller. Imports dataflow and statestore."""
+"""Bins that move while the job runs: routing table, F and S, plans, the controller."""

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.dataflow.operator import Capability
+from service.dataflow.operator import Capability, payload_size
 
 #: A batch, the bin of each of its rows, and its bytes.
 Part = tuple[pa.RecordBatch, NDArray[np.int32], int]
@@ -61,7 +61,7 @@ class WaitingRows:
     def add(self, rows: pa.RecordBatch, bins: NDArray[np.int32], epoch: int) -> int:
         """Keep `rows` of `epoch`; returns their bytes. `right` must be at or before it (HR1)."""
         assert self.right.time[0] <= epoch, "HR1"
-        size = int(rows.nbytes)
+        size = payload_size(rows)
         self.parts.append((rows, bins, size))
         self.latest = max(self.latest, epoch)
         return size
@@ -88,7 +88,7 @@ class WaitingRows:
             if stays.any():
                 goes = rows.filter(pa.array(~stays))
                 rest = rows.filter(pa.array(stays))
-                kept.append((rest, bins[stays], int(rest.nbytes)))
+                kept.append((rest, bins[stays], payload_size(rest)))
             taken.append(goes)
             count += goes.num_rows
         if not taken:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numba import njit, types
 from numpy.typing import NDArray
 
-from service.dataflow.operator import Capability, OperatorContext
+from service.dataflow.operator import Capability, OperatorContext, payload_size
 from service.errors import GraphError
 from service.hashing import KEYS, mix64
 from service.migration.control_source import ControlSource
@@ -105,7 +105,7 @@ class Router:
                 self._output.forward(0, message, part, peer)
 
     def _hold(self, rows: pa.RecordBatch, right: Capability) -> None:
-        held = HeldRows(rows, right, int(rows.nbytes))
+        held = HeldRows(rows, right, payload_size(rows))
         self._held.append(held)
         self._held_min = min(self._held_min, held.epoch)
         self.held_bytes += held.size

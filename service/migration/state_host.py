@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.dataflow.operator import Capability, Message, OperatorContext
+from service.dataflow.operator import Capability, Message, OperatorContext, payload_size
 from service.dataflow.progress.antichain import Antichain
 from service.errors import ProtocolViolation
 from service.hashing import bins_of
@@ -169,7 +169,7 @@ class StateHost:
         return self._control.follower.horizon
 
     def _hold_beyond(self, rows: pa.RecordBatch, right: Capability) -> None:
-        held = HeldRows(rows, right, int(rows.nbytes))
+        held = HeldRows(rows, right, payload_size(rows))
         self._beyond.append(held)
         self._beyond_min = min(self._beyond_min, held.epoch)
         self.held_bytes += held.size

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from service.dataflow.operator import payload_size
 from service.errors import GraphError
 from service.hashing import bins_of
 from service.migration.router import Router
@@ -118,7 +119,7 @@ def test_rows_at_the_horizon_wait_for_a_promise_under_a_right_and_without_credit
     assert bench.ports.step() == []
     assert bench.ports.credited == [(1, 64)]
     assert bench.ports.rights(0) == [(100,)]
-    assert bench.router.held_bytes == batch.nbytes
+    assert bench.router.held_bytes == payload_size(batch)
     bench.hand.read(promise(100))
     assert bench.ports.activations == 0
     bench.hand.read(promise(101))
