@@ -160,7 +160,10 @@ class Job:
         return "\n".join([f"{self.app} said, at last:", *said])
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """What /metrics of each process says now: slot -> metric, or `metric{reason}` -> value."""
+        """What /metrics of each process says: slot -> metric, or `metric{reason}` -> value.
+
+        A process refreshes its readings with its heartbeat, so they may be half a second old.
+        """
         found: dict[str, dict[str, float]] = {}
         for slot, address in self.addresses().items():
             found[slot] = scrape(address)

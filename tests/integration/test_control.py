@@ -212,16 +212,15 @@ def told_status(job, bootstrap_servers):
 
 def told_owners(job, bootstrap_servers):
     """Owners as told once no plan is under way; heartbeats are half a second behind."""
-    hosted = hosted_bins(job)
     found: list[int] = []
 
     def settled():
         nonlocal found
         found = read_status(bootstrap_servers, job.app, load_config()).owners or []
         counts = Counter(found)
-        return [counts[worker] for worker in range(WORKERS)] == hosted
+        return [counts[worker] for worker in range(WORKERS)] == hosted_bins(job)
 
-    job.await_(settled, f"owners that match {hosted}")
+    job.await_(settled, "owners that match what workers host")
     return found
 
 

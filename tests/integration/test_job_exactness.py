@@ -85,7 +85,7 @@ def test_every_output_is_exact_while_bins_move_there_and_back(
         assert job.total("megaphone_migration_bins_received_total") == sum(
             len(migration.targets) for migration in migrations
         )
-        assert job.total("megaphone_migration_bins_owned") == bins
+        job.await_(lambda: job.total("megaphone_migration_bins_owned") == bins, "all bins")
         assert job.total("megaphone_ingest_lag_records") == 0
         job.stop()
         verdict = judge(
