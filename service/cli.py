@@ -35,6 +35,8 @@ from service.process import MemberProcess, ProcessOptions
 from service.status import print_status
 
 _BUILT_IN_PREFIX = "nexmark:"
+#: Owners take up to 6 bytes each in JSON, a record of the log at most 1 MB.
+BINS_MAX = 1 << 16
 
 app = typer.Typer(
     name="megaphone",
@@ -158,7 +160,7 @@ def run(
     Ctrl-C or SIGTERM stops it plainly: results are written, state and read positions are kept under
     --state-dir, and the same command goes on from there. A second one ends it at once.
     """
-    bin_bits_of(bins)
+    _check_bins(bins)
     config = load_config()
     topics = QueryTopics(topic_prefix, output_topic or None)
     flow = load_flow(target, topics)
@@ -199,7 +201,7 @@ def controller(
     tied: Tied = False,
 ) -> None:
     """Run the controller of a job: admits members, answers requests, plans moves, stops the job."""
-    bin_bits_of(bins)
+    _check_bins(bins)
     config = _begin(tied=tied)
     flow = load_flow(target, QueryTopics(topic_prefix, output_topic or None))
     options = ControllerOptions(
@@ -309,6 +311,15 @@ def main() -> None:
             "process.failed", error=type(error).__name__, message=str(error)
         )
         sys.exit(error.exit_status)
+
+
+def _check_bins(bins: int) -> None:
+    """Refuse a number of bins that cannot be, or whose owners do not fit a record of the log."""
+    bin_bits_of(bins)
+    if bins > BINS_MAX:
+        raise UsageError(
+            f"--bins {bins}: at most {BINS_MAX}; the table of owners must fit one Kafka record"
+        )
 
 
 def _slot_of(arguments: list[str]) -> str:

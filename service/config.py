@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +24,7 @@ from pydantic_settings import (
 
 from service.errors import UsageError
 
+_PREFIX = "MEGAPHONE_"
 _DEFAULTS = Path(__file__).with_name("default.toml")
 
 
@@ -79,7 +81,7 @@ class Config(BaseSettings):
     """All knobs; see default.toml."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MEGAPHONE_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
         toml_file=_DEFAULTS,
         extra="forbid",
@@ -123,6 +125,14 @@ def load_config() -> Config:
     Raises:
         UsageError: a knob is unknown, malformed, or contradicts another; the text names it.
     """
+    sections = [name.upper() for name in Config.model_fields]
+    for variable in os.environ:
+        section, nested, _ = variable.removeprefix(_PREFIX).partition("__")
+        if variable.startswith(_PREFIX) and nested and section not in sections:
+            raise UsageError(
+                f"{variable} names no section of knobs; there are {', '.join(sections)} "
+                "(see service/default.toml)"
+            )
     try:
         return Config()
     except ValidationError as error:

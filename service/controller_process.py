@@ -327,7 +327,8 @@ class ControllerProcess:
         self._log.info("checkpoint.written", manifest=manifest.name, cut=manifest.cut)
 
     def _publish(self, record: StatusRecord) -> None:
-        self._answers[record.state] += 1
+        if record.state not in (RequestState.ACCEPTED, RequestState.RUNNING):
+            self._answers[record.state] += 1
         self._records.write(self._topics.status, record.id, encode(record))
         if record.state is not RequestState.RUNNING:
             self._log.info(

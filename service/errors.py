@@ -71,7 +71,9 @@ class BrokerError(MegaphoneError):
 
 
 class BrokerUnavailable(BrokerError):
-    """No broker answered within the time given."""
+    """No broker answered within the time given: the environment cannot work."""
+
+    exit_status: ClassVar[int] = 2
 
     def __init__(self, bootstrap_servers: str, seconds: float) -> None:
         """Name the `bootstrap_servers` asked and the `seconds` waited."""

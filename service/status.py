@@ -76,6 +76,9 @@ def read_status(bootstrap_servers: str, app: str, config: Config) -> JobStatus:
     controller = next((m for m in members if m.role == Role.CONTROLLER), None)
     frontiers: dict[str, int | None] = {}
     for member in members:
+        # The compacted topic remembers slots that this generation does not have.
+        if controller is None or member.generation != controller.generation:
+            continue
         for name, epoch in member.details.frontiers.items():
             known = frontiers.get(name, epoch)
             frontiers[name] = epoch if known is None or epoch is None else min(known, epoch)

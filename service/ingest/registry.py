@@ -224,7 +224,7 @@ class HttpRegistry:
 
     def _down(self, why: str) -> RegistryUnavailable:
         self._down_because = (
-            f"schema registry {self._base}: {why}; check --schema-registry and that it is up"
+            f"schema registry {self._base}: {why}; check --registry and that it is up"
         )
         self._down_until_ns = self._clock.monotonic_ns() + DOWN_FOR_NS
         return RegistryUnavailable(self._down_because)

@@ -290,7 +290,7 @@ def test_a_registry_that_answers_nonsense_is_unavailable_and_not_a_missing_schem
 
 
 def test_a_registry_that_is_not_there_is_unavailable(server, clock):
-    with pytest.raises(RegistryUnavailable, match=r"refused.*check --schema-registry"):
+    with pytest.raises(RegistryUnavailable, match=r"refused.*check --registry"):
         HttpRegistry("http://127.0.0.1:1", clock).schema(3)
 
 
