@@ -8,6 +8,7 @@ inexact, 2 usage or environment, 3 a figure missed.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -310,7 +311,10 @@ def main() -> None:
         Log(_slot_of(sys.argv)).error(
             "process.failed", error=type(error).__name__, message=str(error)
         )
-        sys.exit(error.exit_status)
+        sys.stdout.flush()
+        # Not through the interpreter's exit: it would free Kafka's clients, and those wait for the
+        # broker, which may be what failed.
+        os._exit(error.exit_status)
 
 
 def _check_bins(bins: int) -> None:

@@ -105,8 +105,7 @@ class ControllerProcess:
         self._clock = clock or SystemClock()
         self._topics = topics = AppTopics(options.app)
         self._incarnation = secrets.randbits(62) | 1
-        self._stop_asked = False
-        self._ended = False
+        self._stop_asked = self._ended = self._failed = False
         self._answers: Counter[str] = Counter()
         servers, timeout = options.bootstrap_servers, config.limits.broker_timeout_s
         shape = shape_of(options, flow, timeout)
@@ -197,7 +196,7 @@ class ControllerProcess:
 
     def fail(self, error: MegaphoneError) -> None:
         """Tell everybody why the job ends."""
-        self._ended = True
+        self._ended = self._failed = True
         generation = self._machine.generation
         number = None if generation is None else generation.generation
         self._heartbeat.last_word(str(error), number, self._log)
@@ -206,8 +205,10 @@ class ControllerProcess:
         """Release clients and sockets."""
         self._heartbeat.close()
         self._links.close()
-        self._control.close()
-        self._members.close()
+        if not self._failed:
+            # A consumer's farewell waits for the broker, which may be what failed.
+            self._control.close()
+            self._members.close()
 
     # Events -------------------------------------------------------------------------------------
 

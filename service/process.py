@@ -113,8 +113,7 @@ class MemberProcess:
         self._log = log
         self._clock = clock or SystemClock()
         self._stage = Stage.JOINING
-        self._stop_asked = False
-        self._drained_told = False
+        self._stop_asked = self._drained_told = self._failed = False
         self._received = Received()
         self._member: Member | None = None
         self._generation: Generation | None = None
@@ -214,15 +213,18 @@ class MemberProcess:
     def fail(self, error: MegaphoneError) -> None:
         """Tell everybody why this process ends."""
         self._stage = Stage.ENDED
+        self._failed = True
         self._heartbeat.last_word(str(error), self._generation_number, self._log)
 
     def close(self) -> None:
         """Release clients and sockets."""
         self._heartbeat.close()
-        self._edges.close()
-        self._reader.close()
         self._links.close()
         self._folder.close()
+        if not self._failed:
+            # A consumer's farewell waits for the broker, which may be what failed.
+            self._edges.close()
+            self._reader.close()
 
     # Start --------------------------------------------------------------------------------------
 
