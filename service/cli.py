@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from service.bench.cli import app as bench_app
 from service.broker.lookup import serve
 from service.clock import SystemClock
 from service.config import Config, load_config
@@ -46,6 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench_app, name="bench")
 
 Target = Annotated[
     str,

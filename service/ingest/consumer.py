@@ -33,7 +33,14 @@ from confluent_kafka import TopicPartition as ClientPartition
 from service.errors import BrokerError, BrokerUnavailable, UsageError
 from service.ingest.records import RawRecords, TopicPartition, raw_records
 
-__all__ = ["KafkaPartitions", "MessageSource", "RawRecords", "TopicPartition", "offset_gone"]
+__all__ = [
+    "KafkaPartitions",
+    "MessageSource",
+    "RawRecords",
+    "TopicPartition",
+    "client_config",
+    "offset_gone",
+]
 
 #: Longest time one call into the client may take; from 0.2 s on it takes the interpreter lock anew.
 _POLL_S_MAX = 0.1
@@ -138,7 +145,7 @@ class KafkaPartitions:
         #: Errors the client got over by itself (C3).
         self.repaired = 0
         self._client = Consumer(
-            _client_config(bootstrap_servers, group, client_id, prefetch_kb)
+            client_config(bootstrap_servers, group, client_id, prefetch_kb)
             | {"error_cb": self._on_error}
         )
 
@@ -338,7 +345,7 @@ def offset_gone(topic: str, partition: int, offset: int) -> BrokerError:
     )
 
 
-def _client_config(
+def client_config(
     bootstrap_servers: str, group: str, client_id: str, prefetch_kb: int
 ) -> dict[str, object]:
     """The client's settings; each that differs from its default has its reason."""
@@ -364,6 +371,8 @@ def _client_config(
         "fetch.error.backoff.ms": 100,
         "reconnect.backoff.max.ms": 1_000,
         "log.connection.close": False,
+        # Standard error holds one JSON object a line; what matters comes back as errors.
+        "log_level": 0,
     }
 
 

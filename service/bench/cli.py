@@ -1,0 +1,56 @@
+"""`megaphone bench`: one command per benchmark.
+
+Flow: arguments -> a broker -> benchmark -> its document on standard output, logs on standard error.
+Exit status 3 if a figure missed its bound.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from service.bench.document import BenchDocument
+from service.bench.ingest import Options, run_ingest
+from service.broker.lookup import VARIABLE, find_broker
+from service.clock import SystemClock
+from service.config import load_config
+
+app = typer.Typer(help="Measure parts of the service.", no_args_is_help=True)
+
+
+class Output(StrEnum):
+    """How a document is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@app.callback()
+def bench() -> None:
+    """Measure parts of the service; figures are kept in docs/benchmarks."""
+
+
+@app.command()
+def ingest(
+    bootstrap_servers: Annotated[
+        str, typer.Option(help="Kafka; without it, one is found or started", envvar=VARIABLE)
+    ] = "",
+    records: Annotated[int, typer.Option(min=1_000, help="Records in the topic")] = 1_000_000,
+    runs: Annotated[int, typer.Option(min=1, max=100, help="Times each side reads it")] = 5,
+    output: Annotated[Output, typer.Option(help="text or json")] = Output.TEXT,
+) -> None:
+    """Measure a gateway's poll, decode and route beside a consumer that only polls."""
+    named = {VARIABLE: bootstrap_servers} if bootstrap_servers else None
+    with closing(find_broker(named)) as broker:
+        typer.echo(f"fills a topic, then reads it {2 * runs + 2} times", err=True)
+        options = Options(records, runs)
+        document = run_ingest(broker.bootstrap_servers, options, load_config(), SystemClock())
+    _print(document, output)
+    raise typer.Exit(document.exit_status)
+
+
+def _print(document: BenchDocument, output: Output) -> None:
+    typer.echo(document.json() if output is Output.JSON else document.text())
