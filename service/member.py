@@ -143,6 +143,8 @@ class Member:
         return (
             any(source.has_rows for source in self.sources.values())
             or bool(self.table.cuts_after(self.ticks.last))
+            # Others wait for this gateway's frontier to pass what they are working on.
+            or self.worker.newest_epoch > self.ticks.last
             or any(not host.settled for host in self.hosts.values())
         )
 

@@ -12,7 +12,7 @@ Invariants
   W2  Progress, control and credit never wait for credit; data and state do, by class.
   W3  An input queue is bounded: remote messages by the sender's window, local ones by `has_room`.
   W4  When `step` returns, either nothing can be done before something arrives from outside, or
-      `has_work` says that a bound ended the step.
+      `has_work` says that a bound ended the step, or an operator its portion.
 Source: DESIGN §5; Naiad (SOSP 2013) §3.3; reference "own contribution" accumulation rule.
 """
 
@@ -42,6 +42,7 @@ from service.dataflow.progress.broadcast import (
     decode_progress,
     encode_progress,
 )
+from service.dataflow.progress.errors import ProgressError
 from service.dataflow.progress.timestamp import Timestamp
 from service.dataflow.progress.tracker import Tracker
 from service.dataflow.transport.base import BodyPart, Received, Transport, length_of
@@ -59,6 +60,7 @@ from service.errors import ProtocolViolation
 
 #: Rounds of operator steps within one worker step; a bound, so that receiving is never starved.
 _ROUNDS_MAX = 16
+_CREDIT_CLASSES = frozenset(int(kind) for kind in CreditClass)
 #: Frames taken from the transport in one worker step.
 _FRAMES_MAX = 512
 
@@ -98,6 +100,9 @@ class Worker:
         self.tracker = Tracker(topology)
         self._sender = ProgressSender(topology)
         self._receiver = ProgressReceiver()
+        self._is_source = topology.is_source
+        #: Newest epoch of a message that a peer spoke of: others have work at it.
+        self.newest_epoch = 0
         self._schemas = SchemaCache()
         others = [other for other in range(peers) if other != peer]
         windows = {
@@ -115,6 +120,8 @@ class Worker:
         self._inputs: dict[tuple[int, int], InputPort] = {}
         self._contexts: list[OperatorContext] = []
         self._active: set[int] = set()
+        #: Operators that have done a portion of their work (see `OperatorContext.resume`).
+        self._later: set[int] = set()
         #: Channels that were refused room (see `has_room`).
         self._refused: set[int] = set()
         #: Operators woken by a location's frontier.
@@ -140,6 +147,9 @@ class Worker:
     def step(self) -> None:
         """Receive, run what is active, and broadcast what it did (W4). Never blocks."""
         self._receive()
+        if self._later:
+            self._active |= self._later
+            self._later.clear()
         for _ in range(_ROUNDS_MAX):
             if self._refused:
                 self._wake_refused()
@@ -155,7 +165,7 @@ class Worker:
     @property
     def has_work(self) -> bool:
         """Whether another step would do something although nothing arrives (W4)."""
-        return bool(self._active)
+        return bool(self._active or self._later)
 
     @property
     def complete(self) -> bool:
@@ -243,6 +253,7 @@ class Worker:
             initial,
             self.tracker.frontier,
             partial(self._active.add, number),
+            partial(self._later.add, number),
         )
 
     def _credit_class(self, number: int, port: int) -> CreditClass:
@@ -269,13 +280,16 @@ class Worker:
         for received in self._transport.receive(_FRAMES_MAX):
             kind = received.kind
             if kind is FrameKind.PROGRESS:
-                batch = decode_progress(bytes(received.body))
-                for location, time, delta in self._receiver.accept(received.sender, batch):
-                    self.tracker.update(location, time, delta)
+                self._learn(received)
                 moved = True
             elif kind is FrameKind.DATA or kind is FrameKind.STATE:
                 self._deliver(received)
             elif kind is FrameKind.CREDIT:
+                if received.channel not in _CREDIT_CLASSES:
+                    raise ProtocolViolation(
+                        f"peer {received.sender} returned credit of class {received.channel}, "
+                        "which there is not"
+                    )
                 credit = CreditClass(received.channel)
                 amount = decode_credit(bytes(received.body))
                 self._windows[received.sender, credit].give_back(amount)
@@ -289,6 +303,24 @@ class Worker:
                 )
         if moved:
             self._propagate()
+
+    def _learn(self, received: Received) -> None:
+        """Enter a peer's progress batch into the view.
+
+        Raises:
+            ProtocolViolation: it is no batch, is out of sequence, or names what this graph lacks.
+        """
+        try:
+            batch = decode_progress(bytes(received.body))
+            for location, time, delta in self._receiver.accept(received.sender, batch):
+                self.tracker.update(location, time, delta)
+                if time[0] > self.newest_epoch and not self._is_source[location]:
+                    self.newest_epoch = time[0]
+        except ProgressError as error:
+            raise ProtocolViolation(
+                f"progress of peer {received.sender} cannot be followed: {error}; "
+                "the generation ends, start the job again"
+            ) from error
 
     def _deliver(self, received: Received) -> None:
         if received.channel >= len(self._dataflow.edges):
