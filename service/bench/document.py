@@ -5,7 +5,8 @@ status follows from the figures. Pure.
 
 Invariants
   BD1  A figure is the median of its runs; a ratio is taken inside each run, never between medians.
-  BD2  A bound is judged on the median, and is an inclusive lower bound of the unrounded value.
+  BD2  A bound is judged on the median, inclusive, and of the unrounded value; a figure's documents
+       say whether it is a lower or an upper one.
 """
 
 from __future__ import annotations
@@ -40,14 +41,26 @@ class Figure:
 
     @classmethod
     def of(
-        cls, name: str, unit: str, values: Sequence[float], *, at_least: float | None = None
+        cls,
+        name: str,
+        unit: str,
+        values: Sequence[float],
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
     ) -> Figure:
-        """The figure of one value per run, held to `at_least` if that is given (BD2)."""
+        """The figure of one value per run, held to one bound if it is given (BD2)."""
         assert values, f"{name}: a figure has at least one run"
+        assert at_least is None or at_most is None, f"{name}: a figure has one bound"
         middle = median(values)
-        met = None if at_least is None else middle >= at_least
+        met = None
+        if at_least is not None:
+            met = middle >= at_least
+        elif at_most is not None:
+            met = middle <= at_most
+        bound = at_least if at_least is not None else at_most
         ends = (_rounded(min(values)), _rounded(max(values)))
-        return cls(name, unit, _rounded(middle), *ends, len(values), at_least, met)
+        return cls(name, unit, _rounded(middle), *ends, len(values), bound, met)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,7 @@ class BenchDocument:
         for each in self.figures:
             numbers = f"{_shown(each.median)}  ({_shown(each.min)} to {_shown(each.max)})"
             verdict = "" if each.met is None else "  met" if each.met else "  MISSED"
-            bound = "" if each.bound is None else f"  at least {_shown(each.bound)}"
+            bound = "" if each.bound is None else f"  bound {_shown(each.bound)}"
             yield f"{each.name:<{width}}  {numbers} {each.unit}".rstrip() + bound + verdict
 
 
