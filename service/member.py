@@ -27,11 +27,11 @@ from service.hashing import bin_bits_of
 from service.ids import Membership, Role, Slot
 from service.ingest.source import SourceOperator
 from service.migration.control_source import ControlSource
+from service.migration.handover import CutReport
 from service.migration.horizon import LogFollower, TickClock
 from service.migration.lowering import Edges, lower
 from service.migration.records import Generation, LogRecord
 from service.migration.routing_table import RoutingTable
-from service.migration.state_host import CutReport
 
 
 class Member:

@@ -325,6 +325,8 @@ class OperatorContext:
     frontier_of: Callable[[int], Antichain]
     #: Ask for another `step` although nothing may arrive.
     activate: Callable[[], None]
+    #: The same, but not before this process has received again: for work done in portions.
+    resume: Callable[[], None]
 
 
 class Operator(Protocol):
@@ -338,6 +340,6 @@ class Operator(Protocol):
         """Do what can be done now and return; never block, sleep or wait.
 
         Guarantees: called after a message arrived at an input, after the frontier of a watched
-        location moved, after room came back on a full output, and after `activate`.
+        location moved, after room came back on a full output, after `activate` and `resume`.
         """
         ...

@@ -64,6 +64,7 @@ class Ports:
         #: (sender, size) of each remote message pulled: its credit went back.
         self.credited: list[tuple[int, int]] = []
         self.activations = 0
+        self.resumptions = 0
         routed = frozenset(routed)
         paths = tuple(paths)
         self.inputs = tuple(
@@ -92,6 +93,7 @@ class Ports:
                 initial=initial,
                 frontier_of=self._frontier,
                 activate=self._activate,
+                resume=self._resume,
             )
         )
 
@@ -139,3 +141,6 @@ class Ports:
 
     def _activate(self) -> None:
         self.activations += 1
+
+    def _resume(self) -> None:
+        self.resumptions += 1

@@ -207,7 +207,7 @@ OUTPUTS = "WO[123]"
 MUTANTS = {
     "a bin leaves unsettled": Mutant([(HOST, Unsettled)], OUTPUTS),
     "a bin leaves before its rows were applied": Mutant([(HOST, InstalledIsEnough)], OUTPUTS),
-    "a bin leaves before the frontier": Mutant([(HOST, Hasty)], "no move names it"),
+    "a bin leaves before the frontier": Mutant([(HOST, Hasty)], f"{OUTPUTS}|no move names it"),
     "there is no gate": Mutant([(HOST, Ungated)], "WO1"),
     "there is no gate in front of a second stage": Mutant([(HOST, Ungated)], "WO1", staged),
     "rows do not wait for their bin": Mutant([(HOST, NotWaiting)], OUTPUTS),

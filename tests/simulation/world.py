@@ -35,8 +35,8 @@ from service.dataflow.worker import WorkerLimits
 from service.ids import Membership
 from service.ingest.source import ReadRows
 from service.member import Member
+from service.migration.handover import CutReport
 from service.migration.records import Generation, LogRecord, Move, Promise, SlotBinding, Stop
-from service.migration.state_host import CutReport
 from tests.simulation.flows import COLUMNS, FlowUnderTest, one_stage
 
 FIRST_EPOCH = 1_000_000
@@ -208,7 +208,7 @@ class World:
         def schema(_: SourceVertex) -> pa.Schema:
             return COLUMNS
 
-        return Member(
+        member = Member(
             self.shape.flow.build(),
             self.generation,
             self.slots.slot(peer),
@@ -218,6 +218,10 @@ class World:
             limits=self.shape.limits,
             held_budget=self.shape.held_budget,
         )
+        for host in member.hosts.values():
+            host.portion_bytes = self.random.choice((1, 2_000, 1 << 19))
+            host.drain_rows = self.random.choice((1, 20, 1 << 16))
+        return member
 
     def _emit(self, sink: str, rows: pa.RecordBatch) -> None:
         self.outputs.setdefault(sink, []).extend(rows.to_pylist())

@@ -143,6 +143,25 @@ def test_activate_asks_for_one_more_step_of_one_operator() -> None:
     assert (pair.feeds[0].steps, len(pair.collects[0].epochs)) == (before[0] + 1, before[1])
 
 
+def test_resume_asks_for_one_more_step_but_not_before_the_process_has_received() -> None:
+    pair = Pair()
+    pair.step(2)
+    feed = pair.feeds[0]
+    before = feed.steps
+
+    def portion() -> None:
+        feed.steps += 1
+        if feed.steps < before + 3:
+            feed.context.resume()
+
+    feed.step = portion  # type: ignore[method-assign]  # it works in portions
+    feed.context.activate()
+    for steps in (1, 2, 3):
+        pair.step(1)
+        assert feed.steps == before + steps
+        assert pair.workers[0].has_work == (steps < 3)
+
+
 def test_the_step_is_bounded_when_an_operator_always_wants_more() -> None:
     pair = Pair()
     feed = pair.feeds[0]

@@ -11,8 +11,9 @@ import pytest
 
 from service.errors import ProtocolViolation
 from service.hashing import bins_of
+from service.migration.handover import CutReport
 from service.migration.records import Move
-from service.migration.state_host import CutReport, StateHost
+from service.migration.state_host import StateHost
 from service.statestore.aggregate import AggregateProgram, Count, Sum
 from service.statestore.vertex_store import VertexStore
 from tests.fakes.control import FIRST, ControlHand, generation, move, promise
@@ -273,6 +274,20 @@ def test_chunks_wait_for_room_and_the_right_waits_with_them() -> None:
     assert host.ports.rights(STATE_OUT) == []
 
 
+def test_a_large_wave_is_sent_in_portions() -> None:
+    host = Host([0] * 8, peer=0)
+    host.host.portion_bytes = 1
+    host.read(move(120, *((bin_, 2) for bin_ in range(8))), horizon=130)
+    host.reach(120)
+    for chunk in range(16):
+        assert host.ports.resumptions == chunk
+        assert len(chunks_of(host.step())) == 1
+        assert host.ports.rights(STATE_OUT) == [(120,)]
+    host.step()
+    assert host.ports.rights(STATE_OUT) == []
+    assert host.ports.resumptions == 16
+
+
 # Arriving ---------------------------------------------------------------------------------------
 
 
@@ -388,6 +403,37 @@ def test_bins_of_one_cut_are_released_as_they_come_and_reported_once() -> None:
     assert len(rows) == 14
     sizes = sum(len(chunk.payload) for chunk in chunks if isinstance(chunk.payload, bytes))
     assert taker.host.reports == [CutReport("stats", 120, 16, sizes, 0)]
+
+
+def test_a_large_wave_is_taken_in_portions_between_which_rows_go_on() -> None:
+    owners = [0, 0, 1, 1]
+    host = Host(owners, peer=1)
+    host.host.portion_bytes = 1
+    host.read(move(120, (0, 1), (1, 1)), horizon=130)
+    host.reach(120)
+    for bin_ in (0, 1):
+        host.send_state(120, state_of(120, owners, bin_, [5], to=1))
+    for left in (3, 2, 1, 0):
+        host.rows(125, (2, 1))
+        assert {2} <= {bin_ for _, rows in host.emitted() for bin_ in rows}
+        assert len(host.ports.inputs[STATE].queue) == left
+    assert host.ports.resumptions == 3
+    assert host.host.settled
+
+
+def test_many_rows_that_waited_are_applied_in_batches() -> None:
+    owners = [0, 0, 1, 1]
+    host = Host(owners, peer=1)
+    host.host.drain_rows = 2
+    host.read(move(120, (0, 1)), horizon=200)
+    host.reach(120, gate=119)
+    for epoch in range(121, 126):
+        host.rows(epoch, (0, 1))
+    host.step()
+    host.send_state(120, state_of(120, owners, 0, [5], to=1))
+    host.reach(120)
+    assert host.emitted() == [(125, {0: (n, n + 4)}) for n in (3, 5, 6)]
+    assert host.ports.rights(OUT) == []
 
 
 def test_rows_that_may_go_but_find_no_room_are_not_overtaken() -> None:

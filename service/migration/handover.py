@@ -1,0 +1,49 @@
+"""What S keeps in mind about bins that leave and come at one cut.
+
+Flow: a move read by S -> [Departure] at the old owner, [Arrival] at the new one -> [CutReport] for
+the controller. Plain records; the rules are S's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from service.dataflow.operator import Capability
+from service.statestore.chunk import BinAssembler
+
+
+@dataclass(slots=True)
+class Departure:
+    """Bins that leave at one cut: the right to send them (S3) and what is left to do."""
+
+    right: Capability
+    bins: list[tuple[int, int]]
+    #: Chunks of the bin being sent; None between bins.
+    chunks: Iterator[bytes] | None = None
+    target: int = -1
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Bins that come at one cut."""
+
+    cut: int
+    bins: int
+    missing: set[int]
+    assemblers: dict[int, BinAssembler] = field(default_factory=dict)
+    #: Bins that are installed and not yet released.
+    installed: list[int] = field(default_factory=list)
+    bytes: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CutReport:
+    """What a new owner tells the controller when all its bins of a cut are released."""
+
+    vertex: str
+    cut: int
+    bins: int
+    bytes: int
+    rows: int
