@@ -48,6 +48,11 @@ class StallProbe:
         self._child.stdout.readline()
         return self
 
+    def end(self) -> None:
+        """End the probe at once; it can give no answer then."""
+        self._child.kill()
+        self._child.wait()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -63,8 +68,7 @@ class StallProbe:
             answer, _ = self._child.communicate(timeout=_ANSWER_SECONDS_MAX)
             self.stall_ms = int(answer) / 1e6
         except (subprocess.TimeoutExpired, ValueError) as failure:
-            self._child.kill()
-            self._child.wait()
+            self.end()
             if error is None:
                 raise MegaphoneError("the stall probe gave no answer; run it again") from failure
 
