@@ -255,7 +255,7 @@ class StateHost:
         left = self.portion_bytes
         while self._departures:
             cut = min(self._departures)
-            if not self._inputs_reached(cut):
+            if not (self._inputs_reached(cut) and self._state_output.ready()):
                 return
             departure = self._departures[cut]
             unsettled = self._unsettled(cut)
@@ -353,12 +353,12 @@ class StateHost:
                 self._hold_from[moved] = cuts[0] if cuts else _NEVER
                 if not cuts:
                     del self._coming[moved]
+            self._hold_min = int(self._hold_from.min())
             self._released = True
             arrival.installed.clear()
             if not arrival.missing:
                 self._report(arrival)
                 del self._arrivals[cut]
-        self._hold_min = int(self._hold_from.min())
 
     def _report(self, arrival: Arrival) -> None:
         vertex = self.store.vertex

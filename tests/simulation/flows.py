@@ -58,6 +58,15 @@ def branches() -> FlowUnderTest:
     return FlowUnderTest(_branches, _check_branches, lambda stamped: {"stats": len(stamped)})
 
 
+def mixed() -> FlowUnderTest:
+    """A keyed vertex fed by gateways and by another keyed vertex: F runs in every process."""
+    return FlowUnderTest(
+        _mixed,
+        _check_mixed,
+        lambda stamped: {"stats": len(stamped), "tops": len(stamped)},
+    )
+
+
 def _one_stage() -> Flow:
     flow = Flow("one")
     bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
@@ -139,3 +148,27 @@ def _check_branches(outputs: Outputs, stamped: Stamped) -> None:
         assert counts == sorted(set(counts)), f"WO1: auction {key} at {counts}"
     finals = {key: history[-1] for key, history in first.items()}
     assert finals == {key: (len(p), sum(p)) for key, p in stamped.items()}, "WO3"
+
+
+def _mixed() -> Flow:
+    flow = Flow("mixed")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
+    stats = bids.key_by("auction").aggregate("stats", bids=count())
+    ones = bids.map_batches("ones", _one_each, columns=["auction", "bids"])
+    both = flow.concat("both", ones, stats)
+    tops = both.key_by("auction").aggregate("tops", top=highest("bids"))
+    return tops.sink("out", KafkaSink("out", key="auction", schema=4))
+
+
+def _one_each(rows: pa.RecordBatch) -> pa.RecordBatch:
+    ones = pa.array([1] * rows.num_rows, pa.int64())
+    return pa.RecordBatch.from_arrays([rows.column("auction"), ones], ["auction", "bids"])
+
+
+def _check_mixed(outputs: Outputs, stamped: Stamped) -> None:
+    last: dict[int, int] = {}
+    for output in outputs["out"]:
+        auction, top = output["auction"], output["top"]
+        assert top >= last.get(auction, 0), f"WO1: auction {auction} at {top}"
+        last[auction] = top
+    assert last == {key: len(prices) for key, prices in stamped.items()}, "WO3"
