@@ -61,7 +61,9 @@ def read_status(bootstrap_servers: str, app: str, config: Config) -> JobStatus:
     topics = AppTopics(app)
     timeout = config.limits.broker_timeout_s
     if topics.members not in Admin(bootstrap_servers, timeout).partitions():
-        raise UsageError(f"no job {app!r} at {bootstrap_servers}: topic {topics.members!r} is absent")
+        raise UsageError(
+            f"no job {app!r} at {bootstrap_servers}: topic {topics.members!r} is absent"
+        )
     members = [
         decode_member(entry.value)
         for entry in read_compacted(bootstrap_servers, topics.members, timeout).values()
@@ -115,7 +117,9 @@ def print_status(bootstrap_servers: str, app: str, config: Config, *, as_json: b
     console.print(table)
     if status.plan is not None:
         plan = status.plan
-        console.print(f"plan {plan.id}: {plan.state}, {plan.bins} bins in {plan.waves} waves so far")
+        console.print(
+            f"plan {plan.id}: {plan.state}, {plan.bins} bins in {plan.waves} waves so far"
+        )
 
 
 def _member(record: MemberRecord) -> MemberStatus:

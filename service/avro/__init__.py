@@ -1,1 +1,4 @@
-"""Avro in the Confluent wire format: schemas, and kernels generated per schema that decode and encode columns. Imports only errors."""
+"""Avro in the Confluent wire format: schemas, and kernels generated per schema.
+
+The kernels decode and encode columns. Imports only errors.
+"""

@@ -1,7 +1,7 @@
 """NEXMark queries as values in the users' API.
 
-Flow: `megaphone run nexmark:<query>` -> [BUILT_IN] -> Flow. What a query means is in its value alone;
-whether its bins move is not its business.
+Flow: `megaphone run nexmark:<query>` -> [BUILT_IN] -> Flow. What a query means is in its value
+alone; whether its bins move is not its business.
 """
 
 from __future__ import annotations

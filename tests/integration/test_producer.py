@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from service.avro.encoder import compile_encoder
 from service.avro.schema import parse_schema
@@ -76,9 +76,7 @@ def test_a_receipt_comes_once_all_rows_are_stored_with_their_headers(
     consumer.close()
     assert found == {
         key: (partition, {"worker": b"5", "bin": str(number).encode()})
-        for key, number, partition in zip(
-            keys, expected_bins, expected_partitions, strict=True
-        )
+        for key, number, partition in zip(keys, expected_bins, expected_partitions, strict=True)
     }
 
 
@@ -96,12 +94,10 @@ def test_a_row_the_broker_refuses_stops_the_producer_though_later_rows_would_fit
 def test_partitions_are_those_of_kafkas_default_partitioner(
     bootstrap_servers: str, topic_name: str
 ) -> None:
-    """librdkafka's murmur2 stands for the Java client's."""
+    """Librdkafka's murmur2 stands for the Java client's."""
     Admin(bootstrap_servers, 10).create(topic_name, 7)
     producer = KafkaProducer(bootstrap_servers, "test", 1.0)
     producer.close()
-    from confluent_kafka import Producer  # noqa: PLC0415 - the client under comparison
-
     seen: dict[bytes, int] = {}
     client = Producer(
         {"bootstrap.servers": bootstrap_servers, "partitioner": "murmur2", "log_level": 0}
