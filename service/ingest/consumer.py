@@ -198,6 +198,8 @@ class KafkaPartitions:
 
         Cost: two calls into the client if nothing is ready, else one; never waits for a full batch.
         """
+        if self._paused:
+            return raw_records([], self._topics)
         messages = self._client.consume(max_records, 0)
         if not messages and timeout_s > 0:
             messages = self._client.consume(1, min(timeout_s, _POLL_S_MAX))
@@ -220,8 +222,8 @@ class KafkaPartitions:
     def lag(self) -> dict[TopicPartition, int]:
         """Records between the position and the end of each assigned partition.
 
-        The client learns ends with the records it fetches; while paused it fetches none, so then
-        the broker is asked, and if it does not answer, the last known end serves.
+        The client learns ends with the records it fetches; while paused it soon fetches none, so
+        then the broker is asked, and if it does not answer, the last known end serves.
         """
         for each in self._positions:
             end = self._known_end(each)
@@ -233,16 +235,16 @@ class KafkaPartitions:
         }
 
     def pause(self) -> None:
-        """Deliver nothing until `resume`; what was fetched ahead is dropped and fetched again."""
-        if not self._paused:
-            self._client.pause(self._assigned)
-            self._paused = True
+        """Deliver nothing until `resume`.
+
+        The client is not told: it would drop what it has fetched ahead and fetch it again, which
+        cost a job under back-pressure two thirds of its rate. `prefetch_kb` bounds what it holds.
+        """
+        self._paused = True
 
     def resume(self) -> None:
         """Deliver again."""
-        if self._paused:
-            self._client.resume(self._assigned)
-            self._paused = False
+        self._paused = False
 
     def commit_advisory(self, positions: Mapping[TopicPartition, int]) -> None:
         """Tell lag tools how far we are; returns at once and never fails."""

@@ -27,6 +27,8 @@ SMALL = {
     "MEGAPHONE_WORKER__STATE_WINDOW_BYTES": str(2 * MIB),
     "MEGAPHONE_WORKER__LOCAL_QUEUE_BYTES": str(WINDOW),
     "MEGAPHONE_WORKER__HELD_BUDGET_BYTES": str(HELD),
+    # Readings are as old as the heartbeat.
+    "MEGAPHONE_CONTROL__HEARTBEAT_MS": "50",
 }
 #: A batch may be the one that fills a queue, and a job has a handful of queues in a process.
 QUEUED_MAX = 8 * (WINDOW + 5_000 * 32)
