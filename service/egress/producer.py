@@ -8,8 +8,8 @@ client's `produce_batch` carries no headers (2.16), so rows that need them go th
 Invariants
   P1  A receipt is given for a batch when the last row of each partition in it was stored; the
       idempotent producer stores a partition's rows in order, so all rows before them are, too.
-  P2  No failed row goes unnoticed: the client guarantees gapless sequences, so that the first row it
-      cannot store is a fatal error of the whole client. Without that a row the broker refuses
+  P2  No failed row goes unnoticed: the client guarantees gapless sequences, so the first row that
+      cannot be stored is a fatal error of the whole client. Without that a row the broker refuses
       vanishes and the rows behind it succeed (tests/integration/test_producer.py).
   P3  The client's queue has room for a whole batch beyond the mark at which sinks stop.
   P4  Receipts cost one callback a partition and batch; none is given per row.

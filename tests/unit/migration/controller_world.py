@@ -7,6 +7,8 @@ Cannot show: a real shell that fails between two instructions.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 from collections.abc import Mapping
 
@@ -24,6 +26,7 @@ from service.migration.controller_events import (
     PublishStatus,
     Report,
     RequestRead,
+    StopRequested,
     Tick,
     WriteManifest,
 )
@@ -56,6 +59,8 @@ JOB = JobShape(
     start={"bids": [3, 5], "auctions": [0]},
     until_end=False,
 )
+
+SECOND = 1_000_000
 
 
 def member(
@@ -245,3 +250,24 @@ class ControllerWorld:
             report = CheckpointedReport(cut=stop.at, files=files, positions=positions)
             due = after + self._random.randint(1, 90_000)
             self._due.append((due, peer, plain(report)))
+
+
+def request(identity: object = "r", **fields: object) -> bytes:
+    body = {"id": identity, "kind": "move", "moves": [[0, 1], [1, 1]], "strategy": "fluid"}
+    return json.dumps(body | fields).encode()
+
+
+def running(**fields: object) -> ControllerWorld:
+    world = ControllerWorld(dataclasses.replace(JOB, **fields))  # type: ignore[arg-type]  # by name
+    world.begin()
+    return world
+
+
+def stopped() -> ControllerWorld:
+    world = running()
+    world.request(request())
+    world.pass_time(3 * SECOND)
+    world.send(StopRequested())
+    world.pass_time(2 * SECOND)
+    assert world.done
+    return world
