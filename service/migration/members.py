@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from service.ids import Membership
 from service.migration.records import MemberRecord, MemberState, SlotBinding
 
-
 #: From the last heartbeat before a farewell to the loss of the member (RC3).
 FAREWELL_US = 3_000_000
 

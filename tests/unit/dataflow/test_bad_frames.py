@@ -1,4 +1,4 @@
-"""What a peer must not send: the worker names it and the generation ends, no traceback of a library.
+"""What a peer must not send: the worker names it, and no traceback of a library shows.
 
 What this kind cannot catch: frames that are no frames; those are the transport's tests.
 """
