@@ -40,8 +40,8 @@ from service.migration.records import Generation, LogRecord, Move, Promise, Slot
 from tests.simulation.flows import COLUMNS, FlowUnderTest, one_stage
 
 FIRST_EPOCH = 1_000_000
-#: Turns after which a world counts as stuck although things go on happening.
-TURNS_MAX = 200_000
+#: Turns after which a world counts as stuck although things happen: five times the most seen.
+TURNS_MAX = 40_000
 #: Records of the log that a late reader may be behind.
 BEHIND_MAX = 20
 
