@@ -27,6 +27,24 @@ def test_an_epoch_before_the_cut_has_the_old_owner_and_the_cut_itself_the_new_on
     assert table.bins == 4
 
 
+def test_an_interval_begins_at_the_last_cut_and_keeps_its_name_when_the_past_is_forgotten() -> None:
+    table = RoutingTable([0, 1], 2, since=5)
+    table.apply(wave(10, (0, 1)))
+    table.apply(wave(20, (1, 0)))
+    assert [table.interval_start(epoch) for epoch in (5, 9, 10, 19, 20, 99)] == [
+        5,
+        5,
+        10,
+        10,
+        20,
+        20,
+    ]
+    table.compact(15)
+    assert [table.interval_start(epoch) for epoch in (15, 19, 20)] == [10, 10, 20]
+    with pytest.raises(ProtocolViolation, match="RT3"):
+        table.interval_start(14)
+
+
 def test_one_interval_answers_with_one_array_that_nobody_can_change() -> None:
     table = RoutingTable([0, 1], 2)
     before = table.owners_at(5)

@@ -159,6 +159,16 @@ def test_without_room_below_nothing_is_pulled() -> None:
     assert host.emitted() == [(20, {0: (1, 5)})]
 
 
+def test_an_empty_batch_is_taken_and_nothing_is_emitted() -> None:
+    host = Host([0, 0, 1, 1], peer=0)
+    host.rows(20)
+    host.hand.read(move(120, (2, 0)), promise(200))
+    host.ports.put(COMMANDS, 120, move(120, (2, 0)))
+    host.rows(125)
+    assert host.emitted() == []
+    assert host.ports.rights(OUT) == []
+
+
 # Leaving ----------------------------------------------------------------------------------------
 
 
