@@ -3,7 +3,7 @@
 Flow: a topic of NEXMark events -> [run_ingest] -> bare consumer and gateway in turns (polling) ->
 figures -> BenchDocument.
 
-Both read the whole topic with the same client settings and the same largest poll. The method, and
+Both read the whole topic with the same client settings and in the same portions. The method, and
 what is left out, stand in docs/benchmarks/ingest.md.
 
 Invariants
@@ -22,6 +22,7 @@ from service.bench.stall import StallProbe
 from service.bench.topic import PARTITIONS, filled_topic
 from service.clock import Clock
 from service.config import Config
+from service.ingest.feed import PORTION_RECORDS
 from service.nexmark.queries import QueryTopics, auction_bids
 
 #: What a gateway must reach of the bare rate.
@@ -66,6 +67,7 @@ def run_ingest(
         "bytes_per_record": round(topic.bytes / options.records, 1),
         "partitions": PARTITIONS,
         "poll_records": shape.poll_records,
+        "portion_records": min(PORTION_RECORDS, shape.poll_records),
         "prefetch_kb": config.gateway.prefetch_kb,
         "workers": shape.workers,
         "bins": shape.bins,

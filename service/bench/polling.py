@@ -36,7 +36,7 @@ from service.errors import BrokerError
 from service.ingest.consumer import KafkaPartitions, client_config
 from service.ingest.dead_letter import DeadLetters, OnDelivery
 from service.ingest.decode import RecordDecoder
-from service.ingest.feed import SourceFeed
+from service.ingest.feed import PORTION_RECORDS, SourceFeed
 from service.ingest.records import RawRecords, TopicPartition, raw_records
 from service.ingest.registry import FolderRegistry
 from service.ingest.source import ReadRows
@@ -101,6 +101,7 @@ class IngestBench:
         self._topic = topic
         self._flow = flow
         self._poll_records = shape.poll_records
+        self._portion = min(PORTION_RECORDS, shape.poll_records)
         self._shape = shape
         self._prefetch_kb = config.prefetch_kb
         self._tick_s = config.tick_ms / 1e3
@@ -117,7 +118,7 @@ class IngestBench:
         try:
             with _no_search_for_cycles():
                 while stopwatch.left:
-                    wanted = min(self._poll_records, stopwatch.left)
+                    wanted = min(self._portion, stopwatch.left)
                     stopwatch.note(len(client.consume(wanted, _BARE_WAIT_S)))
         finally:
             client.close()
@@ -142,7 +143,7 @@ class IngestBench:
         polls: list[tuple[int, int, int, int]] = []
         try:
             while stopwatch.left:
-                begun, before = now(), feed.records_in
+                begun, before, client.poll_ns = now(), feed.records_in, 0
                 rows, full = feed.read(self._poll_records)
                 read = now()
                 if rows is not None:
@@ -261,7 +262,7 @@ class _Stopwatch:
 
 
 class _TimedPartitions(KafkaPartitions):
-    """The gateway's client, with the time its last poll took."""
+    """The gateway's client, with the time its polls took."""
 
     def __init__(
         self,
@@ -282,7 +283,7 @@ class _TimedPartitions(KafkaPartitions):
         """The same poll, timed."""
         begun = self._clock.monotonic_ns()
         raw = super().poll(max_records, timeout_s)
-        self.poll_ns = self._clock.monotonic_ns() - begun
+        self.poll_ns += self._clock.monotonic_ns() - begun
         return raw
 
 
