@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from service.control_topics import AppTopics
-from service.errors import BrokerError, BrokerUnavailable, Fenced
+from service.errors import BrokerError, BrokerLost, BrokerUnavailable, Fenced
 
 #: The broker aborts what a controller left open after this time.
 _TRANSACTION_TIMEOUT_MS = 30_000
@@ -57,7 +57,7 @@ class LogWriter:
 
         Raises:
             Fenced: another controller of this app has started.
-            BrokerUnavailable: the broker did not answer in time.
+            BrokerLost: the broker did not answer in time.
             BrokerError: the log cannot be written.
 
         Cost: two round trips to the broker and a write of its transaction log, 3 to 10 ms.
@@ -81,7 +81,7 @@ class LogWriter:
                 "running twice? Give each its own --app"
             )
         if cause.code() in _UNREACHABLE:
-            return BrokerUnavailable(self._bootstrap, self._timeout_s)
+            return BrokerLost(self._bootstrap, self._timeout_s)
         return BrokerError(f"the log {self._topic!r} cannot be written: {cause.str()}")
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:

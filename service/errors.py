@@ -83,6 +83,19 @@ class BrokerUnavailable(BrokerError):
         )
 
 
+class BrokerLost(BrokerError):
+    """The broker stopped answering while the job ran."""
+
+    retry: ClassVar[Retry] = "restart"
+
+    def __init__(self, bootstrap_servers: str, seconds: float) -> None:
+        """Name the `bootstrap_servers` and for how many `seconds` nothing came."""
+        super().__init__(
+            f"Kafka at {bootstrap_servers} has not answered for {seconds:g} s, so the job stops; "
+            "when it is back, start the job again to go on from its last checkpoint"
+        )
+
+
 class Fenced(BrokerError):
     """Another process took over this identity; this one must not write again."""
 

@@ -18,7 +18,13 @@ from __future__ import annotations
 from service.config import LimitsConfig
 from service.control_topics import START_AT_END, Admin, AppTopics, TopicTail
 from service.dataflow.transport.link import PeerAddress
-from service.errors import PeerLost, ProtocolViolation
+from service.errors import (
+    BrokerLost,
+    BrokerUnavailable,
+    MegaphoneError,
+    PeerLost,
+    ProtocolViolation,
+)
 from service.ids import Membership, Slot
 from service.migration.records import Generation, Move, Promise, Stop, decode_log
 
@@ -93,7 +99,7 @@ class LogReader:
 
         Raises:
             ProtocolViolation: a record that this version does not know, or another generation.
-            BrokerUnavailable: the log is silent because the broker is (LR3).
+            BrokerLost: the log is silent because the broker is (LR3).
             PeerLost: the log is silent though the broker answers (LR3).
             BrokerError: the log cannot be read.
         """
@@ -103,7 +109,7 @@ class LogReader:
         self._looked_ns = now_ns
         self._silent_ns = 0 if entries or silence_allowed else self._silent_ns + elapsed
         if self._silent_ns > limit:
-            self._explain_silence()
+            raise self._silence()
         records: list[Promise | Move | Stop] = []
         for entry in entries:
             record = decode_log(entry.value or b"")
@@ -120,11 +126,15 @@ class LogReader:
         """Release the client; may be called twice."""
         self._tail.close()
 
-    def _explain_silence(self) -> None:
-        Admin(self._bootstrap, _BROKER_ANSWER_S).partitions()
-        raise PeerLost(
-            f"the controller has promised nothing for {self._limits.peer_timeout_s:g} s and is "
-            "taken for lost; start the job again to go on from its last checkpoint"
+    def _silence(self) -> MegaphoneError:
+        seconds = self._limits.peer_timeout_s
+        try:
+            Admin(self._bootstrap, _BROKER_ANSWER_S).partitions()
+        except BrokerUnavailable:
+            return BrokerLost(self._bootstrap, seconds)
+        return PeerLost(
+            f"the controller has promised nothing for {seconds:g} s and is taken for lost; start "
+            "the job again to go on from its last checkpoint"
         )
 
     def _names_this_boot(self, generation: Generation) -> bool:

@@ -44,6 +44,8 @@ __all__ = [
 
 #: Longest time one call into the client may take; from 0.2 s on it takes the interpreter lock anew.
 _POLL_S_MAX = 0.1
+#: Patience for what only lag tools need.
+_MEET_S = 2.0
 #: Objects made since its last walk that let the interpreter look for cycles, at least: some polls.
 _YOUNG_MIN = 100_000
 
@@ -192,6 +194,7 @@ class KafkaPartitions:
                 for (topic, partition), offset in positions.items()
             ]
         )
+        self._meet_coordinator()
 
     def poll(self, max_records: int, timeout_s: float) -> RawRecords:
         """What has arrived; see MessageSource.
@@ -261,6 +264,17 @@ class KafkaPartitions:
         if not self._closed:
             self._closed = True
             self._client.close()
+
+    def _meet_coordinator(self) -> None:
+        """Learn who keeps the group's commits.
+
+        The client asks only with its first commit; a job that ends before the answer would have
+        told lag tools nothing.
+        """
+        try:
+            self._client.committed(list(self._assigned), timeout=min(self._timeout_s, _MEET_S))
+        except KafkaException:
+            self.repaired += 1
 
     def _watermarks(self, which: TopicPartition) -> tuple[int, int]:
         try:

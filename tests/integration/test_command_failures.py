@@ -55,7 +55,7 @@ def test_no_broker_is_an_error_within_its_time(role, how, silent_port, tmp_path)
     if role in ("worker", "gateway"):
         arguments += ["--slot", "0", "--state-dir", str(tmp_path)]
     with Command(role, *arguments, environment=IMPATIENT) as command:
-        message = said_once(command, 1)
+        message = said_once(command, 2)
     assert f"no Kafka broker answered at {servers} within 2 s" in message
 
 
