@@ -30,6 +30,8 @@ from tests.simulation.flows import COLUMNS, one_stage
 #: Far beyond what the test sends, so that no count depends on a window.
 WIDE = WorkerLimits(data_window=1 << 30, state_window=1 << 30, local_queue=1 << 30)
 BINS = 256
+#: Python calls of a step with nothing to do, the counting itself among them.
+IDLE_CALLS_MAX = 25
 
 
 class Producer:
@@ -125,3 +127,11 @@ def test_as_many_python_calls_for_a_hundred_thousand_rows_as_for_a_thousand(work
     assert with_many - with_few == Counter()
     assert with_few - with_many == Counter()
     assert sum(with_few.values()) > 100
+
+
+def test_an_idle_step_is_a_handful_of_calls() -> None:
+    """It runs some thousand times a second in every process that waits."""
+    job = Job(3)
+    job.pass_rows(rows_of(1_000))
+    for member in job.members:
+        assert sum(calls_of(member.step).values()) <= IDLE_CALLS_MAX
