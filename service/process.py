@@ -305,8 +305,12 @@ class MemberProcess:
 
     def _read_log(self, member: Member, now: int) -> None:
         stopping = member.control.stop is not None
-        for record in self._reader.read(now, silence_allowed=stopping):
-            member.apply_log(record, now // _US)
+        records = self._reader.read(now, silence_allowed=stopping)
+        # The clock as of the reading, not of the turn's beginning: in between the process may have
+        # slept while the promise was written, and its clock would run ahead by as much.
+        read_us = self._clock.monotonic_ns() // _US
+        for record in records:
+            member.apply_log(record, read_us)
         if stopping:
             expect_controller(self._links)
 
