@@ -63,7 +63,7 @@ def test_every_output_is_exact_while_bins_move_there_and_back(
         LoadGenerator(bootstrap_servers, names[0], 6_000) as load,
     ):
         job.await_running()
-        job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 10_000, "rows")
+        job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 5_000, "rows")
         migrations = []
         for number, targets in enumerate((there, back, there)):
             before = job.total("megaphone_state_rows_applied_total")
@@ -74,7 +74,7 @@ def test_every_output_is_exact_while_bins_move_there_and_back(
             assert done["bytes"] > 0
             migrations.append(migration_of(done, targets))
             job.await_(
-                lambda least=before + 20_000: (
+                lambda least=before + 8_000: (
                     job.total("megaphone_state_rows_applied_total") > least
                 ),
                 "rows behind a migration",
@@ -104,12 +104,9 @@ def test_every_output_is_exact_while_bins_move_there_and_back(
     assert verdict.changes_witnessed > verdict.changes // 2
 
 
-@pytest.mark.parametrize("bins", [1, 65_536])
-def test_until_end_writes_all_results_and_ends_well(
-    bootstrap_servers, app_name, names, tmp_path, bins
-):
+def test_until_end_writes_all_results_and_ends_well(bootstrap_servers, app_name, names, tmp_path):
     publish(bootstrap_servers, names[0], 60_000)
-    verdict = run_to_the_end(bootstrap_servers, app_name, names, tmp_path, bins, 60_000)
+    verdict = run_to_the_end(bootstrap_servers, app_name, names, tmp_path, 65_536, 60_000)
     assert set(faults(verdict)) == UNMOVED, faults(verdict)
     assert verdict.bids == verdict.bids_counted == bids_of(60_000)
 
@@ -142,7 +139,7 @@ def test_input_written_in_transactions_is_read_to_its_end_without_what_was_abort
             producer.abort_transaction(10)
         else:
             producer.commit_transaction(10)
-    verdict = run_to_the_end(bootstrap_servers, app_name, names, tmp_path, 16, 2_000)
+    verdict = run_to_the_end(bootstrap_servers, app_name, names, tmp_path, 1, 2_000)
     assert set(faults(verdict)) == UNMOVED, faults(verdict)
     assert verdict.bids_counted == bids_of(2_000)
 
