@@ -8,6 +8,7 @@ inexact, 2 usage or environment, 3 a figure missed.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from enum import StrEnum
@@ -51,7 +52,10 @@ app.add_typer(bench_app, name="bench")
 
 Target = Annotated[
     str,
-    typer.Argument(help="What to run: module:flow, or a built-in such as nexmark:auction_bids."),
+    typer.Argument(
+        metavar="TARGET",
+        help="What to run: module:flow, or a built-in such as nexmark:auction_bids.",
+    ),
 ]
 Servers = Annotated[
     str,
@@ -132,10 +136,13 @@ def load_flow(target: str, topics: QueryTopics) -> Flow:
     if not hasattr(module, attribute):
         raise UsageError(f"module {module_name!r} has no {attribute!r}; write module:flow")
     found = getattr(module, attribute)
-    flow = found() if callable(found) else found
-    if not isinstance(flow, Flow):
+    if inspect.isfunction(found):
+        if inspect.signature(found).parameters:
+            raise UsageError(f"{target!r} takes arguments; name a function without any, or a flow")
+        found = found()
+    if not isinstance(found, Flow):
         raise UsageError(f"{target!r} is {type(found).__name__}, not a megaphone.Flow")
-    return flow
+    return found
 
 
 def _registry(text: str) -> SchemaRegistry:
@@ -152,7 +159,10 @@ def run(
     gateways: Gateways = 1,
     bins: Bins = 1024,
     until_end: UntilEnd = False,
-    local: Annotated[bool, typer.Option("--local", help="Everything in one process")] = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="All roles in this process, one thread, for development."),
+    ] = False,
     state_dir: StateDir = Path("megaphone-state"),
     registry: Registry = "",
     topic_prefix: Prefix = "nexmark",
@@ -184,6 +194,12 @@ def run(
         for number in range(count):
             arguments = [str(role), *common, *member, "--slot", str(number)]
             children.append(ChildSpec(Slot(role, number), arguments))
+    if config.http.port:
+        # One machine, one port: the controller has it, the others have those behind it.
+        children = [
+            ChildSpec(child.slot, [*child.arguments, "--http-port", str(config.http.port + place)])
+            for place, child in enumerate(children)
+        ]
     launcher = Launcher(children, config.limits.stop_timeout_s, Log("launcher"))
     raise typer.Exit(launcher.run())
 
@@ -299,7 +315,9 @@ def broker() -> None:
 def status(
     bootstrap_servers: Servers,
     app_name: AppName,
-    output: Annotated[Output, typer.Option(help="text or json")] = Output.TEXT,
+    output: Annotated[
+        Output, typer.Option(help="text for people; json as docs/contracts/status.schema.json.")
+    ] = Output.TEXT,
 ) -> None:
     """Show members, owners of bins, frontiers and the plan under way."""
     print_status(bootstrap_servers, app_name, load_config(), as_json=output is Output.JSON)
@@ -308,7 +326,7 @@ def status(
 def main() -> None:
     """Entry point: named errors become one line and an exit status."""
     try:
-        app()
+        app(prog_name="megaphone")
     except MegaphoneError as error:
         Log(_slot_of(sys.argv)).error(
             "process.failed", error=type(error).__name__, message=str(error)

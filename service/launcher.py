@@ -41,9 +41,23 @@ class ChildSpec:
 class Launcher:
     """Runs children until they are done, one fails, or a signal comes."""
 
-    def __init__(self, children: Sequence[ChildSpec], stop_timeout_s: float, log: Log) -> None:
-        """Start nothing yet; the first child is the controller."""
+    def __init__(
+        self,
+        children: Sequence[ChildSpec],
+        stop_timeout_s: float,
+        log: Log,
+        command: Sequence[str] = (sys.executable, "-m", "service"),
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            children: what to start; the first is the controller.
+            stop_timeout_s: how long a plain stop may take.
+            log: says what went wrong.
+            command: what each child's arguments are put behind; `--tied` is put behind those.
+        """
         self._specs = children
+        self._command = command
         self._controller = children[0].slot
         self._stop_timeout_s = stop_timeout_s
         self._log = log
@@ -61,7 +75,7 @@ class Launcher:
         try:
             for spec in self._specs:
                 self._running[spec.slot] = subprocess.Popen(
-                    [sys.executable, "-m", "service", *spec.arguments, "--tied"],
+                    [*self._command, *spec.arguments, "--tied"],
                     # Ends with us, which the child watches (LA3); nothing is ever written to it.
                     stdin=subprocess.PIPE,
                     # A group of its own: Ctrl-C reaches the launcher, which stops the job plainly.

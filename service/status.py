@@ -6,11 +6,15 @@ Flow: <app>.members and <app>.status -> [read_status] -> docs/contracts/status.s
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from service.clock import SystemClock
 from service.config import Config
 from service.control_topics import Admin, AppTopics, read_compacted
 from service.errors import UsageError
@@ -57,10 +61,12 @@ def read_status(bootstrap_servers: str, app: str, config: Config) -> JobStatus:
     Raises:
         UsageError: there is no such job.
         BrokerUnavailable: Kafka did not answer.
+        BrokerError: a topic could not be read to its end.
     """
     topics = AppTopics(app)
     timeout = config.limits.broker_timeout_s
-    if topics.members not in Admin(bootstrap_servers, timeout).partitions():
+    existing = Admin(bootstrap_servers, timeout).partitions()
+    if topics.members not in existing or topics.status not in existing:
         raise UsageError(
             f"no job {app!r} at {bootstrap_servers}: topic {topics.members!r} is absent"
         )
@@ -74,6 +80,13 @@ def read_status(bootstrap_servers: str, app: str, config: Config) -> JobStatus:
         for entry in read_compacted(bootstrap_servers, topics.status, timeout).values()
         if entry.value is not None
     ]
+    return status_of(app, members, statuses)
+
+
+def status_of(
+    app: str, members: Sequence[MemberRecord], statuses: Sequence[StatusRecord]
+) -> JobStatus:
+    """The document that the newest heartbeats and statuses of an app make."""
     under_way = (RequestState.ACCEPTED, RequestState.RUNNING)
     controller = next((m for m in members if m.role == Role.CONTROLLER), None)
     frontiers: dict[str, int | None] = {}
@@ -82,8 +95,9 @@ def read_status(bootstrap_servers: str, app: str, config: Config) -> JobStatus:
         if controller is None or member.generation != controller.generation:
             continue
         for name, epoch in member.details.frontiers.items():
-            known = frontiers.get(name, epoch)
-            frontiers[name] = epoch if known is None or epoch is None else min(known, epoch)
+            known = frontiers.setdefault(name, epoch)
+            if epoch is not None and (known is None or epoch < known):
+                frontiers[name] = epoch
     return JobStatus(
         app=app,
         generation=controller.generation if controller is not None else None,
@@ -99,27 +113,60 @@ def print_status(bootstrap_servers: str, app: str, config: Config, *, as_json: b
     status = read_status(bootstrap_servers, app, config)
     if as_json:
         sys.stdout.write(msgspec.json.encode(status).decode() + "\n")
-        return
-    table = Table(title=f"{app}, generation {status.generation}")
-    for column in ("slot", "state", "bins", "rows", "lag", "address"):
-        table.add_column(column, justify="right" if column in ("bins", "rows", "lag") else "left")
+    else:
+        Console().print(text_of(status, SystemClock().wall_us()))
+
+
+def text_of(status: JobStatus, now_us: int) -> RenderableType:
+    """The status for a person; `now_us` is the reader's wall clock."""
+    title = Text(f"{status.app}, generation {status.generation}")
+    table = Table(title=title, title_justify="left")
+    for column, justify in _COLUMNS.items():
+        table.add_column(column, justify=justify)
     for member in status.members:
         details = member.details
+        worker, gateway = member.role == Role.WORKER, member.role == Role.GATEWAY
         table.add_row(
             member.slot,
             member.state,
-            str(details.get("bins_owned", "")),
-            str(details.get("state_rows", "")),
-            str(details.get("lag", "")),
-            member.address,
+            f"{max(0, now_us - member.heartbeat) / 1e6:.1f} s ago",
+            _count(details, "bins_owned") if worker else "",
+            _count(details, "state_rows") if worker else "",
+            _count(details, "rows_read") if gateway else "",
+            _count(details, "lag") if gateway else "",
+            _count(details, "bad_records") if gateway else "",
+            str(details.get("http") or ""),
         )
-    console = Console()
-    console.print(table)
-    if status.plan is not None:
-        plan = status.plan
-        console.print(
-            f"plan {plan.id}: {plan.state}, {plan.bins} bins in {plan.waves} waves so far"
-        )
+    lines = [
+        f"{member.slot}: {member.details['reason']}"
+        for member in status.members
+        if member.details.get("reason")
+    ]
+    for name, epoch in status.frontiers.items():
+        behind = "nothing can arrive" if epoch is None else f"{(now_us - epoch) / 1e6:.3f} s behind"
+        lines.append(f"frontier of {name}: {behind}")
+    if (plan := status.plan) is not None:
+        waves, took = plan.waves, plan.duration_ms
+        lines.append(f"plan {plan.id}: {plan.state}, {plan.bins} bins, {waves} waves, {took} ms")
+    return Group(table, *map(Text, lines))
+
+
+_COLUMNS: dict[str, Literal["left", "right"]] = {
+    "slot": "left",
+    "state": "left",
+    "heard": "right",
+    "bins": "right",
+    "rows": "right",
+    "read": "right",
+    "lag": "right",
+    "bad": "right",
+    "http": "left",
+}
+
+
+def _count(details: Mapping[str, object], name: str) -> str:
+    value = details.get(name, 0)
+    return f"{value:,}" if isinstance(value, int) else ""
 
 
 def _member(record: MemberRecord) -> MemberStatus:
