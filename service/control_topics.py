@@ -40,6 +40,14 @@ START_AT_COMMITTED: int = OFFSET_STORED
 
 #: One poll of `read_to_end`.
 _READ_WAIT_S = 0.1
+_NOT_KNOWN_YET = frozenset(
+    {
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.LEADER_NOT_AVAILABLE,
+    }
+)
 
 _COMPACTED = {"cleanup.policy": "compact"}
 #: The log and the requests must outlive a job's longest run between two checkpoints.
@@ -272,12 +280,20 @@ class TopicTail:
 
     def _bounds(self, timeout_s: float) -> tuple[int, int]:
         """Offset of the oldest record and offset behind the last."""
-        try:
-            found = self._consumer.get_watermark_offsets(
-                TopicPartition(self.topic, 0), timeout=timeout_s, cached=False
-            )
-        except KafkaException as error:
-            raise BrokerError(f"end of {self.topic!r} is unknown: {error.args[0].str()}") from error
+        found: tuple[int, int] | None = None
+        for left in reversed(range(math.ceil(timeout_s / _READ_WAIT_S))):
+            try:
+                found = self._consumer.get_watermark_offsets(
+                    TopicPartition(self.topic, 0), timeout=timeout_s, cached=False
+                )
+                break
+            except KafkaException as error:
+                cause = error.args[0]
+                # A topic just created is not known to this client at once: it asks and waits.
+                if cause.code() not in _NOT_KNOWN_YET or not left:
+                    raise BrokerError(f"end of {self.topic!r} is unknown: {cause.str()}") from error
+                self._consumer.list_topics(self.topic, timeout=timeout_s)
+                self._consumer.poll(_READ_WAIT_S)
         if found is None:
             raise BrokerError(f"end of {self.topic!r} is unknown: no answer in {timeout_s:g} s")
         return found
