@@ -172,6 +172,11 @@ class Worker:
         """Whether no pointstamp is left anywhere: everything was applied and acknowledged."""
         return self._sender.is_empty and self._ledger.is_empty and self.tracker.is_empty
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether an operator waits for room, which a message from elsewhere may give."""
+        return bool(self._refused)
+
     def activate(self, operator: int) -> None:
         """Let an operator run in the next step."""
         self._active.add(operator)

@@ -48,6 +48,8 @@ _POLL_S_MAX = 0.1
 _MEET_S = 2.0
 #: Objects made since its last walk that let the interpreter look for cycles, at least: some polls.
 _YOUNG_MIN = 100_000
+#: Without records a position moves over markers of transactions only; it is asked for this seldom.
+_EMPTY_POLLS_ASKED = 16
 
 
 class MessageSource(Protocol):
@@ -144,6 +146,8 @@ class KafkaPartitions:
         self._ends: dict[TopicPartition, int] = {}
         self._paused = False
         self._closed = False
+        self._empty_polls = 0
+        self._nothing = raw_records([], ())
         #: Errors the client got over by itself (C3).
         self.repaired = 0
         self._client = Consumer(
@@ -188,6 +192,7 @@ class KafkaPartitions:
         self._assigned = [ClientPartition(topic, partition) for topic, partition in positions]
         self._ends = {}
         self._paused = False
+        self._nothing = raw_records([], self._topics)
         self._client.assign(
             [
                 ClientPartition(topic, partition, offset)
@@ -202,7 +207,7 @@ class KafkaPartitions:
         Cost: two calls into the client if nothing is ready, else one; never waits for a full batch.
         """
         if self._paused:
-            return raw_records([], self._topics)
+            return self._nothing
         messages = self._client.consume(max_records, 0)
         if not messages and timeout_s > 0:
             messages = self._client.consume(1, min(timeout_s, _POLL_S_MAX))
@@ -210,6 +215,9 @@ class KafkaPartitions:
                 messages += self._client.consume(max_records - 1, 0)
         if self._fatal is not None:
             raise BrokerError(f"Kafka at {self._bootstrap}: {self._fatal.str()}")
+        self._empty_polls = 0 if messages else self._empty_polls + 1
+        if self._empty_polls % _EMPTY_POLLS_ASKED > 1:
+            return self._nothing
         said = self._said()
         moved = {which: offset for which, offset in said.items() if offset > self._positions[which]}
         raw = raw_records(messages, self._topics, None if self._doubted else moved)
