@@ -41,6 +41,7 @@ class Stage(StrEnum):
     BROKER = "broker"
     JOB = "job"
     STATE = "state"
+    WARM_UP = "warm-up"
     STREAM = "stream"
     DRAIN = "drain"
     PROOF = "proof"
@@ -194,7 +195,7 @@ def line_of(picture: Picture) -> str:
     parts = [f"{picture.stage:<7}"]
     if picture.done is not None:
         parts.append(f"{picture.done:4.0%}")
-    if picture.stage in (Stage.STATE, Stage.STREAM, Stage.DRAIN):
+    if picture.stage in (Stage.STATE, Stage.WARM_UP, Stage.STREAM, Stage.DRAIN):
         parts.append(f"published {picture.published[0]:,} ({picture.published[1]:,.0f}/s)")
         parts.append(f"processed {picture.processed[0]:,} ({picture.processed[1]:,.0f}/s)")
         parts.append(f"lag {picture.lag:,}")

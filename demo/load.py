@@ -26,7 +26,7 @@ Document = Mapping[str, object]
 
 @dataclass(slots=True)
 class Generated:
-    """The generator's two phases."""
+    """The generator's phases: "load", "warm-up" and "live"."""
 
     #: Events handed to Kafka so far, by phase, and per second in the last report.
     sent: dict[str, int] = field(default_factory=dict)
@@ -51,6 +51,16 @@ class Generated:
                 self.summaries[phase] = document
             case _:
                 pass
+
+    def take_warm_up(self, document: Document) -> None:
+        """Keep how much was sent of what a line says; the schedule is not the measured one."""
+        if "phase" in document:
+            self.take({**document, "phase": "warm-up"})
+
+    @property
+    def before_stream(self) -> int:
+        """Events sent before the clock started."""
+        return sum(events for phase, events in self.sent.items() if phase != "live")
 
     @property
     def total(self) -> int:

@@ -29,6 +29,7 @@ class Options:
         seconds: length of the stream; the load before it and the proof after it come on top.
         rate: events per second.
         state_keys: auctions loaded before the stream.
+        warm_up: seconds at the same rate between the two, proved like the rest but not measured.
         workers: worker processes, at least two.
         gateways: gateway processes.
         bins: bins of state, a power of two.
@@ -42,6 +43,7 @@ class Options:
     seconds: float = 30.0
     rate: int = 50_000
     state_keys: int = 2_000_000
+    warm_up: float = 15.0
     workers: int = 2
     gateways: int = 1
     bins: int = 1024
@@ -55,6 +57,7 @@ class Options:
             ("--seconds", self.seconds, _SECONDS_MIN, 86_400),
             ("--rate", self.rate, 100, 10_000_000),
             ("--state-keys", self.state_keys, 1, 1 << 30),
+            ("--warm-up", self.warm_up, 0, 86_400),
             ("--workers", self.workers, 2, _WORKERS_MAX),
             ("--gateways", self.gateways, 1, _WORKERS_MAX),
             ("--bins", self.bins, _BINS_MIN, 1 << 20),
@@ -109,6 +112,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--seconds", type=float, default=default.seconds, help="length of the stream")
     add("--rate", type=int, default=default.rate, help="events per second")
     add("--state-keys", type=int, default=default.state_keys, help="auctions loaded before it")
+    add("--warm-up", type=float, default=default.warm_up, help="seconds of stream before the clock")
     add("--workers", type=int, default=default.workers, help="worker processes")
     add("--gateways", type=int, default=default.gateways, help="gateway processes")
     add("--bins", type=int, default=default.bins, help="bins of state, a power of two")

@@ -1,11 +1,12 @@
 """One run of the demo, from an empty Kafka to a verdict.
 
-Flow: Options -> job -> load -> stream with two migrations -> drain -> plain stop -> readback ->
-proof -> Outcome, from which the summary is written.
+Flow: Options -> job -> load -> warm-up -> stream with two migrations -> drain -> plain stop ->
+readback -> proof -> Outcome, from which the summary is written.
 
 Invariants
   U1  The stream never waits for the job: migrations are asked for while it flows.
   U2  What the job wrote last counts: the meter is stopped after the job, and reads to the end.
+  U3  Nothing from before the clock is measured, and all of it is proved.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.children import Child, Children
+from demo.children import Child, Children, OnDocument
 from demo.job import Job, JobFailed, MoveRequest, create_topics
 from demo.live import Stage
 from demo.load import WINDOW_MS, Generated, Measured, Stalls
@@ -97,6 +98,7 @@ class Run:
             self._lookout.watch(job)
             owners = self._start(job)
             self._load(job)
+            self._warm_up(job)
             meters = self._start_measuring()
             self._stream(job, owners)
             self._drain(job)
@@ -135,12 +137,27 @@ class Run:
         """Load the state through Kafka and wait until the job has applied it."""
         keys = self._options.state_keys
         self._lookout.enter(Stage.STATE, f"{keys:,} auctions are opened through Kafka")
-        generator = self._loadgen("state loader", "--load-only")
+        generator = self._loadgen("state loader", "--load-only", self._progress.generated.take)
         self._lookout.until(
             lambda: self._lookout.ended(generator) and self._caught_up(job),
             f"the job did not apply the {keys:,} auctions",
             _PATIENCE_S + keys / _EVENTS_PER_SECOND_MIN,
             done=lambda: job.view.processed / keys,
+        )
+
+    def _warm_up(self, job: Job) -> None:
+        """Let the stream flow unmeasured: a young Kafka spends a core on compiling itself (U3)."""
+        seconds = self._options.warm_up
+        if not seconds:
+            return
+        self._lookout.enter(Stage.WARM_UP, "the broker's compiler comes to rest")
+        taken = self._progress.generated.take_warm_up
+        generator = self._loadgen("warm-up", "--live-only", taken, seconds, self._options.seed + 1)
+        rate = self._options.rate
+        self._lookout.until(
+            lambda: self._lookout.ended(generator) and self._caught_up(job),
+            "the job did not process the warm-up",
+            _PATIENCE_S + seconds + seconds * rate / _EVENTS_PER_SECOND_MIN,
         )
 
     def _start_measuring(self) -> list[Child]:
@@ -166,7 +183,7 @@ class Run:
     def _stream(self, job: Job, owners: Sequence[int]) -> None:
         """Send the stream; at one and two thirds of it ask for a move, out and back (U1)."""
         self._lookout.enter(Stage.STREAM)
-        generator = self._loadgen("load generator", "--live-only")
+        generator = self._loadgen("load generator", "--live-only", self._progress.generated.take)
         moving = bins_to_move(owners)
         requests = [
             MoveRequest("out", dict.fromkeys(moving, 1)),
@@ -274,17 +291,26 @@ class Run:
         view = job.view
         return view.read == view.processed == self._progress.generated.total
 
-    def _loadgen(self, name: str, phase: str) -> Child:
+    def _loadgen(
+        self,
+        name: str,
+        phase: str,
+        take: OnDocument,
+        seconds: float | None = None,
+        seed: int | None = None,
+    ) -> Child:
         options = self._options
         child = self._children.start(
             name,
             [
                 *("-m", "loadgen", "run", phase, "--bootstrap-servers", self._servers),
-                *("--topic", self._names.events, "--seed", str(options.seed)),
-                *("--rate", str(options.rate), "--seconds", str(options.seconds)),
+                *("--topic", self._names.events),
+                *("--seed", str(options.seed if seed is None else seed)),
+                *("--rate", str(options.rate)),
+                *("--seconds", str(options.seconds if seconds is None else seconds)),
                 *("--state-keys", str(options.state_keys)),
             ],
-            self._progress.generated.take,
+            take,
         )
         child.may_end()
         return child

@@ -2,7 +2,7 @@
 
 Flow: `python -m demo.stall` beside a run -> one JSON document when its stdin ends or on SIGTERM.
 
-The probe asks for a wake-up every millisecond and notes by how much each comes late: what the
+The probe asks for a wake-up every two milliseconds and notes by how much each comes late: what the
 kernel, the hypervisor or a busy neighbour takes from everybody. It sleeps in between, as a spinning
 probe would take one of two cores from the job. It keeps the worst of each window, so that stalls
 can be told apart by time.
@@ -23,7 +23,7 @@ from types import FrameType
 from loadgen.clock import SystemClock
 
 WINDOW_US = 100_000
-_PERIOD_US = 1_000
+_PERIOD_US = 2_000
 _LOOK_EVERY = 50
 #: A window whose worst wake-up came this little late is not worth a line in the result.
 _NOTED_US = 1_000

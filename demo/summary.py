@@ -115,7 +115,7 @@ class Summary(TypedDict):
     parameters: dict[str, int | float]
     #: Names of the run's topics, and of the job whose own topics start with it.
     topics: dict[str, str]
-    #: Of the stream, and of it what the job read; the loading of state not included.
+    #: Of the stream, and of it what the job read; the load of state and the warm-up not included.
     events_published: int
     events_processed: int
     outputs_compared: int
@@ -136,7 +136,7 @@ class Summary(TypedDict):
 
 def summarised(options: Options, names: Names, outcome: Outcome, kafka: str) -> Summary:
     """The document of a run whose processes all ended well; `kafka` is the broker's version."""
-    schedule, loaded = outcome.generated.schedule, outcome.generated.sent.get("load", 0)
+    schedule, loaded = outcome.generated.schedule, outcome.generated.before_stream
     assert schedule is not None, "a stream has a schedule"
     ranges = [moving(status) for status in outcome.migrations]
     migrating, steady = split(outcome.measured.windows(), ranges)
@@ -288,6 +288,7 @@ def _parameters(options: Options) -> dict[str, int | float]:
         "seconds": options.seconds,
         "rate": options.rate,
         "state_keys": options.state_keys,
+        "warm_up_seconds": options.warm_up,
         "workers": options.workers,
         "gateways": options.gateways,
         "bins": options.bins,
