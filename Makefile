@@ -18,10 +18,10 @@ PACKAGES := service loadgen megaphone demo
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras \
 	--generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-# The interpreter: PYTHON if given, else the first of these that runs and is new enough. A shim that
-# names a version nobody installed fails the trial run and is passed over.
+# The interpreter: PYTHON if given, else one of these; .ci/interpreter says which. A shim that names
+# a version nobody installed fails the trial run and is passed over.
 PYTHON ?=
-CANDIDATES := $(PYTHON) python3 python3.13 python3.12 python3.11 python
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python /usr/bin/python3)
 
 .PHONY: help setup lock demo broker test lint fmt format type tidy unit simulation integration bench ci clean
 
@@ -34,12 +34,7 @@ setup: $(STAMP) ## Create or reuse .venv from the hash-locked requirements
 # editable with the locked setuptools, so that this step asks the network for nothing.
 $(STAMP): requirements/dev.txt pyproject.toml
 	@if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-		found=; \
-		for python in $(CANDIDATES); do \
-			if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-				2>/dev/null; then found=$$python; break; fi; \
-		done; \
-		if [ -z "$$found" ]; then \
+		if ! found=$$(.ci/interpreter $(CANDIDATES)); then \
 			echo "No Python 3.11 or newer with venv was found (tried: $(strip $(CANDIDATES)));" \
 				"install one, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; \
 			exit 2; \
