@@ -18,6 +18,7 @@ import pyarrow as pa
 from confluent_kafka import Producer
 
 from service.avro.encoder import Encoder, compile_encoder
+from service.clock import sleep
 from service.config import Config
 from service.control_topics import Admin
 from service.dataflow.flow import Flow, SinkVertex, SourceVertex
@@ -70,6 +71,7 @@ class KafkaEdges:
             UsageError: an output topic does not exist.
             BrokerUnavailable: no broker answered in time.
         """
+        roles = self._flow.roles()
         for vertex in self._flow.vertices:
             if isinstance(vertex, SourceVertex):
                 connector = vertex.connector
@@ -83,7 +85,7 @@ class KafkaEdges:
                 if self._slot.role is Role.GATEWAY:
                     decoder.warm()
                 self._decoders[vertex.name] = decoder
-            elif isinstance(vertex, SinkVertex) and self._slot.role is Role.WORKER:
+            elif isinstance(vertex, SinkVertex) and self._slot.role in roles[vertex.name]:
                 schema = self._registry.schema(vertex.connector.schema)
                 self._encoders[vertex.name] = compile_encoder(schema)
                 self.producer.partitions(
@@ -94,8 +96,12 @@ class KafkaEdges:
         """Columns of a source; equal in every process, so that all build the same graph."""
         return self._decoders[vertex.name].arrow_schema
 
-    def writer(self, vertex: SinkVertex, bins: int) -> KafkaSinkWriter:
-        """The writer behind a sink of a worker, in a job of so many `bins`."""
+    def writer(self, vertex: SinkVertex, columns: pa.Schema, bins: int) -> KafkaSinkWriter:
+        """The writer behind a sink that rows of `columns` reach here, in a job of so many `bins`.
+
+        Raises:
+            GraphError: they do not fit the sink's schema.
+        """
         connector = vertex.connector
         writer = KafkaSinkWriter(
             self.producer,
@@ -103,7 +109,8 @@ class KafkaEdges:
             connector.key,
             self._encoders[vertex.name],
             connector.schema,
-            worker=self._slot.ordinal,
+            columns,
+            writer=self._slot,
             bin_bits=bin_bits_of(bins),
         )
         self.writers.append(writer)
@@ -164,6 +171,21 @@ class KafkaEdges:
                 member.sources[name].offer(rows)
             full = full or more
         return full
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a record of any source that reads, at most so long; whether there is one.
+
+        The client's consumers cannot be waited for together: of several sources one is waited for,
+        a tick at most, and the others are looked at.
+        """
+        reading = [feed for feed in self.feeds.values() if not feed.paused]
+        if not reading:
+            sleep(timeout_s)
+            return False
+        first, *others = reading
+        if others:
+            timeout_s = min(timeout_s, self._config.gateway.tick_ms / 1_000)
+        return any(feed.wait(0) for feed in others) or first.wait(timeout_s)
 
     def drained(self, member: Member) -> bool:
         """Whether everything up to the ends found at start is in the dataflow (until_end)."""

@@ -43,7 +43,7 @@ class Member:
         generation: Generation,
         slot: Slot,
         transport: Transport,
-        producer_of: Callable[[SinkVertex], Producer],
+        producer_of: Callable[[SinkVertex, pa.Schema], Producer],
         schema_of: Callable[[SourceVertex], pa.Schema],
         *,
         limits: WorkerLimits | None = None,
@@ -56,7 +56,8 @@ class Member:
             generation: members, owner tables and first epoch.
             slot: which member this is.
             transport: links to the other members.
-            producer_of: makes what a sink vertex writes through; called on workers only.
+            producer_of: makes what a sink vertex writes rows of these columns through; called where
+                rows reach it.
             schema_of: columns a source gives, equal in every process.
             limits: bounds in bytes.
             held_budget: bytes of held rows beyond which gateways are asked not to read.
@@ -74,6 +75,7 @@ class Member:
         self.sources: dict[str, SourceOperator] = {}
         self.sinks: dict[str, SinkOperator] = {}
         self._producer_of = producer_of
+        self._roles = flow.roles()
         self._held_budget = held_budget
         lowered = lower(
             flow, generation.bins, self.control, Edges(self._source, self._sink, schema_of)
@@ -207,16 +209,15 @@ class Member:
             self.sources[vertex.name] = source
         return source
 
-    def _sink(self, vertex: SinkVertex) -> Operator:
-        sink = SinkOperator(
-            self._producer_of(vertex) if self.slot.role is Role.WORKER else _NoProducer()
-        )
+    def _sink(self, vertex: SinkVertex, columns: pa.Schema) -> Operator:
+        reached = self.slot.role in self._roles[vertex.name]
+        sink = SinkOperator(self._producer_of(vertex, columns) if reached else _NoProducer())
         self.sinks[vertex.name] = sink
         return sink
 
 
 class _NoProducer:
-    """The producer of a process that hosts no bins: nothing may reach it."""
+    """The producer of a sink that no row can reach in this process."""
 
     def has_room(self) -> bool:
         """Nothing can be taken."""
@@ -226,6 +227,6 @@ class _NoProducer:
         """Refuse rows.
 
         Raises:
-            AssertionError: always; a gateway owns no bins, so no row can reach its sinks.
+            AssertionError: always; see `Flow.roles`.
         """
-        raise AssertionError("a gateway's sink received rows")
+        raise AssertionError("rows reached a sink where `Flow.roles` says that none do")

@@ -13,6 +13,7 @@ Invariants
   PR2  Reading stops under back-pressure, turns and ticks never do.
   PR3  The process ends with status 0 only after the controller has recorded the checkpoint it is
        part of, or before it took part in anything; any error ends it with a named one.
+  PR4  A first record is read `gateway.tick_ms` after it came, with those that came meanwhile.
 """
 
 from __future__ import annotations
@@ -135,6 +136,12 @@ class MemberProcess:
         self._edges.prepare()
         self._next_log = self._next_read = self._next_tick = now = self._clock.monotonic_ns()
         self._next_receipts = now
+        self._tick_ns = int(config.gateway.tick_ms * 1e6)
+        self._idle_tick_ns = int(config.gateway.idle_tick_ms * 1e6)
+        #: Whether a record has come since the last reading (PR4).
+        self._record_came = False
+        #: Whether others take turns with us (`--local`): then nobody can wait for a record.
+        self._shares_thread = links is not None
         self._reader = LogReader(servers, topics, slot, incarnation, limits, now)
         self._records = RecordWriter(servers, f"{app}.{slot}")
         self._links = links or socket_links(slot, incarnation, limits)
@@ -221,17 +228,21 @@ class MemberProcess:
         return min(max(left, 0.0), _IDLE_WAIT_S)
 
     def _rest(self) -> None:
-        """Wait until something is due, or for a frame if one can matter before.
+        """Wait until something is due, or for what can matter before: a frame, or a record (PR4).
 
-        A gateway that may send has its own clock: what it hears of the others' progress can wait
-        for its next reading, and to wake for each frame cost a tenth of its time.
+        A gateway that may send does not wake for frames: what it hears of the others' progress can
+        wait for its next reading, and to wake for each cost a tenth of its time.
         """
         left = self.wait_s()
-        deaf = self._stage is Stage.RUNNING and bool(self._edges.feeds)
-        if deaf and left and not self._require_member().worker.is_refused:
-            sleep(left)
-        else:
+        reads = self._stage is Stage.RUNNING and bool(self._edges.feeds)
+        if not reads or not left or self._require_member().worker.is_refused:
             self._links.wait(left)
+        elif self._record_came:
+            sleep(left)
+        elif self._edges.wait(left):
+            self._record_came = True
+            soon = self._clock.monotonic_ns() + self._tick_ns
+            self._next_read = min(self._next_read, soon)
 
     def fail(self, error: MegaphoneError) -> None:
         """Tell everybody why this process ends."""
@@ -310,14 +321,16 @@ class MemberProcess:
             self._links.tick(now)
             self._next_log = now + _LOG_EVERY_NS
         if self._edges.feeds and now >= self._next_read:
-            gateway = self._config.gateway
             full = self._edges.read(member)
-            # Rows on their way, or a cut that waits for this gateway's ticks: stay fine. Only the
-            # ticks become rare when nothing flows: a record never waits longer to be read.
-            if member.busy or now >= self._next_tick:
+            # Rows on their way, or a cut that waits for this gateway's ticks.
+            busy = member.busy
+            if busy or now >= self._next_tick:
                 member.tick(now // _US)
-                self._next_tick = now + int(gateway.idle_tick_ms * 1e6)
-            self._next_read = now if full else now + int(gateway.tick_ms * 1e6)
+                self._next_tick = now + self._idle_tick_ns
+            # Until a record comes (`_rest`) there is nothing to read, but the ticks of a cut go on.
+            wait_ns = self._tick_ns if busy or self._shares_thread else self._idle_tick_ns
+            self._next_read = now if full else now + wait_ns
+            self._record_came = False
         if now >= self._next_receipts:
             self._edges.producer.poll()
             self._next_receipts = now + _RECEIPTS_EVERY_NS

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
-from service.dataflow.flow import Flow, SinkVertex, SourceVertex
+from service.dataflow.flow import Flow, SourceVertex
 from service.dataflow.graph import Dataflow
 from service.dataflow.progress.broadcast import ProgressBatch, encode_progress
 from service.dataflow.progress.change_batch import Change
@@ -210,7 +210,7 @@ def _graph_of(flow: Flow, schema: pa.Schema, generation: Generation) -> Dataflow
     """The graph that every process of the generation builds, for its numbers only."""
     edges = Edges(
         lambda _: SourceOperator(owns_partitions=False),
-        lambda _: SinkOperator(_NoProducer()),
+        lambda *_: SinkOperator(_NoProducer()),
         lambda _: schema,
     )
     control = ControlSource(LogFollower(), RoutingTable.of(generation))
@@ -233,5 +233,5 @@ class _NoProducer:
         raise AssertionError("a gateway's sink received rows")
 
 
-def _no_producer(_: SinkVertex) -> _NoProducer:
+def _no_producer(*_: object) -> _NoProducer:
     return _NoProducer()

@@ -7,6 +7,8 @@ Invariants
   V1  Vertices are added inputs-first, so a flow has no cycle.
   V2  Names are unique in a flow: state, metrics and checkpoints are found by them.
   V3  What this version cannot do is refused by name when the flow is written, never ignored.
+  V4  Rows stay in the gateway that read them until a keyed vertex sends them to a worker; behind it
+      they stay in workers.
 
 Example:
     >>> from service.dataflow.flow import Flow, KafkaSink, KafkaSource, count, highest
@@ -28,6 +30,7 @@ from enum import Enum
 import pyarrow as pa
 
 from service.errors import GraphError, NotYetSupported
+from service.ids import Role
 from service.statestore.aggregate import Aggregate, Count, Max, Min, Oldest, Sum
 
 BatchFunction = Callable[[pa.RecordBatch], pa.RecordBatch]
@@ -66,7 +69,9 @@ class KafkaSource:
 
 @dataclass(frozen=True)
 class KafkaSink:
-    """Avro records to a Kafka topic, one per row, each with headers naming worker and bin.
+    """Avro records to a Kafka topic, one per row, with headers naming who wrote it and its bin.
+
+    The first header is `worker`, or `gateway` for rows that no keyed vertex sent to a worker.
 
     Attributes:
         topic: topic to write; it must exist.
@@ -190,7 +195,7 @@ class Flow:
 
         Raises:
             GraphError: it has no source, or a stream goes nowhere; with the vertex's name.
-            NotYetSupported: rows reach a sink without a keyed vertex on their way.
+            NotYetSupported: two sources read one topic.
         """
         if not any(isinstance(vertex, SourceVertex) for vertex in self.vertices):
             raise GraphError(f"flow {self.name!r} has no source; add flow.source(...)")
@@ -211,19 +216,21 @@ class Flow:
                 raise GraphError(
                     f"flow {self.name!r}: nothing reads {vertex.name!r}; add .sink(...) to it"
                 )
-        # Rows are in gateways until a keyed vertex sends them to workers, and only those write.
-        in_gateways: set[int] = set()
-        for number, vertex in enumerate(self.vertices):
-            above = in_gateways.intersection(upstreams_of(vertex))
-            if isinstance(vertex, SinkVertex) and above:
-                raise NotYetSupported(
-                    f"a sink without a keyed vertex above it ({vertex.name!r})",
-                    "add key_by(...).aggregate(...) before it",
-                )
-            if isinstance(vertex, SourceVertex) or (
-                above and not isinstance(vertex, AggregateVertex)
-            ):
-                in_gateways.add(number)
+
+    def roles(self) -> dict[str, frozenset[Role]]:
+        """Where rows leave each vertex, by its name (V4); a concat may have rows in both."""
+        found: list[frozenset[Role]] = []
+        for vertex in self.vertices:
+            match vertex:
+                case SourceVertex():
+                    found.append(frozenset({Role.GATEWAY}))
+                case AggregateVertex():
+                    found.append(frozenset({Role.WORKER}))
+                case _:
+                    found.append(
+                        frozenset[Role]().union(*map(found.__getitem__, upstreams_of(vertex)))
+                    )
+        return {vertex.name: where for vertex, where in zip(self.vertices, found, strict=True)}
 
     def _own(self, stream: Stream) -> None:
         if stream.flow is not self:

@@ -32,8 +32,10 @@ from numpy.typing import NDArray
 
 from service.avro.encoder import Encoder
 from service.avro.wire import header
-from service.errors import BrokerError, BrokerUnavailable, UsageError
+from service.dataflow.operators import columns_of
+from service.errors import BrokerError, BrokerUnavailable, DataError, GraphError, UsageError
 from service.hashing import KEYS, bins_of
+from service.ids import Slot
 
 #: Rows in the client's queue at which sinks stop, and what the queue can take (P3).
 _ROOM_ROWS = 100_000
@@ -178,25 +180,45 @@ class KafkaSinkWriter:
         key: str,
         encoder: Encoder,
         schema_id: int,
+        columns: pa.Schema,
         *,
-        worker: int,
+        writer: Slot,
         bin_bits: int,
     ) -> None:
-        """Write rows to `topic`; `worker` and each row's bin go into its headers."""
+        """Write rows of `columns` to `topic`; who we are and each row's bin go into its headers.
+
+        Raises:
+            GraphError: the schema has a field that no column, or none of a fitting type, is for; or
+                the key is no integer.
+        """
         self._producer = producer
         self._topic = topic
         self._key = key
         self._encoder = encoder
-        encoder.warm()
+        self._try(columns, schema_id)
         self._prefix = header(schema_id)
         self._partitions = producer.partitions(topic)
         self._bin_bits = bin_bits
-        own = str(worker).encode()
-        self._headers = [
-            [("worker", own), ("bin", str(number).encode())] for number in range(1 << bin_bits)
-        ]
+        own = (writer.role.value, str(writer.ordinal).encode())
+        self._headers = [[own, ("bin", str(number).encode())] for number in range(1 << bin_bits)]
         self.rows = 0
         self.bytes = 0
+
+    def _try(self, columns: pa.Schema, schema_id: int) -> None:
+        """Encode no rows: finds what cannot work at start, and loads what the first rows need."""
+        given = columns_of(columns)
+        if columns.field(self._key).type != pa.int64():
+            raise GraphError(
+                f"the key of sink topic {self._topic!r} must be int64; {self._key!r} is "
+                f"{given[self._key]}: cast it before the sink"
+            )
+        try:
+            self._encoder.encode({field.name: pa.nulls(0, field.type) for field in columns})
+        except DataError as error:
+            raise GraphError(
+                f"rows for topic {self._topic!r} do not fit schema {schema_id}: {error}; the "
+                f"stream has {given}: rename or cast its columns, or name another schema"
+            ) from error
 
     def has_room(self) -> bool:
         """Whether another batch may be submitted."""

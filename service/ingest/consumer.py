@@ -33,14 +33,7 @@ from confluent_kafka import TopicPartition as ClientPartition
 from service.errors import BrokerError, BrokerUnavailable, UsageError
 from service.ingest.records import RawRecords, TopicPartition, raw_records
 
-__all__ = [
-    "KafkaPartitions",
-    "MessageSource",
-    "RawRecords",
-    "TopicPartition",
-    "client_config",
-    "offset_gone",
-]
+__all__ = ["KafkaPartitions", "MessageSource", "TopicPartition", "client_config", "offset_gone"]
 
 #: Longest time one call into the client may take; from 0.2 s on it takes the interpreter lock anew.
 _POLL_S_MAX = 0.1
@@ -48,8 +41,6 @@ _POLL_S_MAX = 0.1
 _MEET_S = 2.0
 #: Objects made since its last walk that let the interpreter look for cycles, at least: some polls.
 _YOUNG_MIN = 100_000
-#: Without records a position moves over markers of transactions only; it is asked for this seldom.
-_EMPTY_POLLS_ASKED = 16
 
 
 class MessageSource(Protocol):
@@ -87,6 +78,10 @@ class MessageSource(Protocol):
         Raises:
             BrokerError: reading cannot go on (C2, C3).
         """
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a record, at most so long; whether `poll` will have one. Not while paused."""
         ...
 
     def lag(self) -> dict[TopicPartition, int]:
@@ -146,8 +141,8 @@ class KafkaPartitions:
         self._ends: dict[TopicPartition, int] = {}
         self._paused = False
         self._closed = False
-        self._empty_polls = 0
-        self._nothing = raw_records([], ())
+        #: What `wait` took from the client, for the next poll.
+        self._early: list[Message] = []
         #: Errors the client got over by itself (C3).
         self.repaired = 0
         self._client = Consumer(
@@ -192,7 +187,7 @@ class KafkaPartitions:
         self._assigned = [ClientPartition(topic, partition) for topic, partition in positions]
         self._ends = {}
         self._paused = False
-        self._nothing = raw_records([], self._topics)
+        self._early = []
         self._client.assign(
             [
                 ClientPartition(topic, partition, offset)
@@ -204,20 +199,17 @@ class KafkaPartitions:
     def poll(self, max_records: int, timeout_s: float) -> RawRecords:
         """What has arrived; see MessageSource.
 
-        Cost: two calls into the client if nothing is ready, else one; never waits for a full batch.
+        Cost: two calls into the client; never waits for a full batch.
         """
         if self._paused:
-            return self._nothing
-        messages = self._client.consume(max_records, 0)
-        if not messages and timeout_s > 0:
-            messages = self._client.consume(1, min(timeout_s, _POLL_S_MAX))
-            if messages and max_records > 1:
-                messages += self._client.consume(max_records - 1, 0)
+            return raw_records([], self._topics)
+        if timeout_s > 0:
+            self.wait(timeout_s)
+        messages, self._early = self._early, []
+        if len(messages) < max_records:
+            messages += self._client.consume(max_records - len(messages), 0)
         if self._fatal is not None:
             raise BrokerError(f"Kafka at {self._bootstrap}: {self._fatal.str()}")
-        self._empty_polls = 0 if messages else self._empty_polls + 1
-        if self._empty_polls % _EMPTY_POLLS_ASKED > 1:
-            return self._nothing
         said = self._said()
         moved = {which: offset for which, offset in said.items() if offset > self._positions[which]}
         raw = raw_records(messages, self._topics, None if self._doubted else moved)
@@ -229,6 +221,13 @@ class KafkaPartitions:
                 which for which in self._doubted if said[which] not in (-1, self._positions[which])
             }
         return raw
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a record, at most so long and 0.1 s; whether the next `poll` has one."""
+        assert not self._paused, "who is paused does not wait for records"
+        if not self._early:
+            self._early = self._client.consume(1, min(timeout_s, _POLL_S_MAX))
+        return bool(self._early)
 
     def lag(self) -> dict[TopicPartition, int]:
         """Records between the position and the end of each assigned partition.

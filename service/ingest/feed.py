@@ -100,6 +100,10 @@ class SourceFeed:
         positions.update(raw.positions())
         return len(raw)
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a record, at most so long; whether `read` would find one. Not while `paused`."""
+        return self._waiting is not None or self._messages.wait(timeout_s)
+
     def hold(self) -> None:
         """Stop fetching until the next `read` (back-pressure)."""
         if not self._paused:

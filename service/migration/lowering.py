@@ -66,7 +66,8 @@ class Edges:
     """What a process supplies for the two ends of a flow."""
 
     source: Callable[[SourceVertex], Operator]
-    sink: Callable[[SinkVertex], Operator]
+    #: Is given the columns of the rows that reach the sink.
+    sink: Callable[[SinkVertex, pa.Schema], Operator]
     #: Columns a source gives, from the schema in the registry.
     schema: Callable[[SourceVertex], pa.Schema]
 
@@ -259,7 +260,7 @@ class _Lowering:
     def _sink(self, number: int, vertex: SinkVertex) -> None:
         operator = self._graph.add(
             vertex.name,
-            self._edges.sink(vertex),
+            self._edges.sink(vertex, self._schemas[vertex.upstream]),
             inputs=1,
             outputs=1,
             connectivity={(0, 0): _SAME},

@@ -113,6 +113,11 @@ class FakePartitions:
         self._positions.update(raw.positions())
         return raw
 
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the next `poll` has a record; never waits."""
+        assert not self._paused
+        return any(self.lag().values())
+
     def lag(self) -> dict[TopicPartition, int]:
         """Records between the position and the end of each assigned partition."""
         ends = self.end_offsets(self._positions)

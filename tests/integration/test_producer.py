@@ -16,14 +16,16 @@ from service.avro.encoder import compile_encoder
 from service.avro.schema import parse_schema
 from service.control_topics import Admin
 from service.egress.producer import KafkaProducer, KafkaSinkWriter, partitions_of
-from service.errors import BrokerError
+from service.errors import BrokerError, GraphError
 from service.hashing import bins_of
+from service.ids import Role, Slot
 
 SCHEMA = parse_schema(
     '{"type":"record","name":"pair","fields":[{"name":"key","type":"long"},'
     '{"name":"text","type":"string"}]}'
 )
 BIN_BITS = 4
+COLUMNS = pa.schema([("key", pa.int64()), ("text", pa.string())])
 
 
 def _writer(
@@ -33,7 +35,7 @@ def _writer(
     producer = KafkaProducer(bootstrap_servers, "test", 1.0)
     encoder = compile_encoder(SCHEMA)
     return producer, KafkaSinkWriter(
-        producer, topic, "key", encoder, 7, worker=5, bin_bits=BIN_BITS
+        producer, topic, "key", encoder, 7, COLUMNS, writer=Slot(Role.WORKER, 5), bin_bits=BIN_BITS
     )
 
 
@@ -78,6 +80,30 @@ def test_a_receipt_comes_once_all_rows_are_stored_with_their_headers(
         key: (partition, {"worker": b"5", "bin": str(number).encode()})
         for key, number, partition in zip(keys, expected_bins, expected_partitions, strict=True)
     }
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (pa.schema([("key", pa.int64())]), "no column for text; the stream has .*rename or cast"),
+        (pa.schema([("key", pa.int64()), ("text", pa.list_(pa.int8()))]), "column text does not"),
+        (pa.schema([("key", pa.int32()), ("text", pa.string())]), "must be int64; 'key' is int32"),
+    ],
+)
+def test_columns_that_do_not_fit_the_schema_are_refused_before_any_row(
+    bootstrap_servers: str, columns: pa.Schema, message: str
+) -> None:
+    with pytest.raises(GraphError, match=message):
+        KafkaSinkWriter(
+            KafkaProducer(bootstrap_servers, "test", 1.0),
+            "never-asked-for",
+            "key",
+            compile_encoder(SCHEMA),
+            7,
+            columns,
+            writer=Slot(Role.GATEWAY, 0),
+            bin_bits=BIN_BITS,
+        )
 
 
 def test_a_row_the_broker_refuses_stops_the_producer_though_later_rows_would_fit(

@@ -202,7 +202,7 @@ class World:
         )
 
     def _member(self, peer: int) -> Member:
-        def producer(vertex: SinkVertex) -> SinkWriter:
+        def producer(vertex: SinkVertex, _: pa.Schema) -> SinkWriter:
             return SinkWriter(self.brokers[peer], vertex.name)
 
         def schema(_: SourceVertex) -> pa.Schema:

@@ -353,7 +353,9 @@ def build(flow: mp.Flow) -> None:
 
     control = ControlSource(LogFollower(), RoutingTable([0] * bins, 1))
     edges = Edges(
-        lambda _: SourceOperator(owns_partitions=False), lambda _: SinkOperator(_Nowhere()), columns
+        lambda _: SourceOperator(owns_partitions=False),
+        lambda *_: SinkOperator(_Nowhere()),
+        columns,
     )
     lowered = lower(flow, bins, control, edges)
     assert lowered.hosts

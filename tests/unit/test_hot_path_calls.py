@@ -64,7 +64,7 @@ class Job:
                 began,
                 slots.slot(peer),
                 network.transport(peer),
-                lambda _: self.producer,
+                lambda *_: self.producer,
                 lambda _: COLUMNS,
                 limits=WIDE,
             )

@@ -80,7 +80,7 @@ class Job:
         slots = Membership(workers, 1)
         for peer in range(workers + 1):
 
-            def writer(vertex: SinkVertex, peer: int = peer) -> Writer:
+            def writer(vertex: SinkVertex, _: pa.Schema, peer: int = peer) -> Writer:
                 return Writer(self.brokers[peer], vertex.name)
 
             self.members.append(
@@ -283,7 +283,7 @@ def test_a_gateway_without_partitions_reads_nothing_and_holds_nothing() -> None:
         lone,
         slots.slot(2),
         network.transport(2),
-        lambda _: Writer(Broker(), ""),
+        lambda *_: Writer(Broker(), ""),
         lambda _: SCHEMA,
     )
     assert member.sources == {}
@@ -302,7 +302,7 @@ def test_a_topic_the_generation_does_not_know_is_an_error_that_names_it() -> Non
             generation([0], workers=1),
             slots.slot(0),
             MemoryNetwork(2).transport(0),
-            lambda _: Writer(Broker(), ""),
+            lambda *_: Writer(Broker(), ""),
             lambda _: SCHEMA,
         )
 

@@ -24,6 +24,7 @@ from service.dataflow.flow import (
     upstreams_of,
 )
 from service.errors import GraphError, NotYetSupported
+from service.ids import Role
 
 SINK = KafkaSink("out", key="a", schema=4)
 
@@ -160,20 +161,27 @@ def test_a_flow_without_a_source_or_with_a_loose_end_is_refused(flow: Flow, stre
     flow.check()
 
 
-def test_a_sink_without_a_keyed_vertex_above_it_is_refused_by_name(
+def test_rows_stay_in_gateways_until_a_keyed_vertex_sends_them_to_workers(
     flow: Flow, stream: Stream
 ) -> None:
-    """Its rows would stay in gateways, which write nothing."""
-    stream.select("narrow", "a").sink("straight", SINK)
-    with pytest.raises(NotYetSupported, match=r"\('straight'\) is not supported.*key_by"):
-        flow.check()
-
-
-def test_one_branch_without_a_keyed_vertex_is_enough_to_refuse(flow: Flow, stream: Stream) -> None:
     keyed = stream.key_by("a").aggregate("stats", b=count())
+    stream.select("narrow", "a").sink("straight", SINK)
+    again = keyed.select("late", "a").key_by("a").aggregate("stats again", b=count())
+    again.sink("kept", SINK)
     flow.concat("both", keyed, stream).sink("mixed", SINK)
-    with pytest.raises(NotYetSupported, match="'mixed'"):
-        flow.check()
+    flow.check()
+    gateways, workers = frozenset({Role.GATEWAY}), frozenset({Role.WORKER})
+    assert flow.roles() == {
+        "in": gateways,
+        "narrow": gateways,
+        "straight": gateways,
+        "stats": workers,
+        "late": workers,
+        "stats again": workers,
+        "kept": workers,
+        "both": gateways | workers,
+        "mixed": gateways | workers,
+    }
 
 
 def test_what_this_version_cannot_do_is_refused_by_name(stream: Stream) -> None:

@@ -41,6 +41,7 @@ def test_options_are_read():
         (["--rate", "0"], "--rate"),
         (["--seconds", "1"], "--seconds"),
         (["--state-keys", "0"], "--state-keys"),
+        (["--warm-up", "-1"], "--warm-up"),
         (["--gateways", "0"], "--gateways"),
     ],
 )

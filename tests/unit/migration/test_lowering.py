@@ -36,7 +36,7 @@ class Idle:
         """Nothing."""
 
 
-EDGES = Edges(source=lambda _: Idle(), sink=lambda _: Idle(), schema=lambda _: SCHEMA)
+EDGES = Edges(source=lambda _: Idle(), sink=lambda *_: Idle(), schema=lambda _: SCHEMA)
 
 
 def begun() -> tuple[Flow, Stream]:
@@ -152,7 +152,8 @@ def test_vertices_reach_whoever_makes_the_ends() -> None:
         seen.append(vertex.name)
         return Idle()
 
-    def sink(vertex: SinkVertex) -> Idle:
+    def sink(vertex: SinkVertex, columns: pa.Schema) -> Idle:
+        assert vertex.connector.key in columns.names
         seen.append(vertex.connector.topic)
         return Idle()
 
