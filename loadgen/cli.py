@@ -64,7 +64,7 @@ def run(
     live_only: Annotated[bool, typer.Option("--live-only", help="stream only")] = False,
     start_at: Annotated[int | None, typer.Option(help="time of event 0, epoch µs")] = None,
     shard: Annotated[str, typer.Option(help="I/N: this process of N on one schedule")] = "0/1",
-    tick_ms: Annotated[float, typer.Option(help="time between wake-ups", min=0.1)] = 10,
+    tick_ms: Annotated[float, typer.Option(help="time between wake-ups", min=0.1)] = 5,
     late_ms: Annotated[float, typer.Option(help="later than this counts as late", min=0)] = 10,
     linger_ms: Annotated[float, typer.Option(help="of the Kafka producer", min=0)] = 1,
     in_flight_auctions: Annotated[
