@@ -151,6 +151,13 @@ class Member:
         )
 
     @property
+    def awaits_cut(self) -> bool:
+        """Whether some sink's frontier has not reached a cut: bins' rows may wait for receipts."""
+        epochs = (sink.frontier().epoch() for sink in self.sinks.values())
+        oldest = min((epoch for epoch in epochs if epoch is not None), default=None)
+        return oldest is not None and bool(self.table.cuts_after(oldest - 1))
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of rows that wait for a frontier in this process."""
         return sum(host.held_bytes for host in self.hosts.values()) + sum(

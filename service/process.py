@@ -53,10 +53,9 @@ from service.stop_signals import StopSignals
 
 _US = 1_000
 _LOG_EVERY_NS = 20_000_000
-#: Between looks for receipts while some are due; the gate of a migration waits for them.
+#: Between looks for receipts while a cut's gate waits for them.
 _RECEIPT_WAIT_S = 0.002
-#: What Kafka acknowledged is heard of this often. It moves only the sinks' frontiers, for which
-#: nobody waits but a stop, and each time costs a progress batch to every process.
+#: At other times only the sinks' frontiers wait, and each look costs a progress batch.
 _RECEIPTS_EVERY_NS = 10_000_000
 _IDLE_WAIT_S = 0.010
 
@@ -225,7 +224,8 @@ class MemberProcess:
         member = self._require_member()
         if member.has_work:
             return 0.0
-        return min(max(left, 0.0), _IDLE_WAIT_S)
+        most = _RECEIPT_WAIT_S if member.awaits_cut else _IDLE_WAIT_S
+        return min(max(left, 0.0), most)
 
     def _rest(self) -> None:
         """Wait until something is due, or for what can matter before: a frame, or a record (PR4).
@@ -331,7 +331,7 @@ class MemberProcess:
             wait_ns = self._tick_ns if busy or self._shares_thread else self._idle_tick_ns
             self._next_read = now if full else now + wait_ns
             self._record_came = False
-        if now >= self._next_receipts:
+        if now >= self._next_receipts or member.awaits_cut:
             self._edges.producer.poll()
             self._next_receipts = now + _RECEIPTS_EVERY_NS
         member.step()
