@@ -23,7 +23,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python /usr/bin/python3)
 
-.PHONY: help setup lock demo broker test lint fmt format type tidy unit simulation integration bench ci clean
+.PHONY: help setup lock demo broker test lint fmt format type tidy unit simulation sim integration bench ci clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,10 @@ unit: setup ## Unit tests and properties
 
 simulation: setup ## The cluster in one process, seeded
 	@$(BIN)/python -m pytest tests/simulation $(ARGS)
+
+sim: setup ## Ten times as many schedules of the progress protocol, and forty times the cluster's
+	@MEGAPHONE_PROGRESS_SEEDS=50000 MEGAPHONE_SIM_SEEDS=1000 $(BIN)/python -m pytest \
+		tests/simulation tests/property/test_progress_membership.py $(ARGS)
 
 integration: setup ## Real processes on a real broker
 	@$(BIN)/python -m pytest tests/integration $(ARGS)

@@ -111,7 +111,7 @@ class ProgressSender:
         self._checked_version = -1
 
     def grant(self, changes: Iterable[Change]) -> None:
-        """Buffer increases of capabilities that another process will hold: it `assume`s them.
+        """Buffer increases of capabilities that another process will hold: it `assume`s them (JN4).
 
         Recorded as this process's own they would count as held here for ever, and silence it (b).
         """
@@ -149,6 +149,20 @@ class ProgressSender:
         self._sequence += 1
         return batch
 
+    def leave(self) -> ProgressBatch:
+        """The final batch of a process that leaves: everything buffered, and no more to come.
+
+        Raises:
+            ProgressError: it still holds capabilities, whose end nobody could tell later.
+        """
+        if self._held:
+            (location, time), count = next(iter(self._held.items()))
+            raise ProgressError(
+                f"a process that holds {count} capabilities at {time} of location {location} "
+                "cannot leave"
+            )
+        return self.take(is_final=True)
+
     def _hold(self, location: int, time: Timestamp, delta: int) -> None:
         key = (location, time)
         total = self._held.get(key, 0) + delta
@@ -165,23 +179,32 @@ def _decreases(change: Change) -> bool:
 class ProgressReceiver:
     """Checks that every peer's batches arrive once and in order (BC1)."""
 
-    __slots__ = ("_expected", "_final")
+    __slots__ = ("_covered", "_expected", "_final")
 
     def __init__(self) -> None:
         """Start without peers: the first batch of each has number 0."""
         #: {peer: number of the next batch}.
         self._expected: dict[int, int] = {}
+        #: {peer: number of the first batch that the view we joined with does not have}.
+        self._covered: dict[int, int] = {}
         #: Peers that have sent their last batch.
         self._final: set[int] = set()
 
     def expect(self, peer: int, sequence: int) -> None:
-        """Let the next batch of `peer` be number `sequence`, when joining late."""
-        self._expected[peer] = sequence
+        """Let the next batch of `peer` be number `sequence`, when joining late.
+
+        Earlier ones may still be under way to us; they are passed over, as the view has them.
+        """
+        self._expected[peer] = self._covered[peer] = sequence
         self._final.discard(peer)
 
     def expected(self, peer: int) -> int:
         """Number of the next batch of `peer`."""
         return self._expected.get(peer, 0)
+
+    def note_left(self, peer: int) -> None:
+        """Know that `peer` has sent its final batch, when joining late."""
+        self._final.add(peer)
 
     def has_left(self, peer: int) -> bool:
         """Whether `peer` has sent its final batch."""
@@ -191,11 +214,14 @@ class ProgressReceiver:
         """Take the next batch of `peer`.
 
         Returns:
-            Its changes, to be applied to the tracker before the next `propagate`.
+            Its changes, to be applied to the tracker before the next `propagate`; none for a batch
+            that the view has with which we joined.
 
         Raises:
             ProgressError: not the next number, or a batch after the final one. Nothing has changed.
         """
+        if batch.sequence < self._covered.get(peer, 0):
+            return ()
         expected = self._expected.get(peer, 0)
         if batch.sequence != expected:
             raise ProgressError(
