@@ -24,6 +24,7 @@ from service.config import Config, load_config
 from service.controller_process import ControllerProcess
 from service.controller_start import ControllerOptions
 from service.dataflow.flow import Flow
+from service.drawing import svg_of, table_of
 from service.errors import MegaphoneError, UsageError
 from service.hashing import bin_bits_of
 from service.ids import Role, Slot
@@ -321,6 +322,25 @@ def status(
 ) -> None:
     """Show members, owners of bins, frontiers and the plan under way."""
     print_status(bootstrap_servers, app_name, load_config(), as_json=output is Output.JSON)
+
+
+@app.command()
+def graph(
+    target: Target,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", help="Write the picture to this file, too.")
+    ] = None,
+    topic_prefix: Prefix = "nexmark",
+    output_topic: OutputTopic = "",
+) -> None:
+    """Show the vertices of a flow and the streams between them; runs nothing."""
+    flow = load_flow(target, QueryTopics(topic_prefix, output_topic or None))
+    typer.echo(table_of(flow), nl=False)
+    if svg is not None:
+        try:
+            svg.write_text(svg_of(flow), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--svg {svg} cannot be written: {error.strerror}") from error
 
 
 def main() -> None:
