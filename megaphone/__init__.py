@@ -14,19 +14,8 @@ This package only re-exports; `service` holds the code. A flow is a value:
 Run it with `megaphone run module:flow`.
 """
 
-from service.dataflow.flow import (
-    Flow,
-    KafkaSink,
-    KafkaSource,
-    KeyedStream,
-    Order,
-    Stream,
-    count,
-    highest,
-    lowest,
-    oldest,
-    total,
-)
+from service.dataflow.flow import Flow, KeyedStream, Stream, count, highest, lowest, oldest, total
+from service.dataflow.vertices import KafkaSink, KafkaSource, Order
 from service.errors import GraphError, MegaphoneError, NotYetSupported, UsageError
 
 __all__ = [

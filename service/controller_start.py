@@ -17,7 +17,8 @@ from service.control_topics import (
     TopicTail,
     read_compacted,
 )
-from service.dataflow.flow import AggregateVertex, Flow, SourceVertex
+from service.dataflow.flow import Flow
+from service.dataflow.vertices import AggregateVertex, SourceVertex
 from service.ingest.consumer import KafkaPartitions
 from service.migration.controller_events import ControllerSettings
 from service.migration.founding import JobShape

@@ -21,7 +21,8 @@ from service.avro.encoder import Encoder, compile_encoder
 from service.clock import sleep
 from service.config import Config
 from service.control_topics import Admin
-from service.dataflow.flow import Flow, SinkVertex, SourceVertex
+from service.dataflow.flow import Flow
+from service.dataflow.vertices import SinkVertex, SourceVertex, roles_of
 from service.egress.producer import KafkaProducer, KafkaSinkWriter
 from service.hashing import bin_bits_of
 from service.ids import Role, Slot
@@ -71,8 +72,7 @@ class KafkaEdges:
             UsageError: an output topic does not exist.
             BrokerUnavailable: no broker answered in time.
         """
-        roles = self._flow.roles()
-        for vertex in self._flow.vertices:
+        for vertex, roles in zip(self._flow.vertices, roles_of(self._flow.vertices), strict=True):
             if isinstance(vertex, SourceVertex):
                 connector = vertex.connector
                 decoder = RecordDecoder(
@@ -85,7 +85,7 @@ class KafkaEdges:
                 if self._slot.role is Role.GATEWAY:
                     decoder.warm()
                 self._decoders[vertex.name] = decoder
-            elif isinstance(vertex, SinkVertex) and self._slot.role in roles[vertex.name]:
+            elif isinstance(vertex, SinkVertex) and self._slot.role in roles:
                 schema = self._registry.schema(vertex.connector.schema)
                 self._encoders[vertex.name] = compile_encoder(schema)
                 self.producer.partitions(

@@ -53,6 +53,23 @@ class NotYetSupported(UsageError):
         self.feature = feature
 
 
+class UserFunctionError(MegaphoneError):
+    """A function of the flow raised; the job stops, and the text says on what."""
+
+    domain: ClassVar[Domain] = "user"
+
+    def __init__(
+        self, vertex: str, time: tuple[int, ...], rows: int, columns: object, error: Exception
+    ) -> None:
+        """Name the `vertex`, the `time` and size of the batch, and what was raised."""
+        super().__init__(
+            f"the function of {vertex!r} raised {type(error).__name__}: {error}; the batch at "
+            f"{time} has {rows} rows of {columns}. Correct the function, or let it pass such rows "
+            "by, and start the job again"
+        )
+        self.vertex = vertex
+
+
 class DataError(MegaphoneError):
     """A record of the input cannot be used; it is counted and dead-lettered, never lost."""
 

@@ -17,9 +17,10 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from service.dataflow.flow import Flow, SinkVertex, SourceVertex
+from service.dataflow.flow import Flow
 from service.dataflow.operator import Operator
 from service.dataflow.transport.base import Transport
+from service.dataflow.vertices import SinkVertex, SourceVertex, roles_of
 from service.dataflow.worker import Worker, WorkerLimits
 from service.egress.sink import Producer, SinkOperator
 from service.errors import ProtocolViolation
@@ -75,7 +76,9 @@ class Member:
         self.sources: dict[str, SourceOperator] = {}
         self.sinks: dict[str, SinkOperator] = {}
         self._producer_of = producer_of
-        self._roles = flow.roles()
+        roles = roles_of(flow.vertices)
+        #: Where rows leave each vertex, by its name.
+        self._roles = dict(zip((vertex.name for vertex in flow.vertices), roles, strict=True))
         self._held_budget = held_budget
         lowered = lower(
             flow, generation.bins, self.control, Edges(self._source, self._sink, schema_of)
@@ -234,6 +237,6 @@ class _NoProducer:
         """Refuse rows.
 
         Raises:
-            AssertionError: always; see `Flow.roles`.
+            AssertionError: always; see `roles_of`.
         """
-        raise AssertionError("rows reached a sink where `Flow.roles` says that none do")
+        raise AssertionError("rows reached a sink where `roles_of` says that none do")

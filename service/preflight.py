@@ -7,7 +7,8 @@ be started alone.
 from __future__ import annotations
 
 from service.control_topics import Admin
-from service.dataflow.flow import Flow, SinkVertex, SourceVertex
+from service.dataflow.flow import Flow
+from service.dataflow.vertices import SinkVertex, SourceVertex
 
 
 def topics_of(flow: Flow) -> list[str]:

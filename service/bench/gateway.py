@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
-from service.dataflow.flow import Flow, SourceVertex
+from service.dataflow.flow import Flow
 from service.dataflow.graph import Dataflow
 from service.dataflow.progress.broadcast import ProgressBatch, encode_progress
 from service.dataflow.progress.change_batch import Change
@@ -31,6 +31,7 @@ from service.dataflow.transport.credit import (
     encode_credit,
 )
 from service.dataflow.transport.frame import FrameKind, pack_header
+from service.dataflow.vertices import SourceVertex
 from service.dataflow.worker import WorkerLimits
 from service.egress.sink import SinkOperator
 from service.ids import Membership

@@ -31,7 +31,8 @@ from service.bench.gateway import Gateway
 from service.bench.topic import PARTITIONS, FilledTopic
 from service.clock import Clock
 from service.config import GatewayConfig
-from service.dataflow.flow import Flow, SourceVertex
+from service.dataflow.flow import Flow
+from service.dataflow.vertices import SourceVertex
 from service.errors import BrokerError
 from service.ingest.consumer import KafkaPartitions, client_config
 from service.ingest.dead_letter import DeadLetters, OnDelivery

@@ -4,14 +4,14 @@ Flow: user's module -> [Flow] -> lowering -> Dataflow. The same value runs on on
 with or without bins on the move; nothing in it can tell the difference.
 
 Invariants
-  V1  Vertices are added inputs-first, so a flow has no cycle.
+  V1  Vertices are added inputs-first; only a loop's feedback leads back, and `iterate` alone makes
+      one, so every cycle lies in a loop.
   V2  Names are unique in a flow: state, metrics and checkpoints are found by them.
   V3  What this version cannot do is refused by name when the flow is written, never ignored.
-  V4  Rows stay in the gateway that read them until a keyed vertex sends them to a worker; behind it
-      they stay in workers.
 
 Example:
-    >>> from service.dataflow.flow import Flow, KafkaSink, KafkaSource, count, highest
+    >>> from service.dataflow.flow import Flow, count, highest
+    >>> from service.dataflow.vertices import KafkaSink, KafkaSource
     >>> flow = Flow("bids")
     >>> connector = KafkaSource(["events"], record="bid", fields=["auction", "price"])
     >>> bids = flow.source("bids", connector)
@@ -23,113 +23,35 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from service.dataflow.vertices import (
+    AggregateVertex,
+    BatchFunction,
+    ConcatVertex,
+    EnterVertex,
+    FeedbackVertex,
+    KafkaSink,
+    KafkaSource,
+    LeaveVertex,
+    MapVertex,
+    MaskFunction,
+    Order,
+    SinkVertex,
+    SourceVertex,
+    Vertex,
+    loops_of,
+    upstreams_of,
+)
 from service.errors import GraphError, NotYetSupported
-from service.ids import Role
 from service.statestore.aggregate import Aggregate, Count, Max, Min, Oldest, Sum
 
-BatchFunction = Callable[[pa.RecordBatch], pa.RecordBatch]
-MaskFunction = Callable[[pa.RecordBatch], pa.Array]
-
-
-class Order(Enum):
-    """How a stateful vertex takes records: on arrival, or in the total order of timestamps."""
-
-    EAGER = "eager"
-    ORDERED = "ordered"
-
-
-@dataclass(frozen=True)
-class KafkaSource:
-    """Avro records of one type from Kafka topics.
-
-    Attributes:
-        topics: topics to read, all partitions.
-        record: name of the record type to take; other types in the topics are skipped.
-        fields: columns to decode; the rest of a record is checked and skipped.
-    """
-
-    topics: Sequence[str]
-    record: str
-    fields: Sequence[str]
-
-    def __post_init__(self) -> None:
-        if isinstance(self.topics, str) or isinstance(self.fields, str):
-            raise GraphError("KafkaSource takes lists of topics and fields, not single strings")
-        if not self.topics or not self.fields:
-            raise GraphError("a KafkaSource needs at least one topic and one field")
-        if len(set(self.fields)) != len(self.fields):
-            raise GraphError(f"KafkaSource fields {list(self.fields)} repeat a name")
-
-
-@dataclass(frozen=True)
-class KafkaSink:
-    """Avro records to a Kafka topic, one per row, with headers naming who wrote it and its bin.
-
-    The first header is `worker`, or `gateway` for rows that no keyed vertex sent to a worker.
-
-    Attributes:
-        topic: topic to write; it must exist.
-        key: integer column written as the record's key, 8 bytes big-endian.
-        schema: id of the record schema in the registry; the stream must have its fields as columns.
-    """
-
-    topic: str
-    key: str
-    schema: int
-
-
-@dataclass(frozen=True)
-class SourceVertex:
-    """Records come in."""
-
-    name: str
-    connector: KafkaSource
-
-
-@dataclass(frozen=True)
-class MapVertex:
-    """A function over whole batches, without state."""
-
-    name: str
-    function: BatchFunction
-    upstream: int
-
-
-@dataclass(frozen=True)
-class ConcatVertex:
-    """Several streams as one; each input is a branch, numbered in the order given."""
-
-    name: str
-    upstreams: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class AggregateVertex:
-    """Per key, some aggregates; lowered to F and S."""
-
-    name: str
-    key: str
-    aggregates: Mapping[str, Aggregate]
-    upstream: int
-    order: Order = Order.EAGER
-
-
-@dataclass(frozen=True)
-class SinkVertex:
-    """Records go out."""
-
-    name: str
-    connector: KafkaSink
-    upstream: int
-
-
-Vertex = SourceVertex | MapVertex | ConcatVertex | AggregateVertex | SinkVertex
+#: What a loop's body makes of the stream in it: what goes round again, and what leaves.
+LoopBody = Callable[["Stream"], tuple["Stream", "Stream"]]
 
 
 def count() -> Aggregate:
@@ -194,7 +116,8 @@ class Flow:
         """Refuse a flow that cannot run.
 
         Raises:
-            GraphError: it has no source, or a stream goes nowhere; with the vertex's name.
+            GraphError: it has no source, a stream goes nowhere, or a loop is not in order; with the
+                vertex's name.
             NotYetSupported: two sources read one topic.
         """
         if not any(isinstance(vertex, SourceVertex) for vertex in self.vertices):
@@ -216,21 +139,18 @@ class Flow:
                 raise GraphError(
                     f"flow {self.name!r}: nothing reads {vertex.name!r}; add .sink(...) to it"
                 )
-
-    def roles(self) -> dict[str, frozenset[Role]]:
-        """Where rows leave each vertex, by its name (V4); a concat may have rows in both."""
-        found: list[frozenset[Role]] = []
-        for vertex in self.vertices:
-            match vertex:
-                case SourceVertex():
-                    found.append(frozenset({Role.GATEWAY}))
-                case AggregateVertex():
-                    found.append(frozenset({Role.WORKER}))
-                case _:
-                    found.append(
-                        frozenset[Role]().union(*map(found.__getitem__, upstreams_of(vertex)))
-                    )
-        return {vertex.name: where for vertex, where in zip(self.vertices, found, strict=True)}
+            if isinstance(vertex, FeedbackVertex) and vertex.upstream < 0:
+                raise GraphError(
+                    f"flow {self.name!r}: the loop of {vertex.name!r} was begun and not closed; "
+                    "its body must return what goes round and what leaves"
+                )
+        around = loops_of(self.vertices)
+        for number, vertex in enumerate(self.vertices):
+            if isinstance(vertex, SinkVertex) and around[number]:
+                raise GraphError(
+                    f"sink {vertex.name!r} lies in a loop; return its stream from the body and add "
+                    "the sink to what leaves"
+                )
 
     def _own(self, stream: Stream) -> None:
         if stream.flow is not self:
@@ -288,13 +208,100 @@ class Stream:
         self.flow._stream(SinkVertex(name, connector, self.vertex), None)
         return self.flow
 
-    def iterate(self, *_: object) -> Stream:
-        """Loops are refused in this version.
+    def branch(self, name: str, mask: MaskFunction) -> tuple[Stream, Stream]:
+        """Two streams: the rows for which `mask(batch)` is true, and the others.
+
+        Cost: the mask is computed once for each of the two.
+        """
+
+        def others(rows: pa.RecordBatch) -> pa.RecordBatch:
+            return rows.filter(pc.invert(mask(rows)))
+
+        rest = self.flow._stream(MapVertex(f"{name}.else", others, self.vertex), self.columns)
+        return self.filter(name, mask), rest
+
+    def iterate(self, name: str, body: LoopBody, *, rounds_max: int | None = None) -> Stream:
+        """Let rows go round a loop until its body lets them leave.
+
+        Every round raises the loop's counter, which is part of the rows' time: frontiers know when
+        an epoch has left the loop, and bins move while rows go round.
+
+        Args:
+            name: of the loop; its vertices are `name.enter`, `.again`, `.head` and `.leave`.
+            body: is given the stream in the loop; returns the one that goes round again, which has
+                the columns of what entered, and the one that leaves. Both must lie in the loop.
+            rounds_max: how often a row may pass the body; what would go on after that is dropped.
+                None: until the body lets it leave, so the body must do so some time.
+
+        Returns:
+            What leaves, outside the loop.
 
         Raises:
-            NotYetSupported: always.
+            GraphError: the body returned something else, or `rounds_max` is below 1.
+
+        Example:
+            Halve numbers until they are odd:
+
+            >>> import pyarrow.compute as pc
+            >>> from service.dataflow.flow import Flow
+            >>> from service.dataflow.vertices import KafkaSource
+            >>> flow = Flow("odd")
+            >>> numbers = flow.source("in", KafkaSource(["numbers"], record="number", fields=["n"]))
+            >>> def body(rows):
+            ...     even, odd = rows.branch(
+            ...         "even", lambda batch: pc.equal(pc.bit_wise_and(batch["n"], 1), 0)
+            ...     )
+            ...     halved = even.map_batches(
+            ...         "halve",
+            ...         lambda batch: batch.set_column(0, "n", pc.divide(batch["n"], 2)),
+            ...         columns=("n",),
+            ...     )
+            ...     return halved, odd
+            >>> odd = numbers.iterate("halving", body)
+            >>> odd.columns
+            ('n',)
         """
-        raise NotYetSupported("a loop (iterate)", "write the flow without one")
+        if rounds_max is not None and rounds_max < 1:
+            raise GraphError(f"loop {name!r}: rounds_max is {rounds_max}; it must be at least 1")
+        flow = self.flow
+        entered = flow._stream(EnterVertex(f"{name}.enter", self.vertex), self.columns)
+        feedback = FeedbackVertex(f"{name}.again", entered.vertex, rounds_max)
+        again = flow._stream(feedback, self.columns)
+        ends: object = body(flow.concat(f"{name}.head", entered, again))
+        match ends:
+            case (Stream() as round_again, Stream() as leaving):
+                pass
+            case _:
+                raise GraphError(
+                    f"the body of loop {name!r} must return two streams, what goes round again and "
+                    f"what leaves; it returned {ends!r}"
+                )
+        for end in (round_again, leaving):
+            flow._own(end)
+            around = loops_of(flow.vertices[: end.vertex + 1])[end.vertex]
+            if not around or around[-1] != entered.vertex:
+                raise GraphError(
+                    f"the body of loop {name!r} returned {flow.vertices[end.vertex].name!r}, which "
+                    "does not lie in that loop; use the stream the body is given, or `into`"
+                )
+        flow.vertices[again.vertex] = replace(feedback, upstream=round_again.vertex)
+        return flow._stream(LeaveVertex(f"{name}.leave", leaving.vertex), leaving.columns)
+
+    def into(self, name: str, inside: Stream) -> Stream:
+        """This stream inside the innermost loop around `inside`, where its rows enter as well.
+
+        Raises:
+            GraphError: `inside` lies in no loop, or this stream does not lie right outside it.
+        """
+        self.flow._own(inside)
+        around = loops_of(self.flow.vertices)
+        if not around[inside.vertex] or around[inside.vertex][:-1] != around[self.vertex]:
+            raise GraphError(
+                f"{name!r}: {self.flow.vertices[inside.vertex].name!r} lies in no loop that "
+                f"{self.flow.vertices[self.vertex].name!r} could enter"
+            )
+        entering = EnterVertex(name, self.vertex, around[inside.vertex][-1])
+        return self.flow._stream(entering, self.columns)
 
     def _need(self, column: str, user: str) -> None:
         if self.columns is not None and column not in self.columns:
@@ -347,14 +354,3 @@ class KeyedStream:
             NotYetSupported: always.
         """
         raise NotYetSupported("a window (timers and watermarks)", "aggregate without one")
-
-
-def upstreams_of(vertex: Vertex) -> tuple[int, ...]:
-    """Numbers of the vertices that feed `vertex`."""
-    match vertex:
-        case SourceVertex():
-            return ()
-        case ConcatVertex():
-            return vertex.upstreams
-        case _:
-            return (vertex.upstream,)

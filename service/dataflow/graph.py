@@ -9,6 +9,8 @@ Invariants
       and nowhere else.
   G2  A missing connectivity entry means "never": an effect along it is an error, not a delay.
   G3  Operators run in the order they were added, which is the order data flows.
+  G4  Every cycle has a channel without a bound, its feedback's: if each waited for room at the
+      next one, none would ever have it. What is in a loop at once bounds that queue.
 Source: DESIGN §5; Naiad (SOSP 2013) §2.
 """
 
@@ -19,7 +21,7 @@ from dataclasses import dataclass, field
 
 from service.dataflow.operator import Edge, Operator, Pact
 from service.dataflow.progress.summary import PathSummary
-from service.dataflow.progress.topology import FrozenTopology, Topology
+from service.dataflow.progress.topology import FrozenTopology, PortDepths, Topology
 from service.dataflow.transport.credit import CreditClass
 
 
@@ -57,11 +59,17 @@ class Dataflow:
         inputs: int,
         outputs: int,
         connectivity: Mapping[tuple[int, int], PathSummary],
+        depth: PortDepths = 1,
         holds: frozenset[int] = frozenset(),
         notified: bool = False,
     ) -> int:
-        """Add an operator and return its number; `connectivity` is complete (G2)."""
-        number = self._topology.add_operator(name, inputs, outputs, connectivity=dict(connectivity))
+        """Add an operator and return its number; `connectivity` is complete (G2).
+
+        `depth` is the length of timestamps at its ports: 1, and 1 more for each loop around it.
+        """
+        number = self._topology.add_operator(
+            name, inputs, outputs, depth, connectivity=dict(connectivity)
+        )
         self.operators.append(
             BuiltOperator(
                 name, logic, inputs, outputs, connectivity, holds=holds, notified=notified
@@ -75,11 +83,14 @@ class Dataflow:
         target: tuple[int, int],
         pact: Pact = Pact.PIPELINE,
         credit: CreditClass = CreditClass.DATA,
+        *,
+        bounded: bool = True,
     ) -> None:
-        """Add a channel from an output (operator, port) to an input (operator, port)."""
+        """Add a channel from an output (operator, port) to an input (operator, port) (G4)."""
+        assert bounded or pact is Pact.PIPELINE, "only what stays in the process may lack a bound"
         self._topology.connect(source, target)
         location = self._topology.target(*target)
-        self.edges.append(Edge(len(self.edges), pact, credit, source, target, location))
+        self.edges.append(Edge(len(self.edges), pact, credit, source, target, location, bounded))
 
     def watch(self, operator: int, location: int) -> None:
         """Wake `operator` whenever the frontier of `location` moves."""

@@ -105,6 +105,8 @@ class Edge:
     target: tuple[int, int]
     #: Location number of the target port.
     location: int
+    #: Whether senders wait for room on it; a feedback's does not (G4 of the graph).
+    bounded: bool = True
 
 
 @dataclass(slots=True)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from service.dataflow.flow import BatchFunction
 from service.dataflow.operator import OperatorContext
-from service.errors import GraphError
+from service.dataflow.vertices import BatchFunction
+from service.errors import GraphError, UserFunctionError
 
 
 class MapOperator:
@@ -31,9 +31,17 @@ class MapOperator:
 
         Raises:
             GraphError: the function returned something else than it did for the empty batch.
+            UserFunctionError: it raised.
         """
         while self._output.ready() and (message := self._input.pull()) is not None:
-            rows = self._function(message.payload)
+            given = message.payload
+            assert isinstance(given, pa.RecordBatch), "a data channel carries record batches"
+            try:
+                rows = self._function(given)
+            except Exception as error:  # a function of a user may raise anything
+                raise UserFunctionError(
+                    self._name, message.time, given.num_rows, columns_of(given.schema), error
+                ) from error
             if not (isinstance(rows, pa.RecordBatch) and rows.schema.equals(self._schema)):
                 self._check(rows)
             if rows.num_rows:

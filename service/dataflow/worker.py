@@ -245,9 +245,10 @@ class Worker:
             paths = {i: path for (i, o), path in operator.connectivity.items() if o == port}
             outputs.append(OutputPort(location, edges, paths, self.peer, self._ledger, self))
             if port in operator.holds:
-                self.tracker.update(location, start, self.peers)
-                self._sender.assume([(location, start, 1)])
-                initial[port] = Capability.initial(location, start, self._ledger)
+                first = start + (0,) * (self.tracker.topology.depths[location] - 1)
+                self.tracker.update(location, first, self.peers)
+                self._sender.assume([(location, first, 1)])
+                initial[port] = Capability.initial(location, first, self._ledger)
         return OperatorContext(
             operator.name,
             self.peer,
@@ -353,7 +354,7 @@ class Worker:
 
     def _room(self, channel: int) -> bool:
         if self._targets[channel].bytes >= self._limits.local_queue:
-            return False
+            return not self._dataflow.edges[channel].bounded
         # A loop, as a generator costs more than the windows of a small job.
         for window in self._needed[channel]:  # noqa: SIM110  (see above)
             if not window.can_send():

@@ -11,6 +11,8 @@ Invariants
       one: no frontier says that, as it may wait for the slowest reader.
   C5  The table forgets only intervals that no row and no command can still ask for: below the
       frontiers of all that read it.
+  C6  It has one output for each depth of loops: S in a loop gets a command in the same step as the
+      process's horizon rises, and not a round later through an operator that enters the loop.
 Source: DESIGN §4 (control horizon).
 """
 
@@ -36,13 +38,14 @@ class ControlSource:
         self.readers: list[int] = []
         self._pending: list[Move | Stop] = []
         self._waiting: set[Callable[[], None]] = set()
-        self._capability: Capability | None = None
+        #: One per output; none after the stop (C3).
+        self._capabilities: list[Capability] = []
 
     def open(self, context: OperatorContext) -> None:
-        """Take the port and the capability at the dataflow's first time."""
+        """Take the ports, and on each the capability at the dataflow's first time."""
         self._context = context
-        (self._output,) = context.outputs
-        self._capability = context.initial[0]
+        self._outputs = context.outputs
+        self._capabilities = [context.initial[port] for port in range(len(self._outputs))]
 
     def feed(self, record: LogRecord) -> None:
         """Take the next record of the log, in its order.
@@ -68,21 +71,23 @@ class ControlSource:
 
     def step(self) -> None:
         """Send what was read and lower the capability to what was promised (C1, C2)."""
-        capability = self._capability
-        if capability is None:
+        if not self._capabilities:
             return
         for command in self._pending:
-            right = capability.delayed((command.at,))
-            self._output.send(right, command)
-            right.drop()
+            for output, capability in zip(self._outputs, self._capabilities, strict=True):
+                right = capability.delayed((command.at, *capability.time[1:]))
+                output.send(right, command)
+                right.drop()
             if isinstance(command, Stop):
                 self.stop = command
         self._pending.clear()
+        for capability in self._capabilities:
+            if self.stop is not None:
+                capability.drop()
+            elif capability.time[0] < self.follower.horizon:
+                capability.downgrade((self.follower.horizon, *capability.time[1:]))
         if self.stop is not None:
-            capability.drop()
-            self._capability = None
-        elif capability.time < (self.follower.horizon,):
-            capability.downgrade((self.follower.horizon,))
+            self._capabilities.clear()
         self._forget()
 
     def _forget(self) -> None:

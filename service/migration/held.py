@@ -5,7 +5,8 @@ Flow: F and S put what they may not route or apply yet into [HeldRows] (beyond t
 
 Rows of bins on the move are kept by *interval*: from one cut to the next. No cut lies inside an
 interval, so all its rows of a bin have one owner and wait for one arrival, and many small batches
-may leave as one large one, stamped with the latest of their times, without crossing a cut.
+may leave as one large one, stamped with the latest of their times, without crossing a cut. In a
+loop a row's counters say how often it has been round, so there only rows of one time leave as one.
 
 Invariants
   HR1  A right is held at or before the time of every row, until the last one has left.
@@ -21,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.dataflow.operator import Capability, payload_size
+from service.dataflow.progress.timestamp import Timestamp, less_equal
 
 #: A batch, the bin of each of its rows, and its bytes.
 Part = tuple[pa.RecordBatch, NDArray[np.int32], int]
@@ -48,8 +50,8 @@ class WaitingRows:
     #: Where the interval begins: the last cut at or before every row.
     start: int
     right: Capability
-    #: Latest epoch of any row that ever came.
-    latest: int
+    #: Latest time of any row that ever came.
+    latest: Timestamp
     #: Batches, the bin of each of their rows and their bytes, in order of arrival (HR2).
     parts: list[Part] = field(default_factory=list)
 
@@ -58,12 +60,12 @@ class WaitingRows:
         """Bytes of all rows. Cost: O(batches)."""
         return sum(size for _, _, size in self.parts)
 
-    def add(self, rows: pa.RecordBatch, bins: NDArray[np.int32], epoch: int) -> int:
-        """Keep `rows` of `epoch`; returns their bytes. `right` must be at or before it (HR1)."""
-        assert self.right.time[0] <= epoch, "HR1"
+    def add(self, rows: pa.RecordBatch, bins: NDArray[np.int32], time: Timestamp) -> int:
+        """Keep `rows` of `time`; returns their bytes. `right` must be at or before it (HR1)."""
+        assert less_equal(self.right.time, time), "HR1"
         size = payload_size(rows)
         self.parts.append((rows, bins, size))
-        self.latest = max(self.latest, epoch)
+        self.latest = max(self.latest, time)
         return size
 
     def take(self, waits: NDArray[np.bool_], most: int) -> pa.RecordBatch | None:

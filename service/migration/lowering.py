@@ -9,6 +9,8 @@ Connectivity (a missing line means "never"; a line too many deadlocks the first 
   S:      control -> rows, control -> state, rows -> rows, state -> rows identities;
           rows -> state and state -> state do not exist
   sink:   rows -> acknowledgements identity
+  enter, feedback, leave: rows -> rows append a counter, raise it, drop it
+The control source has an output for each depth of loops; F and S read the one of their own.
 
 Invariants
   L1  Every process lowers the same flow to an equal graph.
@@ -25,20 +27,25 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from service.dataflow.flow import (
+from service.dataflow.flow import Flow
+from service.dataflow.graph import Dataflow
+from service.dataflow.loops import FeedbackOperator
+from service.dataflow.operator import Operator, Pact
+from service.dataflow.operators import ConcatOperator, MapOperator, columns_of
+from service.dataflow.progress.summary import PathSummary, egress, feedback, identity, ingress
+from service.dataflow.transport.credit import CreditClass
+from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
-    Flow,
+    EnterVertex,
+    FeedbackVertex,
+    LeaveVertex,
     MapVertex,
     SinkVertex,
     SourceVertex,
+    loops_of,
     upstreams_of,
 )
-from service.dataflow.graph import Dataflow
-from service.dataflow.operator import Operator, Pact
-from service.dataflow.operators import ConcatOperator, MapOperator, columns_of
-from service.dataflow.progress.summary import PathSummary, identity
-from service.dataflow.transport.credit import CreditClass
 from service.errors import GraphError
 from service.hashing import bin_bits_of
 from service.migration.control_source import ControlSource
@@ -49,6 +56,8 @@ from service.statestore.columns import ColumnType
 from service.statestore.vertex_store import VertexStore
 
 _SAME: PathSummary = identity(1)
+#: A port of an operator.
+_Port = tuple[int, int]
 #: What a user's function is likely to raise when its columns are not what it thought.
 _USER_ERRORS = (
     pa.ArrowException,
@@ -108,7 +117,9 @@ class _Lowering:
         self._edges = edges
         self._graph = Dataflow()
         #: Vertex -> (operator, port) of its output.
-        self._outputs: dict[int, tuple[int, int]] = {}
+        self._outputs: dict[int, _Port] = {}
+        #: The loops around each vertex, outermost first.
+        self._loops = loops_of(flow.vertices)
         #: Vertex -> location that a gate upstream must wait for.
         self._gates: dict[int, int] = {}
         #: Vertex -> columns of its output.
@@ -117,16 +128,15 @@ class _Lowering:
         self._operators: dict[int, int] = {}
 
     def run(self) -> Lowered:
-        self._control_port = (
-            self._graph.add(
-                "control",
-                self._control,
-                inputs=0,
-                outputs=1,
-                connectivity={},
-                holds=frozenset({0}),
-            ),
-            0,
+        depths = list(range(1, 1 + max(map(self._depth, range(len(self._loops))))))
+        self._control_operator = self._graph.add(
+            "control",
+            self._control,
+            inputs=0,
+            outputs=len(depths),
+            connectivity={},
+            depth=([], depths),
+            holds=frozenset(range(len(depths))),
         )
         for number, vertex in enumerate(self._flow.vertices):
             match vertex:
@@ -141,8 +151,19 @@ class _Lowering:
                     self._stateless(number, vertex.name, ConcatOperator(), vertex.upstreams)
                 case AggregateVertex():
                     self._aggregate(number, vertex)
+                case EnterVertex():
+                    self._schemas[number] = self._schemas[vertex.upstream]
+                    outside = self._outputs[vertex.upstream]
+                    self._outputs[number] = self._enter(vertex.name, outside, self._depth(number))
+                case FeedbackVertex():
+                    self._feedback(number, vertex)
+                case LeaveVertex():
+                    self._leave(number, vertex)
                 case SinkVertex():
                     self._sink(number, vertex)
+        for number, vertex in enumerate(self._flow.vertices):
+            if isinstance(vertex, FeedbackVertex):
+                self._close(number, vertex)
         self._set_gates()
         return self._lowered
 
@@ -155,9 +176,69 @@ class _Lowering:
             connectivity={(0, 0): _SAME},
             holds=frozenset({0}),
         )
-        self._graph.connect(self._control_port, (operator, 0))
+        self._graph.connect(self._control_at(1), (operator, 0))
         self._outputs[number] = (operator, 0)
         self._schemas[number] = self._edges.schema(vertex)
+
+    def _depth(self, number: int) -> int:
+        """Length of the timestamps at a vertex's output."""
+        return 1 + len(self._loops[number])
+
+    def _enter(self, name: str, stream: _Port, inside: int) -> _Port:
+        """`stream` in a loop whose timestamps have the length `inside`."""
+        operator = self._graph.add(
+            name,
+            ConcatOperator(),
+            inputs=1,
+            outputs=1,
+            connectivity={(0, 0): ingress(inside - 1)},
+            depth=([inside - 1], [inside]),
+        )
+        self._graph.connect(stream, (operator, 0))
+        return operator, 0
+
+    def _feedback(self, number: int, vertex: FeedbackVertex) -> None:
+        """The operator only: the body that it reads is not built yet."""
+        depth = self._depth(number)
+        operator = self._graph.add(
+            vertex.name,
+            FeedbackOperator(vertex.rounds_max),
+            inputs=1,
+            outputs=1,
+            connectivity={(0, 0): feedback(depth)},
+            depth=depth,
+        )
+        self._outputs[number] = (operator, 0)
+        self._schemas[number] = self._schemas[vertex.loop]
+
+    def _close(self, number: int, vertex: FeedbackVertex) -> None:
+        """Connect a feedback with the end of its body."""
+        entered, again = self._schemas[number], self._schemas[vertex.upstream]
+        if not again.equals(entered):
+            raise GraphError(
+                f"what goes round in {vertex.name!r} has columns {columns_of(again)}, but what "
+                f"enters the loop has {columns_of(entered)}; select or cast at the body's end"
+            )
+        operator, _ = self._outputs[number]
+        self._graph.connect(self._outputs[vertex.upstream], (operator, 0), bounded=False)
+
+    def _leave(self, number: int, vertex: LeaveVertex) -> None:
+        inside = self._depth(vertex.upstream)
+        operator = self._graph.add(
+            vertex.name,
+            ConcatOperator(),
+            inputs=1,
+            outputs=1,
+            connectivity={(0, 0): egress(inside)},
+            depth=([inside], [inside - 1]),
+        )
+        self._graph.connect(self._outputs[vertex.upstream], (operator, 0))
+        self._outputs[number] = (operator, 0)
+        self._schemas[number] = self._schemas[vertex.upstream]
+
+    def _control_at(self, depth: int) -> _Port:
+        """The control stream for operators whose timestamps have the length `depth`."""
+        return self._control_operator, depth - 1
 
     def _mapped(self, vertex: MapVertex) -> pa.Schema:
         """L2: what the function makes of an empty batch."""
@@ -205,12 +286,15 @@ class _Lowering:
     def _stateless(
         self, number: int, name: str, logic: Operator, upstreams: tuple[int, ...]
     ) -> None:
+        depth = self._depth(number)
+        same = identity(depth)
         operator = self._graph.add(
             name,
             logic,
             inputs=len(upstreams),
             outputs=1,
-            connectivity={(port, 0): _SAME for port in range(len(upstreams))},
+            connectivity={(port, 0): same for port in range(len(upstreams))},
+            depth=depth,
         )
         for port, upstream in enumerate(upstreams):
             self._graph.connect(self._outputs[upstream], (operator, port))
@@ -221,13 +305,16 @@ class _Lowering:
         for aggregate in vertex.aggregates.values():
             if aggregate.column is not None and aggregate.column not in columns:
                 columns.append(aggregate.column)
+        depth = self._depth(number)
+        control, same = self._control_at(depth), identity(depth)
         router = Router(vertex.name, vertex.key, columns, self._bin_bits, self._control)
         routing = self._graph.add(
             f"{vertex.name}.F",
             router,
             inputs=2,
             outputs=1,
-            connectivity={(0, 0): _SAME, (1, 0): _SAME},
+            connectivity={(0, 0): same, (1, 0): same},
+            depth=depth,
         )
         program = AggregateProgram(vertex.key, dict(vertex.aggregates), self._dtypes(vertex))
         self._schemas[number] = pa.schema(
@@ -241,14 +328,15 @@ class _Lowering:
             host,
             inputs=3,
             outputs=2,
-            connectivity={(2, 0): _SAME, (2, 1): _SAME, (0, 0): _SAME, (1, 0): _SAME},
+            connectivity={(2, 0): same, (2, 1): same, (0, 0): same, (1, 0): same},
+            depth=depth,
             notified=True,
         )
         self._graph.connect(self._outputs[vertex.upstream], (routing, 0))
-        self._graph.connect(self._control_port, (routing, 1))
+        self._graph.connect(control, (routing, 1))
         self._graph.connect((routing, 0), (hosting, 0), Pact.ROUTED, CreditClass.DATA)
         self._graph.connect((hosting, 1), (hosting, 1), Pact.ROUTED, CreditClass.STATE)
-        self._graph.connect(self._control_port, (hosting, 2))
+        self._graph.connect(control, (hosting, 2))
         self._lowered.routers[vertex.name] = router
         self._lowered.hosts[vertex.name] = host
         self._outputs[number] = (hosting, 0)
@@ -280,9 +368,14 @@ class _Lowering:
                     self._graph.watch(self._operators[number], location)
 
     def _below(self, number: int) -> list[int]:
-        """Vertices reachable from `number`, without itself."""
-        found: list[int] = []
-        for other, vertex in enumerate(self._flow.vertices):
-            if any(up == number or up in found for up in upstreams_of(vertex)):
-                found.append(other)
-        return found
+        """Vertices reachable from `number`; itself only if it lies in a loop."""
+        found: set[int] = set()
+        while True:
+            further = {
+                other
+                for other, vertex in enumerate(self._flow.vertices)
+                if any(up == number or up in found for up in upstreams_of(vertex))
+            }
+            if further == found:
+                return sorted(found)
+            found = further

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from service.dataflow.operator import Capability, Message, OperatorContext, payload_size
 from service.dataflow.progress.antichain import Antichain
+from service.dataflow.progress.timestamp import Timestamp
 from service.errors import ProtocolViolation
 from service.hashing import bins_of
 from service.migration.control_source import ControlSource
@@ -68,8 +69,9 @@ class StateHost:
         #: Rows at or beyond the local horizon, in order of arrival.
         self._beyond: deque[HeldRows] = deque()
         self._beyond_min = _NEVER
-        #: Rows of bins that have not arrived, by where their interval begins.
-        self._waiting: dict[int, WaitingRows] = {}
+        #: Rows of bins that have not arrived, by where their interval begins; in a loop, where no
+        #: two times leave as one, by that and their time.
+        self._waiting: dict[Timestamp, WaitingRows] = {}
         #: Whether a release may have let rows of `_waiting` go.
         self._released = False
         #: Bytes of state taken, and sent, in one step (S8): 2 to 4 ms of work at the taking end.
@@ -126,7 +128,7 @@ class StateHost:
             if epoch >= self._horizon():
                 self._hold_beyond(rows, self._output.retain(0, message))
                 continue
-            now = rows if epoch < self._hold_min else self._separate(rows, epoch, message)
+            now = rows if epoch < self._hold_min else self._separate(rows, message)
             if now.num_rows:
                 self._output.forward(0, message, self._apply(now, epoch))
 
@@ -154,7 +156,7 @@ class StateHost:
             self.held_bytes -= held.size
             rows = held.rows
             if held.epoch >= self._hold_min:
-                rows = self._separate(rows, held.epoch, held.right)
+                rows = self._separate(rows, held.right)
             if rows.num_rows:
                 self._output.send(held.right, self._apply(rows, held.epoch))
             held.right.drop()
@@ -165,23 +167,24 @@ class StateHost:
             self._control.at_next_horizon(self._context.activate)
         return complete
 
-    def _separate(
-        self, rows: pa.RecordBatch, epoch: int, origin: Message | Capability
-    ) -> pa.RecordBatch:
+    def _separate(self, rows: pa.RecordBatch, origin: Message | Capability) -> pa.RecordBatch:
         """Keep the rows whose bin has not arrived; returns the others. `origin` gives the right."""
+        time = origin.time
+        epoch = time[0]
         bins = bins_of(self._keys(rows), self.store.bin_bits)
         waits = self._hold_from[bins] <= epoch
         if not waits.any():
             return rows
         start = self._control.table.interval_start(epoch)
-        waiting = self._waiting.get(start)
+        place = (start,) if len(time) == 1 else (start, *time)
+        waiting = self._waiting.get(place)
         if waiting is None:
-            waiting = WaitingRows(start, self._right(origin), epoch)
-            self._waiting[start] = waiting
-        elif epoch < waiting.right.time[0]:
+            waiting = WaitingRows(start, self._right(origin), time)
+            self._waiting[place] = waiting
+        elif time < waiting.right.time:
             waiting.right.drop()
             waiting.right = self._right(origin)
-        self.held_bytes += waiting.add(rows.filter(pa.array(waits)), bins[waits], epoch)
+        self.held_bytes += waiting.add(rows.filter(pa.array(waits)), bins[waits], time)
         return rows.filter(pa.array(~waits))
 
     def _right(self, origin: Message | Capability) -> Capability:
@@ -193,27 +196,27 @@ class StateHost:
         """Apply rows of released bins, earliest interval first; whether none of them is left."""
         if not self._released:
             return True
-        for start in sorted(self._waiting):
-            waiting = self._waiting[start]
-            waits = self._hold_from <= start
+        for place in sorted(self._waiting):
+            waiting = self._waiting[place]
+            waits = self._hold_from <= waiting.start
             while self._output.ready():
                 before = waiting.size
                 rows = waiting.take(waits, self.drain_rows)
                 if rows is None:
                     break
                 self.held_bytes -= before - waiting.size
-                self._send_late(waiting, self._apply(rows, waiting.latest))
+                self._send_late(waiting, self._apply(rows, waiting.latest[0]))
             else:
                 return False
             if not waiting.parts:
                 waiting.right.drop()
-                del self._waiting[start]
+                del self._waiting[place]
         self._released = False
         return True
 
     def _send_late(self, waiting: WaitingRows, rows: pa.RecordBatch) -> None:
         """Send at the latest time of the interval's rows: no cut lies between them and it."""
-        right = waiting.right.delayed((waiting.latest,))
+        right = waiting.right.delayed(waiting.latest)
         self._output.send(right, rows)
         right.drop()
 
@@ -299,8 +302,8 @@ class StateHost:
     def _unsettled(self, cut: int) -> NDArray[np.bool_]:
         """Bins that S2 keeps here, given that both inputs have reached `cut`: bool[bins]."""
         unsettled: NDArray[np.bool_] = ~self.installed | (self._hold_from < cut)
-        for start, waiting in self._waiting.items():
-            if start < cut:
+        for waiting in self._waiting.values():
+            if waiting.start < cut:
                 for _, bins, _ in waiting.parts:
                     unsettled[bins] = True
         for held in self._beyond:

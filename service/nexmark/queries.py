@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.dataflow.flow import Flow, KafkaSink, KafkaSource, count, highest, oldest, total
+from service.dataflow.flow import Flow, count, highest, oldest, total
+from service.dataflow.vertices import KafkaSink, KafkaSource
 from service.errors import UsageError
 
 #: Id of the schema of `auction_bids` results in the shipped registry folder.

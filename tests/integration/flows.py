@@ -23,6 +23,7 @@ SCHEMAS: dict[int, dict[str, object]] = {
         (10, "auction_count", ("auction", "bids")),
         (11, "group_highest", ("group", "most", "changes", "increases")),
         (12, "dear_bid", ("auction", "price")),
+        (13, "top_below", ("auction", "price")),
     )
 }
 GROUPS = 10
@@ -67,3 +68,22 @@ def stateless() -> mp.Flow:
     flow = mp.Flow("stateless")
     dear = bids(flow).filter("dear", lambda rows: pc.greater_equal(rows.column("price"), DEAR))
     return dear.sink("out", mp.KafkaSink(topic("dear"), key="auction", schema=12))
+
+
+def climb() -> mp.Flow:
+    """Auction a lies below a // 2; per auction the highest price of its own bids and all below."""
+    flow = mp.Flow("climb")
+    prices = bids(flow).select("prices", "auction", "price")
+    tops = prices.iterate("climbing", _one_up)
+    return tops.sink("out", mp.KafkaSink(topic("tops"), key="auction", schema=13))
+
+
+def _one_up(rows: mp.Stream) -> tuple[mp.Stream, mp.Stream]:
+    tops = rows.key_by("auction").aggregate("tops", price=mp.highest("price"))
+    return tops.map_batches("up", _to_parents, columns=("auction", "price")), tops
+
+
+def _to_parents(rows: pa.RecordBatch) -> pa.RecordBatch:
+    below = rows.filter(pc.greater(rows.column("auction"), 0))
+    parents = pc.divide(below.column("auction"), 2)
+    return pa.RecordBatch.from_arrays([parents, below.column("price")], ["auction", "price"])

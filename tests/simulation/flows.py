@@ -8,15 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.dataflow.flow import (
-    Flow,
-    KafkaSink,
-    KafkaSource,
-    count,
-    highest,
-    oldest,
-    total,
-)
+from service.dataflow.flow import Flow, Stream, count, highest, oldest, total
+from service.dataflow.vertices import KafkaSink, KafkaSource
 
 COLUMNS = pa.schema([("auction", pa.int64()), ("price", pa.int64()), ("date_time", pa.int64())])
 GROUPS = 5
@@ -65,6 +58,11 @@ def mixed() -> FlowUnderTest:
         _check_mixed,
         lambda stamped: {"stats": len(stamped), "tops": len(stamped)},
     )
+
+
+def tree() -> FlowUnderTest:
+    """A keyed vertex in a loop: the highest price climbs from each auction to its ancestors."""
+    return FlowUnderTest(_tree, _check_tree, lambda stamped: {"tops": len(_highest_below(stamped))})
 
 
 def _one_stage() -> Flow:
@@ -172,3 +170,44 @@ def _check_mixed(outputs: Outputs, stamped: Stamped) -> None:
         assert top >= last.get(auction, 0), f"WO1: auction {auction} at {top}"
         last[auction] = top
     assert last == {key: len(prices) for key, prices in stamped.items()}, "WO3"
+
+
+def _tree() -> Flow:
+    """Auction a lies below a // 2."""
+    flow = Flow("tree")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
+    tops = bids.select("prices", "auction", "price").iterate("climb", _climb)
+    return tops.sink("out", KafkaSink("out", key="auction", schema=4))
+
+
+def _climb(rows: Stream) -> tuple[Stream, Stream]:
+    tops = rows.key_by("auction").aggregate("tops", price=highest("price"))
+    return tops.map_batches("up", _to_parents, columns=["auction", "price"]), tops
+
+
+def _to_parents(rows: pa.RecordBatch) -> pa.RecordBatch:
+    below = rows.filter(pc.greater(rows.column("auction"), 0))
+    parents = pc.divide(below.column("auction"), 2)
+    return pa.RecordBatch.from_arrays([parents, below.column("price")], ["auction", "price"])
+
+
+def _highest_below(stamped: Stamped) -> dict[int, int]:
+    """The highest price of each auction and all below it."""
+    found: dict[int, int] = {}
+    for auction, prices in stamped.items():
+        at = auction
+        while True:
+            found[at] = max(found.get(at, 0), *prices)
+            if at == 0:
+                break
+            at //= 2
+    return found
+
+
+def _check_tree(outputs: Outputs, stamped: Stamped) -> None:
+    last: dict[int, int] = {}
+    for output in outputs["out"]:
+        auction, price = output["auction"], output["price"]
+        assert price >= last.get(auction, 0), f"WO1: auction {auction} at {price}"
+        last[auction] = price
+    assert last == _highest_below(stamped), "WO3"

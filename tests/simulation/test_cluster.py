@@ -10,7 +10,7 @@ import os
 import pytest
 
 from service.dataflow.worker import WorkerLimits
-from tests.simulation.flows import branches, mixed, two_stages
+from tests.simulation.flows import branches, mixed, tree, two_stages
 from tests.simulation.world import Shape, World
 
 #: `make sim` raises it; each seed is one schedule.
@@ -51,6 +51,15 @@ def test_branches_and_two_sinks_on_one_producer_see_one_history(seed: int) -> No
 @pytest.mark.parametrize("seed", range(SEEDS // 5))
 def test_rows_of_gateways_and_of_workers_meet_in_one_vertex(seed: int) -> None:
     world = World(5_000 + seed, Shape(flow=mixed(), limits=TIGHT, held_budget=4096))
+    world.run()
+    assert world.check() > 50
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_bins_move_while_rows_go_round_a_loop(seed: int) -> None:
+    tight = seed % 2
+    limits, budget = (TIGHT, 4096) if tight else (WorkerLimits(), 1 << 20)
+    world = World(6_000 + seed, Shape(flow=tree(), limits=limits, held_budget=budget))
     world.run()
     assert world.check() > 50
 

@@ -29,8 +29,8 @@ from itertools import accumulate
 
 import pyarrow as pa
 
-from service.dataflow.flow import SinkVertex, SourceVertex
 from service.dataflow.transport.memory import MemoryNetwork
+from service.dataflow.vertices import SinkVertex, SourceVertex
 from service.dataflow.worker import WorkerLimits
 from service.ids import Membership
 from service.ingest.source import ReadRows

@@ -22,7 +22,6 @@ VOCABULARY = tuple(
         "config",
         "telemetry",
         "log",
-        "batch",
         "hashing",
         "avro",
     )
@@ -39,7 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "service.migration": _FLOW,
     "service.ingest": _MOVES,
     "service.egress": _MOVES,
-    "service.nexmark": (*VOCABULARY, "service.dataflow.flow"),
+    "service.nexmark": (*VOCABULARY, "service.dataflow.flow", "service.dataflow.vertices"),
     "service.broker": VOCABULARY,
     "service": ("service",),
     "loadgen": ("service.nexmark.events",),

@@ -27,7 +27,7 @@ from service import errors
 from service.avro.row_error import RowError
 from service.config import Config
 from service.control_topics import AppTopics
-from service.dataflow.flow import AggregateVertex, SinkVertex, SourceVertex
+from service.dataflow.vertices import AggregateVertex, SinkVertex, SourceVertex
 from service.egress.sink import SinkOperator
 from service.hashing import bin_bits_of
 from service.ingest.decode import columns_of

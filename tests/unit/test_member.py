@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from service.dataflow.flow import Flow, KafkaSink, KafkaSource, SinkVertex, count, total
+from service.dataflow.flow import Flow, count, total
 from service.dataflow.transport.memory import MemoryNetwork
+from service.dataflow.vertices import KafkaSink, KafkaSource, SinkVertex
 from service.dataflow.worker import WorkerLimits
 from service.errors import ProtocolViolation
 from service.ids import Membership

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from service.dataflow.flow import (
+from service.dataflow.flow import Flow, LoopBody, Stream, count, highest, lowest, oldest, total
+from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
-    Flow,
+    FeedbackVertex,
     KafkaSink,
     KafkaSource,
     MapVertex,
     Order,
     SinkVertex,
     SourceVertex,
-    Stream,
-    count,
-    highest,
-    lowest,
-    oldest,
-    total,
+    loops_of,
+    roles_of,
     upstreams_of,
 )
 from service.errors import GraphError, NotYetSupported
 from service.ids import Role
 
 SINK = KafkaSink("out", key="a", schema=4)
+OTHER = KafkaSource(["others"], record="bid", fields=["a", "b"])
+
+
+def _none(batch: pa.RecordBatch) -> pa.Array:
+    return pa.array([False] * batch.num_rows)
 
 
 @pytest.fixture
@@ -171,7 +174,8 @@ def test_rows_stay_in_gateways_until_a_keyed_vertex_sends_them_to_workers(
     flow.concat("both", keyed, stream).sink("mixed", SINK)
     flow.check()
     gateways, workers = frozenset({Role.GATEWAY}), frozenset({Role.WORKER})
-    assert flow.roles() == {
+    roles = [vertex.name for vertex in flow.vertices], roles_of(flow.vertices)
+    assert dict(zip(*roles, strict=True)) == {
         "in": gateways,
         "narrow": gateways,
         "straight": gateways,
@@ -184,9 +188,94 @@ def test_rows_stay_in_gateways_until_a_keyed_vertex_sends_them_to_workers(
     }
 
 
+def halve(rows: Stream) -> tuple[Stream, Stream]:
+    again, done = rows.branch("even", lambda batch: pc.equal(batch["a"], 0))
+    return again, done
+
+
+def test_a_loop_is_entered_gone_round_and_left(flow: Flow, stream: Stream) -> None:
+    stream.iterate("loop", halve, rounds_max=3).sink("out", SINK)
+    flow.check()
+    names = [vertex.name for vertex in flow.vertices]
+    assert names[1:4] == ["loop.enter", "loop.again", "loop.head"]
+    assert names[-2:] == ["loop.leave", "out"]
+    feedback = flow.vertices[2]
+    assert isinstance(feedback, FeedbackVertex)
+    assert (feedback.loop, feedback.rounds_max) == (1, 3)
+    assert names[feedback.upstream] == "even"
+    around = dict(zip(names, loops_of(flow.vertices), strict=True))
+    assert around["in"] == around["out"] == ()
+    assert around["loop.head"] == around["even"] == around["even.else"] == (1,)
+
+
+def test_a_stream_from_outside_enters_the_loop_it_is_used_in(flow: Flow, stream: Stream) -> None:
+    def body(rows: Stream) -> tuple[Stream, Stream]:
+        with pytest.raises(GraphError, match="lie in different loops; bring one into"):
+            loops_of([*flow.vertices, ConcatVertex("both", (rows.vertex, stream.vertex))])
+        both = flow.concat("both", rows, stream.into("more", rows))
+        return both.branch("even", lambda batch: pc.equal(batch["a"], 0))
+
+    stream.iterate("outer", body).sink("out", SINK)
+    flow.check()
+    with pytest.raises(GraphError, match="'lost': 'in' lies in no loop that 'in' could enter"):
+        stream.into("lost", stream)
+
+
+def test_loops_nest(flow: Flow, stream: Stream) -> None:
+    def outer(rows: Stream) -> tuple[Stream, Stream]:
+        left = rows.iterate("inner", halve)
+        return left.branch("odd", lambda batch: pc.equal(batch["b"], 0))
+
+    stream.iterate("outer", outer).sink("out", SINK)
+    flow.check()
+    names = [vertex.name for vertex in flow.vertices]
+    around = dict(zip(names, loops_of(flow.vertices), strict=True))
+    outside = names.index("outer.enter")
+    assert around["even"] == (outside, names.index("inner.enter"))
+    assert around["inner.leave"] == around["odd"] == (outside,)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda rows: rows, "must return two streams, what goes round again and what leaves"),
+        (lambda rows: (rows, None), "must return two streams"),
+        (lambda rows: (rows.flow.source("else", OTHER),) * 2, "'else', which does not lie in that"),
+        (lambda rows: Flow("f").source("in", OTHER).branch("b", _none), "of flow 'f' was used in"),
+    ],
+)
+def test_a_body_that_returns_something_else_is_refused(
+    stream: Stream, body: LoopBody, message: str
+) -> None:
+    with pytest.raises(GraphError, match=message):
+        stream.iterate("loop", body)
+
+
+def test_a_loop_that_was_begun_and_not_closed_is_refused(flow: Flow, stream: Stream) -> None:
+    def body(rows: Stream) -> tuple[Stream, Stream]:
+        rows.sink("out", SINK)
+        raise ValueError("halfway")
+
+    with pytest.raises(ValueError, match="halfway"):
+        stream.iterate("loop", body)
+    with pytest.raises(GraphError, match=r"'loop\.again' was begun and not closed"):
+        flow.check()
+
+
+def test_a_sink_in_a_loop_and_no_rounds_at_all_are_refused(flow: Flow, stream: Stream) -> None:
+    with pytest.raises(GraphError, match="rounds_max is 0; it must be at least 1"):
+        stream.iterate("loop", halve, rounds_max=0)
+
+    def body(rows: Stream) -> tuple[Stream, Stream]:
+        rows.sink("inside", SINK)
+        return halve(rows)
+
+    stream.iterate("loop", body).sink("out", SINK)
+    with pytest.raises(GraphError, match="sink 'inside' lies in a loop"):
+        flow.check()
+
+
 def test_what_this_version_cannot_do_is_refused_by_name(stream: Stream) -> None:
-    with pytest.raises(NotYetSupported, match=r"loop \(iterate\) is not supported in this version"):
-        stream.iterate(lambda inner: inner)
     with pytest.raises(NotYetSupported, match=r"window \(timers and watermarks\) is not supported"):
         stream.key_by("a").window(60)
     with pytest.raises(NotYetSupported, match="ordered vertex is not supported"):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from service.dataflow.operators import ConcatOperator, MapOperator
-from service.errors import GraphError
+from service.errors import GraphError, UserFunctionError
 from tests.fakes.ports import Ports
 
 SCHEMA = pa.schema([("a", pa.int64())])
@@ -54,6 +54,22 @@ def test_without_room_nothing_is_transformed() -> None:
     assert seen == []
     ports.full.clear()
     assert len(ports.step()) == 1
+
+
+def test_a_function_that_raises_names_vertex_time_and_batch() -> None:
+    def fail(batch: pa.RecordBatch) -> pa.RecordBatch:
+        raise KeyError("price")
+
+    ports = mapped(fail)
+    ports.put(0, 20, rows(1, 2))
+    with pytest.raises(UserFunctionError) as caught:
+        ports.step()
+    assert str(caught.value).startswith(
+        "the function of 'double' raised KeyError: 'price'; "
+        "the batch at (20,) has 2 rows of {'a': 'int64'}"
+    )
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert caught.value.exit_status == 1
 
 
 def test_other_columns_than_for_the_empty_batch_are_refused_by_name() -> None:

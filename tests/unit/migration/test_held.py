@@ -19,7 +19,7 @@ RELEASES = st.permutations(range(BINS))
 
 
 def waiting() -> WaitingRows:
-    return WaitingRows(100, Capability(0, (100,), Ledger()), 100)
+    return WaitingRows(100, Capability(0, (100,), Ledger()), (100,))
 
 
 def batch(places: list[int]) -> pa.RecordBatch:
@@ -35,7 +35,7 @@ def test_rows_of_released_bins_leave_in_order_and_the_rest_stays(
     for number, bins in enumerate(batches):
         places = list(range(len(bin_of), len(bin_of) + len(bins)))
         bin_of += bins
-        store.add(batch(places), np.array(bins, dtype=np.int32), 101 + number)
+        store.add(batch(places), np.array(bins, dtype=np.int32), (101 + number,))
     waits = np.ones(BINS, dtype=np.bool_)
     left: list[int] = []
     for released in releases:
@@ -56,7 +56,7 @@ def test_rows_of_released_bins_leave_in_order_and_the_rest_stays(
 def test_no_batch_is_begun_once_enough_rows_were_taken(batches: list[list[int]], most: int) -> None:
     store = waiting()
     for bins in batches:
-        store.add(batch(list(range(len(bins)))), np.array(bins, dtype=np.int32), 101)
+        store.add(batch(list(range(len(bins)))), np.array(bins, dtype=np.int32), (101,))
     largest = max(map(len, batches))
     rows = store.take(np.zeros(BINS, dtype=np.bool_), most)
     assert rows is not None
@@ -66,10 +66,10 @@ def test_no_batch_is_begun_once_enough_rows_were_taken(batches: list[list[int]],
 def test_the_latest_time_of_any_row_is_remembered() -> None:
     store = waiting()
     for epoch in (105, 120, 110):
-        store.add(batch([0]), np.zeros(1, dtype=np.int32), epoch)
-    assert store.latest == 120
+        store.add(batch([0]), np.zeros(1, dtype=np.int32), (epoch,))
+    assert store.latest == (120,)
 
 
 def test_a_row_before_its_right_is_a_mistake() -> None:
     with pytest.raises(AssertionError, match="HR1"):
-        waiting().add(batch([0]), np.zeros(1, dtype=np.int32), 99)
+        waiting().add(batch([0]), np.zeros(1, dtype=np.int32), (99,))

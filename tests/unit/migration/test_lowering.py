@@ -5,20 +5,16 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from service.dataflow.flow import (
+from service.dataflow.flow import Flow, Stream, count, highest, total
+from service.dataflow.operator import OperatorContext, Pact
+from service.dataflow.transport.credit import CreditClass
+from service.dataflow.vertices import (
     BatchFunction,
-    Flow,
     KafkaSink,
     KafkaSource,
     SinkVertex,
     SourceVertex,
-    Stream,
-    count,
-    highest,
-    total,
 )
-from service.dataflow.operator import OperatorContext, Pact
-from service.dataflow.transport.credit import CreditClass
 from service.errors import GraphError, UsageError
 from service.migration.control_source import ControlSource
 from service.migration.lowering import Edges, Lowered, lower
@@ -128,6 +124,30 @@ def test_the_gate_is_every_sink_and_every_stateful_input_below() -> None:
         operator = graph.operators[number_of(plan, f"{vertex}.S")]
         assert operator.watches == plan.hosts[vertex].gate
         assert operator.notified
+
+
+def test_in_a_loop_s_has_a_control_stream_of_its_depth_and_lies_below_itself() -> None:
+    _, stream = begun()
+
+    def body(rows: Stream) -> tuple[Stream, Stream]:
+        kept = rows.key_by("a").aggregate("kept", b=highest("b"))
+        named = kept.map_batches("named", lambda batch: batch.select(["a", "b"]))
+        return named, kept
+
+    entering = stream.select("narrow", "a", "b")
+    entering.iterate("loop", body).sink("out", SINK)
+    plan = lowered(entering.flow)
+    graph = plan.dataflow
+    topology = graph.freeze()
+    control = number_of(plan, "control")
+    assert graph.operators[control].holds == {0, 1}
+    fed = [edge.target[0] for edge in graph.edges if edge.source == (control, 1)]
+    assert fed == [number_of(plan, "kept.F"), number_of(plan, "kept.S")]
+    below = graph.target(number_of(plan, "kept.S"), 0)
+    assert plan.hosts["kept"].gate == [below, graph.source(number_of(plan, "out"), 0)]
+    assert topology.depths[below] == 2
+    unbounded = [edge.target[0] for edge in graph.edges if not edge.bounded]
+    assert unbounded == [number_of(plan, "loop.again")]
 
 
 def test_the_table_is_read_up_to_every_s() -> None:

@@ -1,0 +1,226 @@
+"""What a flow consists of: vertices as values, each naming those it reads.
+
+Flow: [vertices] <- built by `service.dataflow.flow`, read by lowering, check and drawing. Pure.
+
+Invariants
+  VX1  A vertex names earlier vertices only, but for a feedback, which names the end of its body.
+  VX2  A vertex lies in the loops of those it reads; entering adds one, leaving drops the innermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import pyarrow as pa
+
+from service.errors import GraphError
+from service.ids import Role
+from service.statestore.aggregate import Aggregate
+
+BatchFunction = Callable[[pa.RecordBatch], pa.RecordBatch]
+MaskFunction = Callable[[pa.RecordBatch], pa.Array]
+
+
+class Order(Enum):
+    """How a stateful vertex takes records: on arrival, or in the total order of timestamps."""
+
+    EAGER = "eager"
+    ORDERED = "ordered"
+
+
+@dataclass(frozen=True)
+class KafkaSource:
+    """Avro records of one type from Kafka topics.
+
+    Attributes:
+        topics: topics to read, all partitions.
+        record: name of the record type to take; other types in the topics are skipped.
+        fields: columns to decode; the rest of a record is checked and skipped.
+    """
+
+    topics: Sequence[str]
+    record: str
+    fields: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.topics, str) or isinstance(self.fields, str):
+            raise GraphError("KafkaSource takes lists of topics and fields, not single strings")
+        if not self.topics or not self.fields:
+            raise GraphError("a KafkaSource needs at least one topic and one field")
+        if len(set(self.fields)) != len(self.fields):
+            raise GraphError(f"KafkaSource fields {list(self.fields)} repeat a name")
+
+
+@dataclass(frozen=True)
+class KafkaSink:
+    """Avro records to a Kafka topic, one per row, with headers naming who wrote it and its bin.
+
+    The first header is `worker`, or `gateway` for rows that no keyed vertex sent to a worker.
+
+    Attributes:
+        topic: topic to write; it must exist.
+        key: integer column written as the record's key, 8 bytes big-endian.
+        schema: id of the record schema in the registry; the stream must have its fields as columns.
+    """
+
+    topic: str
+    key: str
+    schema: int
+
+
+@dataclass(frozen=True)
+class SourceVertex:
+    """Records come in."""
+
+    name: str
+    connector: KafkaSource
+
+
+@dataclass(frozen=True)
+class MapVertex:
+    """A function over whole batches, without state."""
+
+    name: str
+    function: BatchFunction
+    upstream: int
+
+
+@dataclass(frozen=True)
+class ConcatVertex:
+    """Several streams as one; each input is a branch, numbered in the order given."""
+
+    name: str
+    upstreams: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AggregateVertex:
+    """Per key, some aggregates; lowered to F and S."""
+
+    name: str
+    key: str
+    aggregates: Mapping[str, Aggregate]
+    upstream: int
+    order: Order = Order.EAGER
+
+
+@dataclass(frozen=True)
+class EnterVertex:
+    """Rows enter a loop, with its counter at zero."""
+
+    name: str
+    upstream: int
+    #: Number of the loop's first `EnterVertex`, which stands for the loop; None in that one.
+    loop: int | None = None
+
+
+@dataclass(frozen=True)
+class FeedbackVertex:
+    """Rows go round a loop again, with its counter raised by one."""
+
+    name: str
+    #: Number of the loop's first `EnterVertex`.
+    loop: int
+    #: How often a row may pass the body; None: until the body lets it go.
+    rounds_max: int | None
+    #: The end of the body; -1 while the body is being written.
+    upstream: int = -1
+
+
+@dataclass(frozen=True)
+class LeaveVertex:
+    """Rows leave a loop; its counter is dropped."""
+
+    name: str
+    upstream: int
+
+
+@dataclass(frozen=True)
+class SinkVertex:
+    """Records go out."""
+
+    name: str
+    connector: KafkaSink
+    upstream: int
+
+
+Vertex = (
+    SourceVertex
+    | MapVertex
+    | ConcatVertex
+    | AggregateVertex
+    | EnterVertex
+    | FeedbackVertex
+    | LeaveVertex
+    | SinkVertex
+)
+
+
+def upstreams_of(vertex: Vertex) -> tuple[int, ...]:
+    """Numbers of the vertices that feed `vertex`."""
+    match vertex:
+        case SourceVertex():
+            return ()
+        case ConcatVertex():
+            return vertex.upstreams
+        case _:
+            return (vertex.upstream,)
+
+
+def loops_of(vertices: Sequence[Vertex]) -> list[tuple[int, ...]]:
+    """The loops around each vertex, outermost first, each as the number of its first enter (VX2).
+
+    Raises:
+        GraphError: streams of different loops meet, or a stream leaves where no loop is.
+    """
+    around: list[tuple[int, ...]] = []
+    for number, vertex in enumerate(vertices):
+        match vertex:
+            case SourceVertex():
+                around.append(())
+            case EnterVertex():
+                loop = number if vertex.loop is None else vertex.loop
+                around.append((*around[vertex.upstream], loop))
+            case FeedbackVertex():
+                around.append(around[vertex.loop])
+            case LeaveVertex():
+                if not around[vertex.upstream]:
+                    raise GraphError(f"{vertex.name!r} leaves a loop, but no loop is around it")
+                around.append(around[vertex.upstream][:-1])
+            case _:
+                first, *others = upstreams_of(vertex)
+                for other in others:
+                    if around[other] != around[first]:
+                        raise GraphError(
+                            f"{vertex.name!r} reads {vertices[first].name!r} and "
+                            f"{vertices[other].name!r}, which lie in different loops; bring one "
+                            "into the other's loop with `into`, or out of its own"
+                        )
+                around.append(around[first])
+    return around
+
+
+def roles_of(vertices: Sequence[Vertex]) -> list[frozenset[Role]]:
+    """Where rows leave each vertex; a concat may have rows in both.
+
+    Rows stay in the gateway that read them until a keyed vertex sends them to a worker; behind it
+    they stay in workers.
+    """
+    found: list[frozenset[Role]] = [frozenset()] * len(vertices)
+    # A feedback names a later vertex: until nothing changes, which is at most once per loop.
+    while True:
+        before = list(found)
+        for number, vertex in enumerate(vertices):
+            match vertex:
+                case SourceVertex():
+                    found[number] = frozenset({Role.GATEWAY})
+                case AggregateVertex():
+                    found[number] = frozenset({Role.WORKER})
+                case _:
+                    found[number] = frozenset[Role]().union(
+                        *(found[upstream] for upstream in upstreams_of(vertex))
+                    )
+        if found == before:
+            return found
