@@ -28,6 +28,8 @@ SCHEMAS: dict[int, dict[str, object]] = {
 }
 GROUPS = 10
 DEAR = 100_000
+#: Auctions begin at 1,000: each is three or four steps below this.
+TOP = 200
 
 
 def topic(name: str) -> str:
@@ -71,7 +73,7 @@ def stateless() -> mp.Flow:
 
 
 def climb() -> mp.Flow:
-    """Auction a lies below a // 2; per auction the highest price of its own bids and all below."""
+    """Auction a > TOP lies below a // 2; per auction the highest price of it and all below."""
     flow = mp.Flow("climb")
     prices = bids(flow).select("prices", "auction", "price")
     tops = prices.iterate("climbing", _one_up)
@@ -84,6 +86,6 @@ def _one_up(rows: mp.Stream) -> tuple[mp.Stream, mp.Stream]:
 
 
 def _to_parents(rows: pa.RecordBatch) -> pa.RecordBatch:
-    below = rows.filter(pc.greater(rows.column("auction"), 0))
+    below = rows.filter(pc.greater(rows.column("auction"), TOP))
     parents = pc.divide(below.column("auction"), 2)
     return pa.RecordBatch.from_arrays([parents, below.column("price")], ["auction", "price"])
