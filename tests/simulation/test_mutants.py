@@ -131,8 +131,9 @@ class Overpromising(ControlSource):
 
     def step(self) -> None:
         super().step()
-        if self._capability is not None and self._capability.time[0] < self._ahead():
-            self._capability.downgrade((self._ahead(),))
+        for capability in self._capabilities:
+            if capability.time[0] < self._ahead():
+                capability.downgrade((self._ahead(), *capability.time[1:]))
 
     def _ahead(self) -> int:
         return self.follower.horizon + 1_000

@@ -267,7 +267,10 @@ class ZmqTransport:
             try:
                 pulse = link.pass_time(elapsed)
             except PeerLost as error:
-                self._fail(link, error)
+                # Whoever lost a peer before us is gone as well by now: name them all.
+                broken = [str(each) for each in self._links.values() if each.broken]
+                also = ", ".join(each for each in broken if each != str(link))
+                self._fail(link, PeerLost(f"{error}; broken, too: {also}") if also else error)
                 continue
             if pulse:
                 self._put(link, FrameKind.PULSE, 0, (), (), 0)
