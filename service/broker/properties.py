@@ -17,13 +17,12 @@ CLUSTER_ID = "bWVnYXBob25lLWxvY2FsLQ"  # 16 bytes, base64: "megaphone-local-"
 HEAP = ("-Xms512m", "-Xmx512m", "-Xmn192m")
 # For a machine with few cores beside a busy job: a young generation that a poll's records do not
 # outlive, and the collector without concurrent threads. [measured on 2 cores at 100,000 records/s:
-# G1, the choice of Kafka's own scripts, takes more of a core and its barriers cost every record;
-# C1 alone, or compiler threads at low priority, leave the broker interpreting for longer.]
+# p99 of the demo was higher with G1, the choice of Kafka's own scripts, with the first compiler
+# (C1) alone, and with compiler threads at low priority.]
 JVM_FLAGS = (
     *HEAP,
     "-XX:+UseParallelGC",
     "-XX:ParallelGCThreads=2",
-    "-XX:+ExplicitGCInvokesConcurrent",
     "-Djava.awt.headless=true",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 )

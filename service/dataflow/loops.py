@@ -22,7 +22,6 @@ class FeedbackOperator:
     def __init__(self, rounds_max: int | None) -> None:
         """Let a batch through the body `rounds_max` times in all; None: as often as it likes."""
         self._rounds_max = rounds_max
-        self.rows_dropped = 0
 
     def open(self, context: OperatorContext) -> None:
         """Take the ports."""
@@ -33,7 +32,5 @@ class FeedbackOperator:
         """Send on what is queued while the head has room (LP2)."""
         while self._output.ready() and (message := self._input.pull()) is not None:
             # The counter is how often the body has had the batch before this time.
-            if self._rounds_max is not None and message.time[-1] + 1 >= self._rounds_max:
-                self.rows_dropped += getattr(message.payload, "num_rows", 0)
-                continue
-            self._output.forward(0, message, message.payload)
+            if self._rounds_max is None or message.time[-1] + 1 < self._rounds_max:
+                self._output.forward(0, message, message.payload)

@@ -207,10 +207,10 @@ class KafkaSinkWriter:
     def _try(self, columns: pa.Schema, schema_id: int) -> None:
         """Encode no rows: finds what cannot work at start, and loads what the first rows need."""
         given = columns_of(columns)
-        if columns.field(self._key).type != pa.int64():
+        if given.get(self._key) != "int64":
             raise GraphError(
-                f"the key of sink topic {self._topic!r} must be int64; {self._key!r} is "
-                f"{given[self._key]}: cast it before the sink"
+                f"the key of sink topic {self._topic!r} must be an int64 column {self._key!r}; the "
+                f"stream has {given}: name another key, or cast it before the sink"
             )
         try:
             self._encoder.encode({field.name: pa.nulls(0, field.type) for field in columns})

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from random import Random
+from typing import Self
 
 import pytest
 
@@ -238,18 +239,21 @@ class Cluster:
             assert process.sender.is_empty
             assert process.tracker.is_empty
 
+    def run(self) -> Self:
+        """Act, come to rest and be checked three times; then drain."""
+        for _ in range(3):
+            for _ in range(60):
+                self.step()
+            self.settle()
+            self.assert_at_rest()
+        self.drain()
+        self.assert_at_rest()
+        self.assert_drained()
+        return self
+
 
 def run(seed: int, sender_type: type[ProgressSender] = ProgressSender) -> Cluster:
-    cluster = Cluster(seed, sender_type)
-    for _ in range(3):
-        for _ in range(60):
-            cluster.step()
-        cluster.settle()
-        cluster.assert_at_rest()
-    cluster.drain()
-    cluster.assert_at_rest()
-    cluster.assert_drained()
-    return cluster
+    return Cluster(seed, sender_type).run()
 
 
 @pytest.mark.parametrize("seed", range(300))
