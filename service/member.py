@@ -176,11 +176,6 @@ class Member:
             and all(host.settled for host in self.hosts.values())
         )
 
-    @property
-    def awaits_receipts(self) -> bool:
-        """Whether Kafka still has to acknowledge something this process wrote."""
-        return any(sink.unacknowledged for sink in self.sinks.values())
-
     def frontiers(self) -> dict[str, int | None]:
         """Oldest epoch that may still arrive at each stateful vertex and each sink, by name.
 

@@ -158,6 +158,13 @@ def _read(source: MessageSource, count: int, max_records: int = 100) -> list[Row
     return rows
 
 
+def _wait(source: MessageSource) -> None:
+    """Wait until the next poll has a record."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not source.wait(0.05):
+        assert time.monotonic() < deadline
+
+
 def _until(condition: Callable[[], bool], source: MessageSource) -> None:
     """Poll, which must deliver nothing, until `condition` holds."""
     deadline = time.monotonic() + _PATIENCE_S
@@ -176,6 +183,36 @@ def test_records_come_in_order_with_their_bytes_keys_and_places(cluster):
     rows = _read(source, 5)
     assert rows == [Row(topic, 0, at, *pair) for at, pair in enumerate(written)]
     assert source.positions == {(topic, 0): 5}
+
+
+def test_a_record_that_was_waited_for_comes_once_with_those_behind_it(cluster):
+    topic = cluster.create(1)
+    source = cluster.source()
+    source.assign({(topic, 0): 0})
+    assert not source.wait(0.02)
+    for number in range(3):
+        cluster.publish(topic, 0, b"%d" % number, None)
+    _wait(source)
+    assert source.wait(0), "it is still there"
+    assert source.positions == {(topic, 0): 0}, "nothing was delivered yet"
+    assert [row.value for row in _read(source, 3, 2)] == [b"0", b"1", b"2"]
+    assert not source.wait(0.02)
+
+
+def test_what_was_waited_for_is_kept_through_a_pause_and_forgotten_by_an_assignment(cluster):
+    topic = cluster.create(1)
+    for number in range(3):
+        cluster.publish(topic, 0, b"%d" % number, None)
+    source = cluster.source()
+    source.assign({(topic, 0): 0})
+    _wait(source)
+    source.pause()
+    assert len(source.poll(10, 0)) == 0
+    source.resume()
+    assert [row.value for row in _read(source, 1, 1)] == [b"0"]
+    _wait(source)
+    source.assign({(topic, 0): 2})
+    assert [row.value for row in _read(source, 1)] == [b"2"]
 
 
 def test_an_empty_value_and_no_value_are_told_apart(cluster):

@@ -39,6 +39,8 @@ def test_a_flow_without_state_runs_and_refuses_to_move(
     found = input_of(bootstrap_servers, topic, tmp_path)
     dear = table_of(bootstrap_servers, f"{prefix}-dear", 12)
     assert dear.num_rows > 100
+    assert set(dear.column_names) >= {"gateway", "bin"}
+    assert "worker" not in dear.column_names
     # Of each auction the dear bids, in the order of the input.
     differing = found.sql(
         f"""

@@ -138,11 +138,28 @@ def test_nothing_is_complete_before_kafka_has_stored_it() -> None:
     job.tick(20)
     job.read(stop(200))
     job.step()
-    assert job.members[0].awaits_receipts
+    assert job.members[0].sinks["out0"].unacknowledged
     assert not any(member.complete for member in job.members)
     job.brokers[0].acknowledge()
     job.step()
     assert all(member.complete for member in job.members)
+
+
+def test_a_cut_is_awaited_until_kafka_has_stored_everything_below_it() -> None:
+    job = Job(workers=2)
+    assert not any(member.awaits_cut for member in job.members)
+    job.offer(*range(10))
+    job.tick(20)
+    job.step()
+    job.read(move(120, (0, 1)))
+    job.read(promise(300))
+    assert job.tick(200)
+    job.step()
+    assert all(member.awaits_cut for member in job.members), "rows of epoch 20 are not stored"
+    for broker in job.brokers:
+        broker.acknowledge()
+    job.step()
+    assert not any(member.awaits_cut for member in job.members)
 
 
 def test_no_tick_follows_a_stop_that_was_read_even_before_the_next_step() -> None:
