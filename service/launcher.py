@@ -23,6 +23,7 @@ from types import FrameType
 
 from service.ids import Slot
 from service.log import Log
+from service.stop_signals import ASKS_PLAINLY
 
 #: Between looks at the children.
 _WATCH_S = 0.05
@@ -63,7 +64,7 @@ class Launcher:
         self._log = log
         self._signals = 0
         self._running: dict[Slot, subprocess.Popen[bytes]] = {}
-        #: Who was asked to stop; each is asked once, since a second time means at once.
+        #: Who was asked to stop, each once.
         self._asked: set[Slot] = set()
 
     def run(self) -> int:
@@ -117,7 +118,7 @@ class Launcher:
                 return 1
             for slot in list(self._running):
                 status = self._running[slot].poll()
-                if status == 0 or (status == -signal.SIGTERM and slot in self._asked):
+                if status == 0 or (status == -ASKS_PLAINLY and slot in self._asked):
                     # The signal ends a process that is still starting, too.
                     self._forget(slot)
                 elif status is not None:
@@ -130,7 +131,7 @@ class Launcher:
         for slot in slots:
             if slot in self._running and slot not in self._asked:
                 self._asked.add(slot)
-                self._running[slot].send_signal(signal.SIGTERM)
+                self._running[slot].send_signal(ASKS_PLAINLY)
 
     def _lost(self, slot: Slot, status: int) -> int:
         """One ended badly: let the others notice it, say what they know, and end."""

@@ -7,16 +7,17 @@ A pipe needs nothing of the operating system but POSIX, nothing between fork and
 depend on which thread of the parent started us, as Linux's parent-death signal does.
 
 Invariants
-  PT1  When the pipe ends, the process is asked to stop as by SIGTERM; should it still be there
-       after the grace, it is ended.
+  PT1  When the pipe ends, the process is asked to stop plainly, by the launcher's signal; should it
+       still be there after the grace, it is ended.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
+
+from service.stop_signals import ASKS_PLAINLY
 
 
 def tie_to_parent(grace_s: float) -> None:
@@ -32,6 +33,6 @@ def _watch(grace_s: float) -> None:
     # The pipe's own descriptor: what Python has buffered is nobody's business here.
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), ASKS_PLAINLY)
     threading.Event().wait(grace_s)
     os._exit(1)

@@ -240,10 +240,11 @@ class Job:
         """Wait for its end by itself."""
         assert self._ended(timeout_s), f"the job goes on after {timeout_s:g} s"
         self._reader.join(WAIT_S)
-        assert self._process.returncode == status
+        ended = self._process.returncode
+        assert ended == status, f"status {ended}, not {status}; {self.transcript()}"
         # Of a failing job the Kafka client may have something to say, too; its lines begin with %.
         noise = [text for text in self._noise if status == 0 or not text.startswith("%")]
-        assert noise == []
+        assert noise == [], self.transcript()
 
     def stop(self, timeout_s: float = WAIT_S) -> None:
         """Stop it plainly."""

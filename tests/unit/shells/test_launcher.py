@@ -21,17 +21,17 @@ from service.log import Log
 ROOT = Path(__file__).parents[3]
 PYTHON = (sys.executable, "-c")
 
-#: Says that it is up, waits for SIGTERM and ends well.
+#: Says that it is up, waits until it is asked to stop, and ends well.
 WAITS = """
 import os, signal
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 os.write(1, b"up\\n")
-signal.sigwait({signal.SIGTERM})
+signal.sigwait({signal.SIGUSR1})
 """
-#: Does not hear SIGTERM. Says that it is up, by a file too, if it is given a name for one.
+#: Does not hear it. Says that it is up, by a file too, if it is given a name for one.
 DEAF = """
 import os, signal, threading
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 os.write(1, b"up\\n")
 open("FILE", "w").close()
 threading.Event().wait()
@@ -169,10 +169,10 @@ def test_a_second_signal_ends_everything_at_once(launcher):
 TIED = """
 import os, signal
 from service.parent import tie_to_parent
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 tie_to_parent(30.0)
 os.write(1, b"up\\n")
-signal.sigwait({signal.SIGTERM})
+signal.sigwait({signal.SIGUSR1})
 """
 
 
@@ -185,7 +185,7 @@ def test_children_are_asked_to_stop_when_the_launcher_is_killed(launcher):
 
 
 def test_a_child_that_does_not_stop_with_its_parent_is_ended_after_the_grace():
-    deaf = TIED.replace("sigwait({signal.SIGTERM})", "sigwait({signal.SIGUSR1})")
+    deaf = TIED.replace("sigwait({signal.SIGUSR1})", "sigwait({signal.SIGUSR2})")
     process = subprocess.Popen(
         [sys.executable, "-c", deaf.replace("30.0", "0.2")],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
