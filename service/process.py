@@ -246,8 +246,8 @@ class MemberProcess:
 
     def fail(self, error: MegaphoneError) -> None:
         """Tell everybody why this process ends."""
-        self._stage = Stage.ENDED
-        self._failed = True
+        self._stage, self._failed = Stage.ENDED, True
+        self._links.leave(because=str(error))
         self._heartbeat.last_word(str(error), self._generation_number, self._log)
 
     def close(self) -> None:

@@ -144,7 +144,7 @@ class StandInWorkers:
     def tick(self, now_ns: int) -> None:
         """Stand-ins are never silent: nothing to do."""
 
-    def leave(self) -> None:
+    def leave(self, because: str = "") -> None:
         """Nobody to tell."""
 
     def close(self) -> None:

@@ -13,7 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -126,6 +129,14 @@ class Command:
                         self.noise.append(text.rstrip())
 
 
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=WAIT_S):
+            return True
+    except urllib.error.HTTPError:
+        return False  # it answers, and not yet
+
+
 def query(names: tuple[str, str]) -> list[str]:
     """Arguments that let the built-in query read and write a test's topics."""
     return ["--topic-prefix", names[0].removesuffix("-events"), "--output-topic", names[1]]
@@ -170,9 +181,11 @@ class Roles:
             command.__exit__(kind, error, trace)
 
     def await_running(self) -> None:
-        """Wait until every process takes part in the generation."""
+        """Wait until every process takes part in the generation and knows all others."""
         for slot, command in self.commands.items():
-            command.await_line("generation.began" if slot == "controller" else "member.started")
+            began = "generation.began" if slot == "controller" else "member.started"
+            address = str(command.await_line(began)["http"])
+            command.await_(partial(_is_ready, address), f"{slot} ready")
 
     def finish(self, status: int, timeout_s: float = WAIT_S, *, but: str = "") -> None:
         """Wait until all have ended with a status, except the process `but`."""

@@ -9,7 +9,8 @@ Invariants
   TR2  `send` never blocks; what bounds it is credit, taken before by the caller.
   TR3  A body is not changed after it was handed to `send`; it may be sent without copying.
   TR4  The loss of the observer ends nothing; the loss of a member raises PeerLost, after all
-       frames that came before it were received.
+       frames that came before it were received. A member that gave up says why, and PeerLost says
+       it, too; who ends because of that passes the same reason on, so that all name the first.
 """
 
 from __future__ import annotations
@@ -109,8 +110,11 @@ class Transport(Protocol):
         """
         ...
 
-    def leave(self) -> None:
-        """Tell every peer that this process leaves on purpose; nothing may be sent afterwards."""
+    def leave(self, because: str = "") -> None:
+        """Tell every peer that this process leaves on purpose; nothing may be sent afterwards.
+
+        With a reason the generation cannot go on: members raise PeerLost with it (TR4).
+        """
         ...
 
     def close(self) -> None:

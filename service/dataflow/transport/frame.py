@@ -33,6 +33,8 @@ VERSION: Final = 1
 BODY_BYTES_MAX: Final = 64 << 20
 #: Most body parts of one frame: schema, rows and origin are three.
 BODY_PARTS_MAX: Final = 8
+#: Bytes of the reason in a BYE: an error's message, which its sender cuts off here.
+REASON_BYTES_MAX: Final = 4096
 #: Longest timestamp: the epoch and the counters of fifteen nested loops.
 TIME_LENGTH_MAX: Final = 16
 
@@ -56,7 +58,7 @@ class FrameKind(IntEnum):
     REPORT = 7
     #: The sender lives; nothing else was to be sent.
     PULSE = 8
-    #: Last on a link: the sender leaves on purpose.
+    #: Last on a link: the sender leaves on purpose; a body says why the generation cannot go on.
     BYE = 9
 
 

@@ -11,7 +11,7 @@ Invariants
   LK2  Frames come in with sequences 0, 1, 2...; anything else raises and ends the generation.
   LK3  A peer is lost after `peer_timeout_ns` of silence, `hello_timeout_ns` without a HELLO, or
        `broken_grace_ns` after its connection broke (time for a BYE that is already under way).
-  LK4  After BYE a peer is neither lost nor heard.
+  LK4  After BYE a peer is neither lost nor heard; a BYE with a reason is its loss.
 
 Pure: no I/O; time comes in as elapsed nanoseconds.
 """
@@ -114,6 +114,8 @@ class Link:
         self.state = LinkState.AWAITING
         self.hello_sent = False
         self.broken = False
+        #: Why the peer gave up, if it did (LK4).
+        self.reason = ""
         self._own = own
         self._limits = limits or LinkLimits()
         self._waiting: deque[Outgoing] = deque()
@@ -198,10 +200,10 @@ class Link:
 
         Args:
             frame: the header.
-            body: the first part of a HELLO's body; ignored for all other kinds.
+            body: the first part of the body of a HELLO or BYE; ignored for all other kinds.
 
         Raises:
-            PeerLost: frames before this one are missing.
+            PeerLost: frames before this one are missing, or the peer gave up and says why (LK4).
             ProtocolViolation: the frame is not allowed here.
         """
         if (
@@ -236,6 +238,9 @@ class Link:
         if frame.kind is FrameKind.BYE:
             self.state = LinkState.LEFT
             self._waiting.clear()
+            if body:
+                self.reason = body.decode(errors="replace")
+                raise PeerLost(f"{self} gave up generation {self._own.generation}: {self.reason}")
         return frame.kind is not FrameKind.PULSE
 
     def break_off(self) -> None:

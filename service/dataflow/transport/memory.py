@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.dataflow.transport.base import BodyPart, Received, length_of
-from service.dataflow.transport.frame import BODY_BYTES_MAX, FrameKind
+from service.dataflow.transport.frame import BODY_BYTES_MAX, REASON_BYTES_MAX, FrameKind
 from service.errors import PeerLost, ProtocolViolation
 
 
@@ -113,6 +113,8 @@ class MemoryTransport:
         self._arrived = threading.Event()
         self._left: set[int] = set()
         self._lost: int | None = None
+        #: Why a member that gave up did so.
+        self._told = ""
         self._leaving = False
 
     @property
@@ -158,14 +160,21 @@ class MemoryTransport:
             received = self._inbox.popleft()
             if received.kind is FrameKind.BYE:
                 self._left.add(received.sender)
+                if received.body_length:
+                    self._give_up(received)
+                    continue
             out.append(received)
         if self._inbox:
             self._arrived.set()
         elif self._lost is not None and not out:
-            raise PeerLost(
-                f"peer {self._lost} is gone from the in-memory network; the generation ends"
-            )
+            how = f"gave up: {self._told}" if self._told else "is gone from the in-memory network"
+            raise PeerLost(f"peer {self._lost} {how}; the generation ends")
         return out
+
+    def _give_up(self, bye: Received) -> None:
+        if bye.sender != self.observer and self._lost is None:
+            self._lost = bye.sender
+            self._told = bytes(bye.body).decode(errors="replace")
 
     def wait(self, timeout_s: float) -> None:
         """Block until a frame is delivered by another thread; a stepped network never blocks."""
@@ -175,11 +184,13 @@ class MemoryTransport:
     def tick(self, now_ns: int) -> None:
         """Memory is never silent: nothing to do."""
 
-    def leave(self) -> None:
+    def leave(self, because: str = "") -> None:
         """Send BYE to all peers that are there."""
+        because = self._told if because and self._told else because
+        body = (because.encode()[:REASON_BYTES_MAX],) if because else ()
         for peer in (*self.peers, self.observer):
             if peer != self._index and peer not in self._left:
-                self.send(peer, FrameKind.BYE, 0, ())
+                self.send(peer, FrameKind.BYE, 0, (), body)
         self._leaving = True
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ import zmq
 
 from service.dataflow.transport.base import BodyPart, Received, length_of
 from service.dataflow.transport.counters import TransportCounters
-from service.dataflow.transport.frame import Frame, FrameKind
+from service.dataflow.transport.frame import REASON_BYTES_MAX, Frame, FrameKind
 from service.dataflow.transport.link import Identity, Link, LinkLimits, LinkState, PeerAddress
 from service.dataflow.transport.listener import Listener
 from service.dataflow.transport.outlet import Outlet
@@ -40,6 +40,8 @@ from service.ids import Slot
 
 #: How long `close` waits for a BYE to leave, milliseconds.
 _LINGER_MS = 1000
+#: Kinds whose body is for the link.
+_SPOKEN = (FrameKind.HELLO, FrameKind.BYE)
 
 
 class ZmqTransport:
@@ -77,6 +79,8 @@ class ZmqTransport:
         self._strangers = Strangers()
         self._replayed: deque[Received] = deque()
         self._failure: PeerError | None = None
+        #: The reason that a peer gave and that the failure repeats (TR4).
+        self._told = ""
         self._ticked_ns: int | None = None
         self._left = False
         self._closed = False
@@ -115,6 +119,7 @@ class ZmqTransport:
         self._index = index
         self._observer = observer
         self._failure = None
+        self._told = ""
         self._ticked_ns = None
         self._replayed.clear()
         self.counters.dropped_older += self._strangers.forget_before(generation)
@@ -143,11 +148,13 @@ class ZmqTransport:
             if received is not None:
                 self._replayed.append(received)
 
-    def leave(self) -> None:
+    def leave(self, because: str = "") -> None:
         """Say BYE on every open link; `close` then waits up to a second for it to get out."""
+        because = self._told if because and self._told else because
+        body = (because.encode()[:REASON_BYTES_MAX],) if because else ()
         for link in list(self._links.values()):
             if link.may_send:
-                self._put(link, FrameKind.BYE, 0, (), (), 0)
+                self._put(link, FrameKind.BYE, 0, (), body, 0)
         self._left = True
 
     def close(self) -> None:
@@ -156,7 +163,8 @@ class ZmqTransport:
             return
         self._closed = True
         for peer in list(self._links):
-            self._disconnect(peer, _LINGER_MS if self._left else 0)
+            reached = self._left and not self._links[peer].broken
+            self._disconnect(peer, _LINGER_MS if reached else 0)
         self._listener.close()
         self._context.term()
 
@@ -341,8 +349,8 @@ class ZmqTransport:
     def _judge(self, link: Link, frame: Frame, parts: tuple[BodyPart, ...]) -> Received | None:
         """Show a frame to its link; what is for the engine comes back."""
         try:
-            hello = bytes(parts[0]) if frame.kind is FrameKind.HELLO and parts else b""
-            wanted = link.accept(frame, hello)
+            said = bytes(parts[0]) if parts and frame.kind in _SPOKEN else b""
+            wanted = link.accept(frame, said)
         except PeerError as error:
             self._fail(link, error)
             return None
@@ -375,7 +383,8 @@ class ZmqTransport:
     def _fail(self, link: Link, error: PeerError) -> None:
         """End the generation; the observer's failure only ends its link (TR4)."""
         if link.peer != self._observer:
-            self._failure = self._failure or error
+            if self._failure is None:
+                self._failure, self._told = error, link.reason
         elif self._links.get(link.peer) is link:
             self.counters.dropped_observer += 1
             self._disconnect(link.peer)

@@ -8,7 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.dataflow.transport.frame import BODY_BYTES_MAX, FLAG_ON, FLAG_SCHEMA, FrameKind
+from service.dataflow.transport.frame import (
+    BODY_BYTES_MAX,
+    FLAG_ON,
+    FLAG_SCHEMA,
+    REASON_BYTES_MAX,
+    FrameKind,
+)
 from service.dataflow.transport.rows import SchemaCache
 from service.errors import PeerLost, ProtocolViolation
 
@@ -145,6 +151,30 @@ def test_what_a_lost_peer_said_is_received_before_the_loss(make_cluster):
     assert "1" in str(error)
     with pytest.raises(PeerLost):
         cluster[0].receive(1)
+
+
+def test_why_a_peer_gave_up_is_heard_after_what_it_said_and_passed_on_as_it_was(make_cluster):
+    cluster = make_cluster(3)
+    cluster[2].send(0, FrameKind.PROGRESS, 0, (1,))
+    assert cluster.collect(0, 1)[0].time == (1,)
+    cluster[2].leave(because="vertex 'x' raised")
+    first = cluster.error_of(0)
+    assert isinstance(first, PeerLost)
+    assert str(first).count("gave up") == 1
+    assert "vertex 'x' raised" in str(first)
+    cluster[0].leave(because=str(first))
+    # Peer 1 heard of it from peer 2 or from peer 0; the reason is the first one's.
+    second = cluster.error_of(1)
+    assert isinstance(second, PeerLost)
+    assert str(second).count("gave up") == 1
+    assert "vertex 'x' raised" in str(second)
+
+
+def test_a_reason_of_any_length_is_cut_off(make_cluster):
+    cluster = make_cluster(2)
+    cluster[1].leave(because="ä" * REASON_BYTES_MAX)
+    said = str(cluster.error_of(0))
+    assert REASON_BYTES_MAX // 2 <= said.count("ä") <= REASON_BYTES_MAX
 
 
 def test_the_loss_of_the_observer_ends_nothing(make_cluster):
