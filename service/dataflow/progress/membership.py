@@ -22,7 +22,9 @@ frontiers wait for the newcomer, whenever it is ready.
 
 Invariants
   JN1  Every change of every peer is in the view or in a batch taken, and in one of them only.
-  JN2  A peer that has left need not have answered if the view has heard its final batch.
+  JN2  A peer that has left need not have answered if the view has heard its final batch. One that
+       left before it could be asked still counts for as long as the view expects more of it: its
+       last batches go to those who heard it, and never to the newcomer.
   JN3  A joiner keeps the batches it cannot apply yet; what it keeps is what its peers sent since
        they answered.
   JN4  The right counted for it is strictly later than the one its granter holds at that place. Were
@@ -30,7 +32,7 @@ Invariants
        cancel the granter's own.
 
 Source: DESIGN §5 (joining). That per-peer sums do not work is shown there and, as a mutant, in
-tests/property/test_progress_membership.py.
+tests/property/test_progress_mutants.py.
 """
 
 from __future__ import annotations
@@ -123,7 +125,7 @@ class Joiner:
             Whether it was taken; if so, `tracker` and `receiver` are those of a member.
         """
         assert self.tracker is None, "a view is taken once"
-        for peer in self._peers - view.left:
+        for peer in (self._peers | view.expected.keys()) - view.left:
             first = self._first.get(peer)
             if first is None or view.expected.get(peer, 0) < first:
                 return False
