@@ -23,23 +23,18 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from service.dataflow.row_operations import RowOperations
 from service.dataflow.vertices import (
     AggregateVertex,
-    BatchFunction,
     ConcatVertex,
     EnterVertex,
     FeedbackVertex,
     KafkaSink,
     KafkaSource,
     LeaveVertex,
-    MapVertex,
-    MaskFunction,
     Order,
     SinkVertex,
     SourceVertex,
@@ -163,8 +158,8 @@ class Flow:
         return Stream(self, len(self.vertices) - 1, columns)
 
 
-class Stream:
-    """The output of one vertex."""
+class Stream(RowOperations):
+    """The output of one vertex; what it does without state is in `RowOperations`."""
 
     def __init__(self, flow: Flow, vertex: int, columns: tuple[str, ...] | None) -> None:
         """Made by the flow; `columns` is None when a user's function decides them."""
@@ -172,30 +167,8 @@ class Stream:
         self.vertex = vertex
         self.columns = columns
 
-    def map_batches(
-        self, name: str, function: BatchFunction, columns: Sequence[str] | None = None
-    ) -> Stream:
-        """Apply `function` to every record batch; say its output `columns` to have them checked."""
-        vertex = MapVertex(name, function, self.vertex)
-        return self.flow._stream(vertex, tuple(columns) if columns else None)
-
-    def filter(self, name: str, mask: MaskFunction) -> Stream:
-        """Keep the rows for which `mask(batch)`, a boolean array, is true."""
-
-        def keep(rows: pa.RecordBatch) -> pa.RecordBatch:
-            return rows.filter(mask(rows))
-
-        return self.flow._stream(MapVertex(name, keep, self.vertex), self.columns)
-
-    def select(self, name: str, *columns: str) -> Stream:
-        """Keep only `columns`, in this order."""
-        for column in columns:
-            self._need(column, name)
-
-        def project(rows: pa.RecordBatch) -> pa.RecordBatch:
-            return rows.select(list(columns))
-
-        return self.flow._stream(MapVertex(name, project, self.vertex), columns)
+    def _then(self, vertex: Vertex, columns: tuple[str, ...] | None) -> Stream:
+        return self.flow._stream(vertex, columns)
 
     def key_by(self, column: str) -> KeyedStream:
         """Group by an integer column."""
@@ -207,18 +180,6 @@ class Stream:
         self._need(connector.key, name)
         self.flow._stream(SinkVertex(name, connector, self.vertex), None)
         return self.flow
-
-    def branch(self, name: str, mask: MaskFunction) -> tuple[Stream, Stream]:
-        """Two streams: the rows for which `mask(batch)` is true, and the others.
-
-        Cost: the mask is computed once for each of the two.
-        """
-
-        def others(rows: pa.RecordBatch) -> pa.RecordBatch:
-            return rows.filter(pc.invert(mask(rows)))
-
-        rest = self.flow._stream(MapVertex(f"{name}.else", others, self.vertex), self.columns)
-        return self.filter(name, mask), rest
 
     def iterate(self, name: str, body: LoopBody, *, rounds_max: int | None = None) -> Stream:
         """Let rows go round a loop until its body lets them leave.
@@ -302,10 +263,6 @@ class Stream:
             )
         entering = EnterVertex(name, self.vertex, around[inside.vertex][-1])
         return self.flow._stream(entering, self.columns)
-
-    def _need(self, column: str, user: str) -> None:
-        if self.columns is not None and column not in self.columns:
-            raise GraphError(f"{user!r} needs column {column!r}; the stream has {self.columns}")
 
 
 class KeyedStream:

@@ -146,16 +146,10 @@ class SinkVertex:
     upstream: int
 
 
-Vertex = (
-    SourceVertex
-    | MapVertex
-    | ConcatVertex
-    | AggregateVertex
-    | EnterVertex
-    | FeedbackVertex
-    | LeaveVertex
-    | SinkVertex
-)
+#: What stands for one operator without state, or for several.
+StatelessVertex = MapVertex | ConcatVertex | EnterVertex | LeaveVertex
+
+Vertex = SourceVertex | StatelessVertex | AggregateVertex | FeedbackVertex | SinkVertex
 
 
 def upstreams_of(vertex: Vertex) -> tuple[int, ...]:

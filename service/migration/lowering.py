@@ -9,7 +9,7 @@ Connectivity (a missing line means "never"; a line too many deadlocks the first 
   S:      control -> rows, control -> state, rows -> rows, state -> rows identities;
           rows -> state and state -> state do not exist
   sink:   rows -> acknowledgements identity
-  enter, feedback, leave: rows -> rows append a counter, raise it, drop it
+  feedback: rows -> rows raises the counter; what has no state is lowered in `stateless.py`
 The control source has an output for each depth of loops; F and S read the one of their own.
 
 Invariants
@@ -31,16 +31,12 @@ from service.dataflow.flow import Flow
 from service.dataflow.graph import Dataflow
 from service.dataflow.loops import FeedbackOperator
 from service.dataflow.operator import Operator, Pact
-from service.dataflow.operators import ConcatOperator, MapOperator, columns_of
-from service.dataflow.progress.summary import PathSummary, egress, feedback, identity, ingress
+from service.dataflow.operators import columns_of
+from service.dataflow.progress.summary import PathSummary, feedback, identity
 from service.dataflow.transport.credit import CreditClass
 from service.dataflow.vertices import (
     AggregateVertex,
-    ConcatVertex,
-    EnterVertex,
     FeedbackVertex,
-    LeaveVertex,
-    MapVertex,
     SinkVertex,
     SourceVertex,
     loops_of,
@@ -51,6 +47,7 @@ from service.hashing import bin_bits_of
 from service.migration.control_source import ControlSource
 from service.migration.router import Router
 from service.migration.state_host import StateHost
+from service.migration.stateless import StatelessLowering
 from service.statestore.aggregate import AggregateProgram
 from service.statestore.columns import ColumnType
 from service.statestore.vertex_store import VertexStore
@@ -58,15 +55,6 @@ from service.statestore.vertex_store import VertexStore
 _SAME: PathSummary = identity(1)
 #: A port of an operator.
 _Port = tuple[int, int]
-#: What a user's function is likely to raise when its columns are not what it thought.
-_USER_ERRORS = (
-    pa.ArrowException,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-)
 _ARROW: dict[ColumnType, pa.DataType] = {"int64": pa.int64(), "float64": pa.float64()}
 
 
@@ -124,6 +112,7 @@ class _Lowering:
         self._gates: dict[int, int] = {}
         #: Vertex -> columns of its output.
         self._schemas: dict[int, pa.Schema] = {}
+        self._stateless = StatelessLowering(self._graph, self._loops, self._outputs, self._schemas)
         self._lowered = Lowered(self._graph, {}, {})
         self._operators: dict[int, int] = {}
 
@@ -142,25 +131,14 @@ class _Lowering:
             match vertex:
                 case SourceVertex():
                     self._source(number, vertex)
-                case MapVertex():
-                    self._schemas[number] = self._mapped(vertex)
-                    logic = MapOperator(vertex.name, vertex.function, self._schemas[number])
-                    self._stateless(number, vertex.name, logic, (vertex.upstream,))
-                case ConcatVertex():
-                    self._schemas[number] = self._common(vertex)
-                    self._stateless(number, vertex.name, ConcatOperator(), vertex.upstreams)
                 case AggregateVertex():
                     self._aggregate(number, vertex)
-                case EnterVertex():
-                    self._schemas[number] = self._schemas[vertex.upstream]
-                    outside = self._outputs[vertex.upstream]
-                    self._outputs[number] = self._enter(vertex.name, outside, self._depth(number))
                 case FeedbackVertex():
                     self._feedback(number, vertex)
-                case LeaveVertex():
-                    self._leave(number, vertex)
                 case SinkVertex():
                     self._sink(number, vertex)
+                case _:
+                    self._stateless.add(number, vertex)
         for number, vertex in enumerate(self._flow.vertices):
             if isinstance(vertex, FeedbackVertex):
                 self._close(number, vertex)
@@ -183,19 +161,6 @@ class _Lowering:
     def _depth(self, number: int) -> int:
         """Length of the timestamps at a vertex's output."""
         return 1 + len(self._loops[number])
-
-    def _enter(self, name: str, stream: _Port, inside: int) -> _Port:
-        """`stream` in a loop whose timestamps have the length `inside`."""
-        operator = self._graph.add(
-            name,
-            ConcatOperator(),
-            inputs=1,
-            outputs=1,
-            connectivity={(0, 0): ingress(inside - 1)},
-            depth=([inside - 1], [inside]),
-        )
-        self._graph.connect(stream, (operator, 0))
-        return operator, 0
 
     def _feedback(self, number: int, vertex: FeedbackVertex) -> None:
         """The operator only: the body that it reads is not built yet."""
@@ -222,50 +187,9 @@ class _Lowering:
         operator, _ = self._outputs[number]
         self._graph.connect(self._outputs[vertex.upstream], (operator, 0), bounded=False)
 
-    def _leave(self, number: int, vertex: LeaveVertex) -> None:
-        inside = self._depth(vertex.upstream)
-        operator = self._graph.add(
-            vertex.name,
-            ConcatOperator(),
-            inputs=1,
-            outputs=1,
-            connectivity={(0, 0): egress(inside)},
-            depth=([inside], [inside - 1]),
-        )
-        self._graph.connect(self._outputs[vertex.upstream], (operator, 0))
-        self._outputs[number] = (operator, 0)
-        self._schemas[number] = self._schemas[vertex.upstream]
-
     def _control_at(self, depth: int) -> _Port:
         """The control stream for operators whose timestamps have the length `depth`."""
         return self._control_operator, depth - 1
-
-    def _mapped(self, vertex: MapVertex) -> pa.Schema:
-        """L2: what the function makes of an empty batch."""
-        schema = self._schemas[vertex.upstream]
-        try:
-            result = vertex.function(pa.RecordBatch.from_pylist([], schema=schema))
-        except _USER_ERRORS as error:
-            raise GraphError(
-                f"the function of {vertex.name!r} failed on an empty batch with columns "
-                f"{schema.names}: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(result, pa.RecordBatch):
-            raise GraphError(
-                f"the function of {vertex.name!r} must return a pyarrow.RecordBatch, "
-                f"not {type(result).__name__}"
-            )
-        return result.schema
-
-    def _common(self, vertex: ConcatVertex) -> pa.Schema:
-        first, *others = (self._schemas[upstream] for upstream in vertex.upstreams)
-        for other in others:
-            if not first.equals(other):
-                raise GraphError(
-                    f"the streams of concat {vertex.name!r} differ: {columns_of(first)} and "
-                    f"{columns_of(other)}"
-                )
-        return first
 
     def _dtypes(self, vertex: AggregateVertex) -> dict[str, ColumnType]:
         """Types of the columns the vertex reads; its key must be an integer."""
@@ -282,23 +206,6 @@ class _Lowering:
             elif field.type == pa.float64():
                 known[field.name] = "float64"
         return known
-
-    def _stateless(
-        self, number: int, name: str, logic: Operator, upstreams: tuple[int, ...]
-    ) -> None:
-        depth = self._depth(number)
-        same = identity(depth)
-        operator = self._graph.add(
-            name,
-            logic,
-            inputs=len(upstreams),
-            outputs=1,
-            connectivity={(port, 0): same for port in range(len(upstreams))},
-            depth=depth,
-        )
-        for port, upstream in enumerate(upstreams):
-            self._graph.connect(self._outputs[upstream], (operator, port))
-        self._outputs[number] = (operator, 0)
 
     def _aggregate(self, number: int, vertex: AggregateVertex) -> None:
         columns = [vertex.key]
