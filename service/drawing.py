@@ -13,6 +13,15 @@ from collections.abc import Sequence
 from html import escape
 
 from service.dataflow.flow import Flow
+from service.dataflow.row_vertices import (
+    BranchVertex,
+    CaptureVertex,
+    DelayVertex,
+    ExchangeVertex,
+    FlatMapVertex,
+    InspectVertex,
+    SideVertex,
+)
 from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
@@ -38,6 +47,21 @@ _FILLS = {
     frozenset({Role.GATEWAY, Role.WORKER}): "#f4efdc",
 }
 _INK = "#22313f"
+_KINDS: dict[type, str] = {
+    SourceVertex: "source",
+    FlatMapVertex: "flat map",
+    BranchVertex: "branch",
+    ConcatVertex: "concat",
+    ExchangeVertex: "exchange",
+    InspectVertex: "inspect",
+    DelayVertex: "delay",
+    CaptureVertex: "capture",
+    AggregateVertex: "keyed",
+    EnterVertex: "enter loop",
+    FeedbackVertex: "feedback",
+    LeaveVertex: "leave loop",
+    SinkVertex: "sink",
+}
 
 
 def table_of(flow: Flow) -> str:
@@ -99,22 +123,14 @@ def svg_of(flow: Flow) -> str:
 
 def _kind(vertex: Vertex) -> str:
     match vertex:
-        case SourceVertex():
-            return "source"
-        case MapVertex():
-            return "map"
-        case ConcatVertex():
-            return "concat"
-        case AggregateVertex():
-            return "keyed"
-        case EnterVertex():
-            return "enter loop"
-        case FeedbackVertex():
-            return "feedback"
-        case LeaveVertex():
-            return "leave loop"
-        case SinkVertex():
-            return "sink"
+        case MapVertex(kind=kind):
+            return kind
+        case SideVertex(side=side):
+            return side.value
+        case ExchangeVertex(by=None):
+            return "broadcast"
+        case _:
+            return _KINDS[type(vertex)]
 
 
 def _detail(vertex: Vertex) -> str:
@@ -125,6 +141,10 @@ def _detail(vertex: Vertex) -> str:
             )
         case AggregateVertex():
             return f"by {vertex.key}: {', '.join(vertex.aggregates)}"
+        case ExchangeVertex(by=str(by)):
+            return f"by {by}"
+        case CaptureVertex(folder=folder):
+            return folder
         case FeedbackVertex(rounds_max=int(rounds)):
             return f"at most {rounds} rounds"
         case SinkVertex(connector=connector):

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from service.dataflow.flow import Flow
 from service.dataflow.operator import Operator
+from service.dataflow.progress.antichain import Antichain
 from service.dataflow.transport.base import Transport
 from service.dataflow.vertices import SinkVertex, SourceVertex, roles_of
 from service.dataflow.worker import Worker, WorkerLimits
@@ -85,6 +86,9 @@ class Member:
         )
         self.hosts = lowered.hosts
         self.routers = lowered.routers
+        self.delays = lowered.delays
+        #: Location of each vertex's output, by the vertex's name (a `Probe` asks there).
+        self.places = lowered.places
         self.worker = Worker(
             lowered.dataflow,
             self.peer,
@@ -163,8 +167,10 @@ class Member:
     @property
     def held_bytes(self) -> int:
         """Bytes of rows that wait for a frontier in this process."""
-        return sum(host.held_bytes for host in self.hosts.values()) + sum(
-            router.held_bytes for router in self.routers.values()
+        return (
+            sum(host.held_bytes for host in self.hosts.values())
+            + sum(router.held_bytes for router in self.routers.values())
+            + sum(delay.held_bytes for delay in self.delays.values())
         )
 
     @property
@@ -183,6 +189,10 @@ class Member:
         """
         named = {name: host.input_frontier().epoch() for name, host in self.hosts.items()}
         return named | {name: sink.frontier().epoch() for name, sink in self.sinks.items()}
+
+    def frontier_at(self, location: int) -> Antichain:
+        """Times that may still leave a location, over all processes (`Probe` asks here)."""
+        return self.worker.tracker.frontier(location)
 
     def take_reports(self) -> list[CutReport]:
         """Reports for the controller since the last call."""

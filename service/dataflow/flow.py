@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from service.dataflow.row_operations import RowOperations
+from service.dataflow.row_vertices import CaptureVertex, InspectVertex, SideVertex
 from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
@@ -44,6 +45,9 @@ from service.dataflow.vertices import (
 )
 from service.errors import GraphError, NotYetSupported
 from service.statestore.aggregate import Aggregate, Count, Max, Min, Oldest, Sum
+
+#: Where a stream may end.
+_ENDS = (SinkVertex, InspectVertex, CaptureVertex)
 
 #: What a loop's body makes of the stream in it: what goes round again, and what leaves.
 LoopBody = Callable[["Stream"], tuple["Stream", "Stream"]]
@@ -81,6 +85,8 @@ class Flow:
         """Begin an empty flow; `name` appears in logs and checkpoints."""
         self.name = name
         self.vertices: list[Vertex] = []
+        #: Columns of each vertex's output, as far as they are known.
+        self._columns: list[tuple[str, ...] | None] = []
 
     def source(self, name: str, connector: KafkaSource) -> Stream:
         """Add a source.
@@ -128,9 +134,15 @@ class Flow:
                             "put their records into topics of their own",
                         )
                     read[topic] = vertex.name
-        used = {up for vertex in self.vertices for up in upstreams_of(vertex)}
+        used = {
+            upstream
+            for vertex in self.vertices
+            # Who reads the side of a vertex does not read what it is for.
+            if not isinstance(vertex, SideVertex)
+            for upstream in upstreams_of(vertex)
+        }
         for number, vertex in enumerate(self.vertices):
-            if number not in used and not isinstance(vertex, SinkVertex):
+            if number not in used and not isinstance(vertex, _ENDS):
                 raise GraphError(
                     f"flow {self.name!r}: nothing reads {vertex.name!r}; add .sink(...) to it"
                 )
@@ -155,6 +167,7 @@ class Flow:
         if any(other.name == vertex.name for other in self.vertices):
             raise GraphError(f"flow {self.name!r} already has a vertex named {vertex.name!r}")
         self.vertices.append(vertex)
+        self._columns.append(columns)
         return Stream(self, len(self.vertices) - 1, columns)
 
 
@@ -169,6 +182,12 @@ class Stream(RowOperations):
 
     def _then(self, vertex: Vertex, columns: tuple[str, ...] | None) -> Stream:
         return self.flow._stream(vertex, columns)
+
+    def _made_by(self) -> Vertex:
+        return self.flow.vertices[self.vertex]
+
+    def _columns_of(self, vertex: int) -> tuple[str, ...] | None:
+        return self.flow._columns[vertex]
 
     def key_by(self, column: str) -> KeyedStream:
         """Group by an integer column."""

@@ -9,18 +9,14 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-import pyarrow as pa
-
+from service.dataflow.row_vertices import BatchFunction, ExchangeVertex, RowVertex
 from service.errors import GraphError
 from service.ids import Role
 from service.statestore.aggregate import Aggregate
-
-BatchFunction = Callable[[pa.RecordBatch], pa.RecordBatch]
-MaskFunction = Callable[[pa.RecordBatch], pa.Array]
 
 
 class Order(Enum):
@@ -85,6 +81,8 @@ class MapVertex:
     name: str
     function: BatchFunction
     upstream: int
+    #: What the flow calls it, for people.
+    kind: str = "map"
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class SinkVertex:
 
 
 #: What stands for one operator without state, or for several.
-StatelessVertex = MapVertex | ConcatVertex | EnterVertex | LeaveVertex
+StatelessVertex = MapVertex | ConcatVertex | EnterVertex | LeaveVertex | RowVertex
 
 Vertex = SourceVertex | StatelessVertex | AggregateVertex | FeedbackVertex | SinkVertex
 
@@ -199,8 +197,8 @@ def loops_of(vertices: Sequence[Vertex]) -> list[tuple[int, ...]]:
 def roles_of(vertices: Sequence[Vertex]) -> list[frozenset[Role]]:
     """Where rows leave each vertex; a concat may have rows in both.
 
-    Rows stay in the gateway that read them until a keyed vertex sends them to a worker; behind it
-    they stay in workers.
+    Rows stay in the gateway that read them until a keyed vertex or an exchange sends them to a
+    worker; behind it they stay in workers.
     """
     found: list[frozenset[Role]] = [frozenset()] * len(vertices)
     # A feedback names a later vertex: until nothing changes, which is at most once per loop.
@@ -210,7 +208,7 @@ def roles_of(vertices: Sequence[Vertex]) -> list[frozenset[Role]]:
             match vertex:
                 case SourceVertex():
                     found[number] = frozenset({Role.GATEWAY})
-                case AggregateVertex():
+                case AggregateVertex() | ExchangeVertex():
                     found[number] = frozenset({Role.WORKER})
                 case _:
                     found[number] = frozenset[Role]().union(

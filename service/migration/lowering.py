@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from service.dataflow.delaying import DelayOperator
 from service.dataflow.flow import Flow
 from service.dataflow.graph import Dataflow
 from service.dataflow.loops import FeedbackOperator
@@ -76,6 +77,9 @@ class Lowered:
     dataflow: Dataflow
     routers: dict[str, Router]
     hosts: dict[str, StateHost]
+    delays: dict[str, DelayOperator]
+    #: Location of every vertex's output; a sink's stands for what was acknowledged.
+    places: dict[str, int]
 
 
 def lower(flow: Flow, bins: int, control: ControlSource, edges: Edges) -> Lowered:
@@ -112,8 +116,10 @@ class _Lowering:
         self._gates: dict[int, int] = {}
         #: Vertex -> columns of its output.
         self._schemas: dict[int, pa.Schema] = {}
-        self._stateless = StatelessLowering(self._graph, self._loops, self._outputs, self._schemas)
-        self._lowered = Lowered(self._graph, {}, {})
+        self._stateless = StatelessLowering(
+            self._graph, flow.vertices, self._outputs, self._schemas, control.table.workers
+        )
+        self._lowered = Lowered(self._graph, {}, {}, self._stateless.delays, {})
         self._operators: dict[int, int] = {}
 
     def run(self) -> Lowered:
@@ -143,6 +149,11 @@ class _Lowering:
             if isinstance(vertex, FeedbackVertex):
                 self._close(number, vertex)
         self._set_gates()
+        for number, vertex in enumerate(self._flow.vertices):
+            if isinstance(vertex, SinkVertex):
+                self._lowered.places[vertex.name] = self._gates[number]
+            else:
+                self._lowered.places[vertex.name] = self._graph.source(*self._outputs[number])
         return self._lowered
 
     def _source(self, number: int, vertex: SourceVertex) -> None:
