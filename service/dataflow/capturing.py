@@ -69,10 +69,12 @@ class CaptureOperator:
         """
         (self._input,) = context.inputs
         (self._output,) = context.outputs
-        path = self._folder / f"{self._name}.{context.start[0]}.{context.peer}.{_SUFFIX}"
+        self._path = path = (
+            self._folder / f"{self._name}.{context.start[0]}.{context.peer}.{_SUFFIX}"
+        )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb", buffering=0)
+            self._file = pa.OSFile(str(path), "wb")
         except OSError as error:
             raise UsageError(
                 f"capture {self._name!r} cannot write {path}: {error}; name a folder that every "
@@ -100,7 +102,7 @@ class CaptureOperator:
             self._writer.write_batch(rows, custom_metadata=metadata)
         except OSError as error:
             raise UsageError(
-                f"capture {self._name!r} could not write {self._file.name}: {error}; make room, "
+                f"capture {self._name!r} could not write {self._path}: {error}; make room, "
                 "or leave the capture out"
             ) from error
 

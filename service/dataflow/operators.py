@@ -12,6 +12,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +26,8 @@ from service.errors import GraphError, UserFunctionError
 
 #: The column that error streams add.
 ERROR_COLUMN = "error"
+#: What no function can return.
+_NO_MORE = object()
 
 
 def columns_of(schema: pa.Schema) -> dict[str, str]:
@@ -152,7 +155,7 @@ class FlatMapOperator(_UserOperator):
         self._schema = schema
         #: Of the batch under way: it, what is still to come of it, and the right to send that.
         self._given: pa.RecordBatch | None = None
-        self._parts: Iterator[pa.RecordBatch] = iter(())
+        self._parts: Iterator[Any] = iter(())
         self._right: Capability | None = None
 
     def step(self) -> None:
@@ -182,11 +185,11 @@ class FlatMapOperator(_UserOperator):
         """Send more of the batch under way; whether that was the last."""
         while self._output.ready():
             try:
-                rows = next(self._parts, None)
+                rows = next(self._parts, _NO_MORE)
             except Exception as error:  # a generator of a user runs here
                 assert self._given is not None, "a batch is under way"
                 raise self._error(right.time, self._given, error) from error
-            if rows is None:
+            if rows is _NO_MORE:
                 right.drop()
                 self._right = self._given = None
                 return True
