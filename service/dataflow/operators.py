@@ -183,6 +183,7 @@ class FlatMapOperator(_UserOperator):
 
     def _go_on(self, right: Capability) -> bool:
         """Send more of the batch under way; whether that was the last."""
+        rows: Any
         while self._output.ready():
             try:
                 rows = next(self._parts, _NO_MORE)

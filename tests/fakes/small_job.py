@@ -121,7 +121,7 @@ class SmallJob:
 
     def settle(self) -> None:
         """Step everybody until nothing happens any more."""
-        while any([self._step(worker) for worker in self.workers]):
+        while sum(self._step(worker) for worker in self.workers):
             pass
 
     def _wake(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,21 @@ def mixed() -> FlowUnderTest:
 def tree() -> FlowUnderTest:
     """A keyed vertex in a loop: the highest price climbs from each auction to its ancestors."""
     return FlowUnderTest(_tree, _check_tree, lambda stamped: {"tops": len(_highest_below(stamped))})
+
+
+def spread(workers: int) -> FlowUnderTest:
+    """Exchange, delay, an error stream, a branch and a broadcast before and beside a keyed vertex.
+
+    Bids whose price ends in nought are errors; dear ones are counted, the others go to all workers.
+    """
+
+    def check(outputs: Outputs, stamped: Stamped) -> None:
+        _check_spread(outputs, stamped, workers)
+
+    def state_rows(stamped: Stamped) -> dict[str, int]:
+        return {"stats": sum(any(map(_is_dear, prices)) for prices in stamped.values())}
+
+    return FlowUnderTest(_spread, check, state_rows)
 
 
 def _one_stage() -> Flow:
@@ -211,3 +227,49 @@ def _check_tree(outputs: Outputs, stamped: Stamped) -> None:
         assert price >= last.get(auction, 0), f"WO1: auction {auction} at {price}"
         last[auction] = price
     assert last == _highest_below(stamped), "WO3"
+
+
+def _spread() -> Flow:
+    flow = Flow("spread")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
+    late = bids.exchange("by auction", by="auction").delay("late", step=300)
+    good = late.map_rows("checked", _checked, _PRICES)
+    good.errors("wrong").select("bad", "auction", "price").sink(
+        "bad out", KafkaSink("bad", key="auction", schema=4)
+    )
+    dear, cheap = good.branch("dear", pc.field("price") >= 500)
+    cheap.broadcast("all").sink("copies", KafkaSink("copies", key="auction", schema=4))
+    stats = dear.key_by("auction").aggregate("stats", bids=count(), total=total("price"))
+    return stats.sink("out", KafkaSink("out", key="auction", schema=4))
+
+
+_PRICES = pa.schema([("auction", pa.int64()), ("price", pa.int64())])
+
+
+def _checked(bid: dict[str, int]) -> dict[str, int]:
+    if bid["price"] % 10 == 0:
+        raise ValueError(bid["price"])
+    return {"auction": bid["auction"], "price": bid["price"]}
+
+
+def _is_dear(price: int) -> bool:
+    return price % 10 != 0 and price >= 500
+
+
+def _check_spread(outputs: Outputs, stamped: Stamped, workers: int) -> None:
+    """Gateways' bids of one auction never meet, so that each auction's bids keep their order."""
+    seen: dict[int, int] = {}
+    for output in outputs["out"]:
+        key, bids = output["auction"], output["bids"]
+        prices = [price for price in stamped[key] if _is_dear(price)][:bids]
+        assert bids > seen.get(key, 0), f"WO1: auction {key} at {bids} after {seen.get(key)}"
+        assert output["total"] == sum(prices), f"WO2: {output}"
+        seen[key] = bids
+    dear = {key: sum(map(_is_dear, prices)) for key, prices in stamped.items()}
+    assert seen == {key: bids for key, bids in dear.items() if bids}, "WO3"
+    every = [(key, price) for key, prices in stamped.items() for price in prices]
+    bad = Counter((row["auction"], row["price"]) for row in outputs["bad out"])
+    assert bad == Counter(each for each in every if each[1] % 10 == 0), "WO3"
+    copies = Counter((row["auction"], row["price"]) for row in outputs["copies"])
+    cheap = [each for each in every if each[1] % 10 and each[1] < 500]
+    assert copies == Counter(cheap * workers), "WO3"

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from service.dataflow.worker import WorkerLimits
-from tests.simulation.flows import branches, mixed, tree, two_stages
+from tests.simulation.flows import branches, mixed, spread, tree, two_stages
 from tests.simulation.world import Shape, World
 
 #: `make sim` raises it; each seed is one schedule.
@@ -62,6 +62,15 @@ def test_bins_move_while_rows_go_round_a_loop(seed: int) -> None:
     world = World(6_000 + seed, Shape(flow=tree(), limits=limits, held_budget=budget))
     world.run()
     assert world.check() > 50
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_rows_are_spread_delayed_and_parted_while_bins_move(seed: int) -> None:
+    tight = seed % 2
+    limits, budget = (TIGHT, 4096) if tight else (WorkerLimits(), 1 << 20)
+    world = World(10_000 + seed, Shape(flow=spread(3), limits=limits, held_budget=budget))
+    world.run()
+    assert world.check() > 100
 
 
 @pytest.mark.parametrize("seed", range(5))

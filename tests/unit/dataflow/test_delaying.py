@@ -16,7 +16,10 @@ def rows(*values: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array(values, pa.int64())], schema=SCHEMA)
 
 
-def delayed(until=Rounding(10)) -> Ports:
+TENS = Rounding(10)
+
+
+def delayed(until=TENS) -> Ports:
     return Ports(DelayOperator("late", until), inputs=1, outputs=1, paths=[(0, 0)])
 
 
