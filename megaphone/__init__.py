@@ -14,11 +14,15 @@ This package only re-exports; `service` holds the code. A flow is a value:
 Run it with `megaphone run module:flow`.
 """
 
+from service.dataflow.capturing import CapturedFrontier, CapturedRows, captures, replay
 from service.dataflow.flow import Flow, KeyedStream, Stream, count, highest, lowest, oldest, total
+from service.dataflow.probe import Probe
 from service.dataflow.vertices import KafkaSink, KafkaSource, Order
 from service.errors import GraphError, MegaphoneError, NotYetSupported, UsageError
 
 __all__ = [
+    "CapturedFrontier",
+    "CapturedRows",
     "Flow",
     "GraphError",
     "KafkaSink",
@@ -27,11 +31,14 @@ __all__ = [
     "MegaphoneError",
     "NotYetSupported",
     "Order",
+    "Probe",
     "Stream",
     "UsageError",
+    "captures",
     "count",
     "highest",
     "lowest",
     "oldest",
+    "replay",
     "total",
 ]

@@ -47,7 +47,8 @@ _FILLS = {
     frozenset({Role.GATEWAY, Role.WORKER}): "#f4efdc",
 }
 _INK = "#22313f"
-_KINDS: dict[type, str] = {
+#: What people call a vertex; a map and a side say it themselves.
+KINDS: dict[type, str] = {
     SourceVertex: "source",
     FlatMapVertex: "flat map",
     BranchVertex: "branch",
@@ -130,7 +131,7 @@ def _kind(vertex: Vertex) -> str:
         case ExchangeVertex(by=None):
             return "broadcast"
         case _:
-            return _KINDS[type(vertex)]
+            return KINDS[type(vertex)]
 
 
 def _detail(vertex: Vertex) -> str:

@@ -254,7 +254,7 @@ class InspectOperator(_UserOperator):
             assert isinstance(rows, pa.RecordBatch), "a data channel carries record batches"
             try:
                 self._function(message.time[0], rows)
-            except Exception as error:
+            except Exception as error:  # a function of a user may raise anything
                 raise self._error(message.time, rows, error) from error
             self._output.forward(0, message, rows)
 

@@ -290,7 +290,8 @@ class RowOperations(ABC):
             GraphError: neither or both are given, or `step` is below 1. At run time: `until` leads
                 back; the text shows both times.
 
-        Cost: the rows wait in memory, and count as held rows do.
+        Cost: the rows wait in memory, and count as held rows do: beyond the budget of held bytes
+        the gateways read no more until the time has come.
 
         Example:
             >>> from service.dataflow.flow import Flow

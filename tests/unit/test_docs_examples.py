@@ -8,10 +8,12 @@ from types import ModuleType
 import pytest
 
 import megaphone
-from service.dataflow import flow
+from service.dataflow import flow, row_operations
 
 
-@pytest.mark.parametrize("module", [megaphone, flow], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [megaphone, flow, row_operations], ids=lambda module: module.__name__
+)
 def test_the_examples_of_a_module_run_as_printed(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted >= 6

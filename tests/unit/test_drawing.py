@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
 from service.dataflow.flow import Flow, Stream, count, highest
-from service.dataflow.vertices import KafkaSink, KafkaSource
-from service.drawing import svg_of, table_of
+from service.dataflow.row_vertices import SideVertex
+from service.dataflow.vertices import KafkaSink, KafkaSource, MapVertex, Vertex
+from service.drawing import KINDS, svg_of, table_of
 from service.errors import GraphError, UsageError
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -70,6 +72,43 @@ def test_what_is_fed_lies_below_what_feeds_it_and_boxes_do_not_overlap() -> None
     bids, enter, _, head, tops, up, leave, seen, out = (y for _, y in corners)
     assert bids < enter < head < tops < up
     assert tops < leave < seen < out
+
+
+def spreading() -> Flow:
+    flow = Flow("spread")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", ["auction", "price"]))
+    large, small = bids.filter("some", lambda batch: batch["price"]).branch(
+        "large", lambda batch: batch["price"]
+    )
+    mapped = large.exchange("by auction", by="auction").flat_map("twice", lambda b: [b, b])
+    mapped.errors("wrong").capture("kept", "/captured")
+    small.broadcast("all").delay("seconds", step=1_000_000).inspect("look", print)
+    return mapped.sink("out", KafkaSink("out", key="auction", schema=4))
+
+
+def test_vertices_without_state_are_drawn_by_what_the_flow_calls_them() -> None:
+    assert table_of(spreading()).splitlines()[2:] == [
+        "bids        source     gateways  Kafka       events: bid(auction, price)",
+        "some        filter     gateways  bids",
+        "large       branch     gateways  some",
+        "large.else  others     gateways  large",
+        "by auction  exchange   workers   large       by auction",
+        "twice       flat map   workers   by auction",
+        "wrong       errors     workers   twice",
+        "kept        capture    workers   wrong       /captured",
+        "all         broadcast  workers   large.else",
+        "seconds     delay      workers   all",
+        "look        inspect    workers   seconds",
+        "out         sink       workers   twice       out, schema 4, key auction",
+    ]
+    root = ElementTree.fromstring(svg_of(spreading()))
+    assert len(list(root.iter(f"{SVG}g"))) == 12
+    assert len(root.findall(f"{SVG}path")) == 11
+
+
+def test_every_kind_of_vertex_can_be_drawn() -> None:
+    special = {MapVertex, SideVertex}
+    assert set(get_args(Vertex)) == set(KINDS) | special
 
 
 def test_the_same_flow_is_drawn_the_same_and_one_that_cannot_run_is_not_drawn() -> None:

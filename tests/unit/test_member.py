@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from service.dataflow.flow import Flow, count, total
+from service.dataflow.probe import Probe
 from service.dataflow.transport.memory import MemoryNetwork
 from service.dataflow.vertices import KafkaSink, KafkaSource, SinkVertex
 from service.dataflow.worker import WorkerLimits
@@ -73,6 +74,7 @@ class Job:
         room: int = 100,
         held_budget: int = 1 << 20,
         limits: WorkerLimits | None = None,
+        make: Callable[[], Flow] | None = None,
     ) -> None:
         self.generation: Generation = generation([0] * 4, workers=workers)
         self.members: list[Member] = []
@@ -86,7 +88,7 @@ class Job:
 
             self.members.append(
                 Member(
-                    flow(sinks),
+                    make() if make is not None else flow(sinks),
                     self.generation,
                     slots.slot(peer),
                     network.transport(peer),
@@ -142,6 +144,41 @@ def test_nothing_is_complete_before_kafka_has_stored_it() -> None:
     assert not any(member.complete for member in job.members)
     job.brokers[0].acknowledge()
     job.step()
+    assert all(member.complete for member in job.members)
+
+
+def delayed() -> Flow:
+    job = Flow("job")
+    source = job.source("in", KafkaSource(["events"], "bid", SCHEMA.names))
+    late = source.delay("late", step=1_000)
+    return late.exchange("x", by="key").sink("out0", KafkaSink("out", key="key", schema=4))
+
+
+def test_rows_at_a_delay_count_as_held_and_a_probe_sees_them_go() -> None:
+    job = Job(held_budget=100, make=delayed)
+    worker = job.members[0]
+    job.offer(*range(20), offset=1)
+    job.tick(20)
+    job.step()
+    assert job.gateway.held_bytes >= 320
+    assert not job.gateway.may_read("in"), "M2: reading stops, the gateway goes on ticking"
+    probe = Probe("late")
+    assert probe.epoch(worker) == 21
+    assert not probe.passed(worker, 1_000)
+    job.read(promise(3_000))
+    job.tick(1_500)
+    job.step()
+    assert job.gateway.held_bytes == 0
+    assert job.gateway.may_read("in")
+    assert probe.passed(worker, 1_000)
+    assert not Probe("out0").passed(worker, 1_000), "not acknowledged"
+    job.brokers[0].acknowledge()
+    job.step()
+    assert sorted(row["key"] for _, row in job.brokers[0].stored) == list(range(20))
+    assert Probe("out0").passed(worker, 1_000)
+    job.read(stop(3_500))
+    job.step()
+    assert probe.epoch(worker) is None
     assert all(member.complete for member in job.members)
 
 
