@@ -11,34 +11,53 @@ This package only re-exports; `service` holds the code. A flow is a value:
     >>> [vertex.name for vertex in flow.vertices]
     ['bids', 'stats', 'out']
 
-Run it with `megaphone run module:flow`.
+Run it with `megaphone run module:flow`; test it with `megaphone.testing`.
 """
 
 from service.dataflow.capturing import CapturedFrontier, CapturedRows, captures, replay
 from service.dataflow.flow import Flow, KeyedStream, Stream, count, highest, lowest, oldest, total
 from service.dataflow.probe import Probe
 from service.dataflow.vertices import KafkaSink, KafkaSource, Order
-from service.errors import GraphError, MegaphoneError, NotYetSupported, UsageError
+from service.egress.local_sinks import FileSink, ListSink, PrintSink
+from service.errors import (
+    DataError,
+    GraphError,
+    MegaphoneError,
+    NotYetSupported,
+    UsageError,
+    UserFunctionError,
+)
+from service.ingest.files import FileSource
+from service.ingest.lists import ListSource
+from service.standalone.run import run_local
 
 __all__ = [
     "CapturedFrontier",
     "CapturedRows",
+    "DataError",
+    "FileSink",
+    "FileSource",
     "Flow",
     "GraphError",
     "KafkaSink",
     "KafkaSource",
     "KeyedStream",
+    "ListSink",
+    "ListSource",
     "MegaphoneError",
     "NotYetSupported",
     "Order",
+    "PrintSink",
     "Probe",
     "Stream",
     "UsageError",
+    "UserFunctionError",
     "captures",
     "count",
     "highest",
     "lowest",
     "oldest",
     "replay",
+    "run_local",
     "total",
 ]

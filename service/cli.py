@@ -24,18 +24,20 @@ from service.config import Config, load_config
 from service.controller_process import ControllerProcess
 from service.controller_start import ControllerOptions
 from service.dataflow.flow import Flow
+from service.dataflow.vertices import uses_kafka
 from service.drawing import svg_of, table_of
 from service.errors import MegaphoneError, UsageError
 from service.hashing import bin_bits_of
 from service.ids import Role, Slot
 from service.ingest.registry import SchemaRegistry, open_registry
 from service.launcher import ChildSpec, Launcher
-from service.local import run_local
+from service.local import run_local as run_roles_here
 from service.log import Log
 from service.nexmark.queries import QueryTopics, built_in
 from service.parent import tie_to_parent
-from service.preflight import check_topics
+from service.preflight import check_topics, require_kafka, require_options
 from service.process import MemberProcess, ProcessOptions
+from service.standalone.command import run_without_kafka
 from service.status import print_status
 
 _BUILT_IN_PREFIX = "nexmark:"
@@ -154,8 +156,8 @@ def _registry(text: str) -> SchemaRegistry:
 @app.command()
 def run(
     target: Target,
-    bootstrap_servers: Servers,
-    app_name: AppName,
+    bootstrap_servers: Servers = "",
+    app_name: AppName = "",
     workers: Workers = 2,
     gateways: Gateways = 1,
     bins: Bins = 1024,
@@ -173,16 +175,24 @@ def run(
 
     Ctrl-C or SIGTERM stops it plainly: results are written, state and read positions are kept under
     --state-dir, and the same command goes on from there. A second one ends it at once.
+
+    A flow whose sources and sinks are lists and files needs no Kafka: with --local it runs to the
+    end of its sources, and nothing is kept for a later run.
     """
     _check_bins(bins)
     config = load_config()
     topics = QueryTopics(topic_prefix, output_topic or None)
     flow = load_flow(target, topics)
     flow.check()
+    if local and not uses_kafka(flow.vertices):
+        run_without_kafka(flow, workers=workers, gateways=gateways, bins=bins)
+        return
+    require_kafka(flow)
+    require_options(flow, {"--bootstrap-servers": bootstrap_servers, "--app": app_name})
     options = ControllerOptions(bootstrap_servers, app_name, workers, gateways, bins, until_end)
     check_topics(flow, bootstrap_servers, config.limits.broker_timeout_s)
     if local:
-        run_local(options, state_dir, config, flow, _registry(registry))
+        run_roles_here(options, state_dir, config, flow, _registry(registry))
         return
     common = [target, "--bootstrap-servers", bootstrap_servers, "--app", app_name]
     common += ["--topic-prefix", topic_prefix, "--output-topic", output_topic]
@@ -224,6 +234,7 @@ def controller(
     _check_bins(bins)
     config = _begin(tied=tied)
     flow = load_flow(target, QueryTopics(topic_prefix, output_topic or None))
+    require_kafka(flow)
     options = ControllerOptions(
         bootstrap_servers,
         app_name,
@@ -302,7 +313,7 @@ def _begin(*, tied: bool) -> Config:
 
 
 def _run_member(options: ProcessOptions, config: Config, flow: Flow, registry: str) -> None:
-    flow.check()
+    require_kafka(flow)
     MemberProcess(options, config, flow, _registry(registry), Log(str(options.slot))).run()
 
 

@@ -100,7 +100,7 @@ def shape_of(options: ControllerOptions, flow: Flow, timeout_s: float) -> JobSha
         topic
         for vertex in flow.vertices
         if isinstance(vertex, SourceVertex)
-        for topic in vertex.connector.topics
+        for topic in vertex.kafka.topics
     ]
     source = KafkaPartitions(
         options.bootstrap_servers,

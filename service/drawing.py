@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.flow import Flow
 from service.dataflow.row_vertices import (
     BranchVertex,
@@ -27,6 +28,8 @@ from service.dataflow.vertices import (
     ConcatVertex,
     EnterVertex,
     FeedbackVertex,
+    KafkaSink,
+    KafkaSource,
     LeaveVertex,
     MapVertex,
     SinkVertex,
@@ -35,6 +38,7 @@ from service.dataflow.vertices import (
     loops_of,
     roles_of,
     upstreams_of,
+    uses_kafka,
 )
 from service.ids import Role
 
@@ -74,6 +78,7 @@ def table_of(flow: Flow) -> str:
     flow.check()
     roles, loops = roles_of(flow.vertices), loops_of(flow.vertices)
     rows = [("vertex", "kind", "runs in", "reads", "")]
+    ends = "Kafka" if uses_kafka(flow.vertices) else "this machine"
     for number, vertex in enumerate(flow.vertices):
         indent = "  " * len(loops[number])
         fed = ", ".join(flow.vertices[upstream].name for upstream in upstreams_of(vertex))
@@ -82,7 +87,7 @@ def table_of(flow: Flow) -> str:
                 indent + vertex.name,
                 _kind(vertex),
                 _where(roles[number]),
-                fed or "Kafka",
+                fed or ends,
                 _detail(vertex),
             )
         )
@@ -136,7 +141,7 @@ def _kind(vertex: Vertex) -> str:
 
 def _detail(vertex: Vertex) -> str:
     match vertex:
-        case SourceVertex(connector=connector):
+        case SourceVertex(connector=KafkaSource() as connector):
             return (
                 f"{', '.join(connector.topics)}: {connector.record}({', '.join(connector.fields)})"
             )
@@ -148,8 +153,13 @@ def _detail(vertex: Vertex) -> str:
             return folder
         case FeedbackVertex(rounds_max=int(rounds)):
             return f"at most {rounds} rounds"
-        case SinkVertex(connector=connector):
+        case SinkVertex(connector=KafkaSink() as connector):
             return f"{connector.topic}, schema {connector.schema}, key {connector.key}"
+        case (
+            SourceVertex(connector=LocalSource() as local)
+            | SinkVertex(connector=LocalSink() as local)
+        ):
+            return local.label
         case _:
             return ""
 

@@ -74,7 +74,7 @@ class KafkaEdges:
         """
         for vertex, roles in zip(self._flow.vertices, roles_of(self._flow.vertices), strict=True):
             if isinstance(vertex, SourceVertex):
-                connector = vertex.connector
+                connector = vertex.kafka
                 decoder = RecordDecoder(
                     self._registry,
                     connector.record,
@@ -86,11 +86,9 @@ class KafkaEdges:
                     decoder.warm()
                 self._decoders[vertex.name] = decoder
             elif isinstance(vertex, SinkVertex) and self._slot.role in roles:
-                schema = self._registry.schema(vertex.connector.schema)
+                schema = self._registry.schema(vertex.kafka.schema)
                 self._encoders[vertex.name] = compile_encoder(schema)
-                self.producer.partitions(
-                    vertex.connector.topic, self._config.limits.broker_timeout_s
-                )
+                self.producer.partitions(vertex.kafka.topic, self._config.limits.broker_timeout_s)
 
     def schema_of(self, vertex: SourceVertex) -> pa.Schema:
         """Columns of a source; equal in every process, so that all build the same graph."""
@@ -102,7 +100,7 @@ class KafkaEdges:
         Raises:
             GraphError: they do not fit the sink's schema.
         """
-        connector = vertex.connector
+        connector = vertex.kafka
         writer = KafkaSinkWriter(
             self.producer,
             connector.topic,
@@ -134,7 +132,7 @@ class KafkaEdges:
     def _feed(self, vertex: SourceVertex, generation: Generation) -> SourceFeed:
         timeout_s = self._config.limits.broker_timeout_s
         admin = Admin(self._bootstrap, timeout_s)
-        for topic in vertex.connector.topics:
+        for topic in vertex.kafka.topics:
             admin.create(f"{topic}.dlq", 1)
         letters = DeadLetters(_Letters(self.producer.client))
         self._letters.append(letters)
@@ -147,7 +145,7 @@ class KafkaEdges:
         )
         positions = {
             (topic, partition): generation.positions[topic][partition]
-            for topic in vertex.connector.topics
+            for topic in vertex.kafka.topics
             for partition, owner in enumerate(generation.partition_owners[topic])
             if owner == self._slot.ordinal
         }

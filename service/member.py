@@ -210,14 +210,14 @@ class Member:
 
     def _source(self, vertex: SourceVertex) -> Operator:
         owners = self.generation.partition_owners
-        for topic in vertex.connector.topics:
+        for topic in vertex.inputs:
             if topic not in owners:
                 raise ProtocolViolation(
                     f"generation {self.generation.generation} knows no partitions of {topic!r}, "
                     f"which {vertex.name!r} reads; do all processes run the same flow?"
                 )
         owned = self.slot.role is Role.GATEWAY and any(
-            self.slot.ordinal in owners[topic] for topic in vertex.connector.topics
+            self.slot.ordinal in owners[topic] for topic in vertex.inputs
         )
         source = SourceOperator(owns_partitions=owned)
         if owned:

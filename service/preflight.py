@@ -6,9 +6,18 @@ be started alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from service.control_topics import Admin
 from service.dataflow.flow import Flow
-from service.dataflow.vertices import SinkVertex, SourceVertex
+from service.dataflow.vertices import (
+    KafkaSink,
+    KafkaSource,
+    SinkVertex,
+    SourceVertex,
+    uses_kafka,
+)
+from service.errors import UsageError
 
 
 def topics_of(flow: Flow) -> list[str]:
@@ -16,10 +25,44 @@ def topics_of(flow: Flow) -> list[str]:
     topics: dict[str, None] = {}
     for vertex in flow.vertices:
         if isinstance(vertex, SourceVertex):
-            topics |= dict.fromkeys(vertex.connector.topics)
+            topics |= dict.fromkeys(vertex.kafka.topics)
         elif isinstance(vertex, SinkVertex):
-            topics[vertex.connector.topic] = None
+            topics[vertex.kafka.topic] = None
     return list(topics)
+
+
+def require_kafka(flow: Flow) -> None:
+    """Refuse a flow that processes cannot share, since its ends are in one of them.
+
+    Raises:
+        UsageError: its sources and sinks are no topics.
+        GraphError: it cannot run at all.
+    """
+    flow.check()
+    if not uses_kafka(flow.vertices):
+        ends = [
+            f"{vertex.name!r} ({vertex.connector.label})"
+            for vertex in flow.vertices
+            if isinstance(vertex, SourceVertex | SinkVertex)
+            and not isinstance(vertex.connector, KafkaSource | KafkaSink)
+        ]
+        raise UsageError(
+            f"flow {flow.name!r} has no topics but {', '.join(ends)}; run it in one process with "
+            "--local"
+        )
+
+
+def require_options(flow: Flow, options: Mapping[str, str]) -> None:
+    """Refuse to run a flow of topics without what they need on the command line.
+
+    Raises:
+        UsageError: an option is empty; the text names it.
+    """
+    missing = [name for name, value in options.items() if not value]
+    if missing:
+        raise UsageError(
+            f"flow {flow.name!r} reads or writes Kafka and needs {' and '.join(missing)}"
+        )
 
 
 def check_topics(flow: Flow, bootstrap_servers: str, timeout_s: float) -> None:

@@ -108,7 +108,7 @@ class IngestBench:
         self._tick_s = config.tick_ms / 1e3
         self._clock = clock
         (vertex,) = (each for each in flow.vertices if isinstance(each, SourceVertex))
-        self._source = vertex.connector
+        self._source = vertex.kafka
 
     def bare(self) -> Reading:
         """Read the topic with a consumer that does nothing else (BI2)."""

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.row_operations import RowOperations
 from service.dataflow.row_vertices import CaptureVertex, InspectVertex, SideVertex
 from service.dataflow.vertices import (
@@ -42,6 +43,7 @@ from service.dataflow.vertices import (
     Vertex,
     loops_of,
     upstreams_of,
+    uses_kafka,
 )
 from service.errors import GraphError, NotYetSupported
 from service.statestore.aggregate import Aggregate, Count, Max, Min, Oldest, Sum
@@ -88,13 +90,18 @@ class Flow:
         #: Columns of each vertex's output, as far as they are known.
         self._columns: list[tuple[str, ...] | None] = []
 
-    def source(self, name: str, connector: KafkaSource) -> Stream:
-        """Add a source.
+    def source(self, name: str, connector: KafkaSource | LocalSource) -> Stream:
+        """Add a source: a topic, or rows that are in this process, such as a file.
 
         Raises:
-            GraphError: the name is taken.
+            GraphError: the name is taken, or the connector is none.
         """
-        return self._stream(SourceVertex(name, connector), tuple(connector.fields))
+        if not isinstance(connector, KafkaSource | LocalSource):
+            raise GraphError(f"source {name!r}: {connector!r} is no source; use a KafkaSource")
+        fields = connector.fields
+        return self._stream(
+            SourceVertex(name, connector), None if fields is None else tuple(fields)
+        )
 
     def concat(self, name: str, *streams: Stream) -> Stream:
         """Join `streams` into one; all must have the same columns.
@@ -119,14 +126,15 @@ class Flow:
         Raises:
             GraphError: it has no source, a stream goes nowhere, or a loop is not in order; with the
                 vertex's name.
-            NotYetSupported: two sources read one topic.
+            NotYetSupported: two sources read one topic, or some ends are Kafka's and some not.
         """
         if not any(isinstance(vertex, SourceVertex) for vertex in self.vertices):
             raise GraphError(f"flow {self.name!r} has no source; add flow.source(...)")
+        uses_kafka(self.vertices)
         read: dict[str, str] = {}
         for vertex in self.vertices:
             if isinstance(vertex, SourceVertex):
-                for topic in vertex.connector.topics:
+                for topic in vertex.inputs:
                     if topic in read:
                         raise NotYetSupported(
                             f"topic {topic!r} read by two sources, {read[topic]!r} and "
@@ -194,9 +202,16 @@ class Stream(RowOperations):
         self._need(column, "key_by")
         return KeyedStream(self, column)
 
-    def sink(self, name: str, connector: KafkaSink) -> Flow:
-        """Write the stream out; returns the flow."""
-        self._need(connector.key, name)
+    def sink(self, name: str, connector: KafkaSink | LocalSink) -> Flow:
+        """Write the stream out, to a topic or in this process; returns the flow.
+
+        Raises:
+            GraphError: the name is taken, the connector is none, or the stream lacks its key.
+        """
+        if isinstance(connector, KafkaSink):
+            self._need(connector.key, name)
+        elif not isinstance(connector, LocalSink):
+            raise GraphError(f"sink {name!r}: {connector!r} is no sink; use a KafkaSink")
         self.flow._stream(SinkVertex(name, connector, self.vertex), None)
         return self.flow
 

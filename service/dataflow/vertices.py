@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.row_vertices import BatchFunction, ExchangeVertex, RowVertex
-from service.errors import GraphError
+from service.errors import GraphError, NotYetSupported
 from service.ids import Role
 from service.statestore.aggregate import Aggregate
 
@@ -71,7 +72,20 @@ class SourceVertex:
     """Records come in."""
 
     name: str
-    connector: KafkaSource
+    connector: KafkaSource | LocalSource
+
+    @property
+    def kafka(self) -> KafkaSource:
+        """The connector of a flow that reads Kafka; see `uses_kafka`."""
+        assert isinstance(self.connector, KafkaSource), "only Kafka's flows get to Kafka's code"
+        return self.connector
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """What its partitions are numbered in: topics, or itself for an end that is no Kafka."""
+        if isinstance(self.connector, KafkaSource):
+            return self.connector.topics
+        return (self.name,)
 
 
 @dataclass(frozen=True)
@@ -140,8 +154,14 @@ class SinkVertex:
     """Records go out."""
 
     name: str
-    connector: KafkaSink
+    connector: KafkaSink | LocalSink
     upstream: int
+
+    @property
+    def kafka(self) -> KafkaSink:
+        """The connector of a flow that writes Kafka; see `uses_kafka`."""
+        assert isinstance(self.connector, KafkaSink), "only Kafka's flows get to Kafka's code"
+        return self.connector
 
 
 #: What stands for one operator without state, or for several.
@@ -159,6 +179,24 @@ def upstreams_of(vertex: Vertex) -> tuple[int, ...]:
             return vertex.upstreams
         case _:
             return (vertex.upstream,)
+
+
+def uses_kafka(vertices: Sequence[Vertex]) -> bool:
+    """Whether the ends of a flow are topics; otherwise none is.
+
+    Raises:
+        NotYetSupported: some are and some are not.
+    """
+    ends: dict[bool, str] = {}
+    for vertex in vertices:
+        if isinstance(vertex, SourceVertex | SinkVertex):
+            ends.setdefault(isinstance(vertex.connector, KafkaSource | KafkaSink), vertex.name)
+    if len(ends) == 2:
+        raise NotYetSupported(
+            f"a flow with both Kafka's ends ({ends[True]!r}) and others ({ends[False]!r})",
+            "give all of its sources and sinks topics, or none",
+        )
+    return True in ends
 
 
 def loops_of(vertices: Sequence[Vertex]) -> list[tuple[int, ...]]:

@@ -195,7 +195,7 @@ class KafkaSinkWriter:
         self._topic = topic
         self._key = key
         self._encoder = encoder
-        self._try(columns, schema_id)
+        require_fit(topic, key, encoder, schema_id, columns)
         self._prefix = header(schema_id)
         self._partitions = producer.partitions(topic)
         self._bin_bits = bin_bits
@@ -203,22 +203,6 @@ class KafkaSinkWriter:
         self._headers = [[own, ("bin", str(number).encode())] for number in range(1 << bin_bits)]
         self.rows = 0
         self.bytes = 0
-
-    def _try(self, columns: pa.Schema, schema_id: int) -> None:
-        """Encode no rows: finds what cannot work at start, and loads what the first rows need."""
-        given = columns_of(columns)
-        if given.get(self._key) != "int64":
-            raise GraphError(
-                f"the key of sink topic {self._topic!r} must be an int64 column {self._key!r}; the "
-                f"stream has {given}: name another key, or cast it before the sink"
-            )
-        try:
-            self._encoder.encode({field.name: pa.nulls(0, field.type) for field in columns})
-        except DataError as error:
-            raise GraphError(
-                f"rows for topic {self._topic!r} do not fit schema {schema_id}: {error}; the "
-                f"stream has {given}: rename or cast its columns, or name another schema"
-            ) from error
 
     def has_room(self) -> bool:
         """Whether another batch may be submitted."""
@@ -258,6 +242,37 @@ class KafkaSinkWriter:
         )
         self.rows += count
         self.bytes += len(blob)
+
+
+def require_fit(topic: str, key: str, encoder: Encoder, schema_id: int, columns: pa.Schema) -> None:
+    """Encode no rows: finds what cannot work at start, and loads what the first rows need.
+
+    Raises:
+        GraphError: the schema has a field that no column, or none of a fitting type, is for; or the
+            key is no integer.
+    """
+    require_key(topic, key, columns)
+    try:
+        encoder.encode({field.name: pa.nulls(0, field.type) for field in columns})
+    except DataError as error:
+        raise GraphError(
+            f"rows for topic {topic!r} do not fit schema {schema_id}: {error}; the "
+            f"stream has {columns_of(columns)}: rename or cast its columns, or name another schema"
+        ) from error
+
+
+def require_key(topic: str, key: str, columns: pa.Schema) -> None:
+    """See that a sink's key is an integer column.
+
+    Raises:
+        GraphError: it is not.
+    """
+    given = columns_of(columns)
+    if given.get(key) != "int64":
+        raise GraphError(
+            f"the key of sink topic {topic!r} must be an int64 column {key!r}; the "
+            f"stream has {given}: name another key, or cast it before the sink"
+        )
 
 
 class _Receipt:
