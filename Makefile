@@ -75,7 +75,7 @@ tidy: setup ## The house rules: layers, limits, bans
 	@$(BIN)/python -m pytest tests/tidy $(ARGS)
 
 unit: setup ## Unit tests and properties
-	@$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
+	@$(BIN)/python -m pytest tests/unit examples/tests tests/property $(ARGS)
 
 simulation: setup ## The cluster in one process, seeded
 	@$(BIN)/python -m pytest tests/simulation $(ARGS)

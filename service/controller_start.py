@@ -18,7 +18,7 @@ from service.control_topics import (
     read_compacted,
 )
 from service.dataflow.flow import Flow
-from service.dataflow.vertices import AggregateVertex, SourceVertex
+from service.dataflow.vertices import SourceVertex, stateful_of
 from service.ingest.consumer import KafkaPartitions
 from service.migration.controller_events import ControllerSettings
 from service.migration.founding import JobShape
@@ -119,7 +119,7 @@ def shape_of(options: ControllerOptions, flow: Flow, timeout_s: float) -> JobSha
         bins=options.bins,
         workers=options.workers,
         gateways=options.gateways,
-        vertices=sum(isinstance(vertex, AggregateVertex) for vertex in flow.vertices),
+        vertices=stateful_of(flow.vertices),
         sink_groups=options.workers,
         start=start,
         until_end=options.until_end,

@@ -199,6 +199,11 @@ def uses_kafka(vertices: Sequence[Vertex]) -> bool:
     return True in ends
 
 
+def stateful_of(vertices: Sequence[Vertex]) -> int:
+    """How many vertices keep state in bins: each of them reports every bin that moves."""
+    return sum(isinstance(vertex, AggregateVertex) for vertex in vertices)
+
+
 def loops_of(vertices: Sequence[Vertex]) -> list[tuple[int, ...]]:
     """The loops around each vertex, outermost first, each as the number of its first enter (VX2).
 

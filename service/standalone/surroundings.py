@@ -16,7 +16,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from service.dataflow.flow import Flow
-from service.dataflow.vertices import AggregateVertex, SinkVertex, SourceVertex
+from service.dataflow.vertices import SinkVertex, SourceVertex, stateful_of
 from service.ids import Slot
 from service.migration.founding import JobShape
 from service.migration.horizon import LogFollower
@@ -82,7 +82,7 @@ def shape_of(
         bins=bins,
         workers=workers,
         gateways=gateways,
-        vertices=sum(isinstance(vertex, AggregateVertex) for vertex in flow.vertices),
+        vertices=stateful_of(flow.vertices),
         sink_groups=workers,
         start={topic: [0] * partitions for topic in inputs},
         until_end=until_end,

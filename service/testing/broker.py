@@ -41,6 +41,7 @@ from service.migration.records import (
     encode,
 )
 from service.standalone.surroundings import Remains
+from service.testing.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,19 @@ class _Partition:
         self._starts.append(self.end)
         self.end += rows.num_rows
 
-    def read(self, position: int) -> pa.RecordBatch | None:
+    def read(self, position: int, most: int | None) -> pa.RecordBatch | None:
+        """Rows from there on: those that were put together, or `most` of all that are there."""
         if position >= self.end:
             return None
         place = bisect_right(self._starts, position) - 1
-        return self._batches[place].slice(position - self._starts[place])
+        first = self._batches[place].slice(position - self._starts[place])
+        if most is None:
+            return first
+        pieces = [first]
+        while sum(piece.num_rows for piece in pieces) < most and place + 1 < len(self._batches):
+            place += 1
+            pieces.append(self._batches[place])
+        return pa.concat_batches(pieces).slice(0, most)
 
 
 class KitBroker:
@@ -87,8 +96,9 @@ class KitBroker:
         flow: Flow,
         bin_bits: int,
         partitions: int,
-        schemas: dict[str, Columns],
+        schemas: Mapping[str, Columns],
         registry: Path | None,
+        schedule: Schedule,
     ) -> None:
         """Put the rows of sources that have their own where the others' will come.
 
@@ -102,6 +112,7 @@ class KitBroker:
         self.records: dict[str, list[OutputRecord]] = {name: [] for name in self.sinks}
         self.statuses: dict[str, StatusRecord] = {}
         self._bin_bits = bin_bits
+        self._schedule = schedule
         self._log: list[bytes] = []
         self._manifest: bytes | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -118,14 +129,17 @@ class KitBroker:
             raise UsageError(
                 f"schemas names {sorted(unknown)}; the flow has the sources {sorted(self.sources)}"
             )
-        self._schemas = {name: schema_of(columns) for name, columns in schemas.items()}
+        self._schemas = {
+            name: _declared(name, schema_of(columns), self.sources[name].connector.fields)
+            for name, columns in schemas.items()
+        }
         for name, vertex in self.sources.items():
             connector = vertex.connector
             if isinstance(connector, LocalSource):
                 self._schemas[name] = connector.schema()
                 for rows in connector.batches():
                     self._inputs[name, 0].append(rows)
-            elif self._registry is not None:
+            elif self._registry is not None and name not in self._schemas:
                 schema = self._registry.find(connector.record, connector.topics)
                 self._schemas[name] = columns_of(schema, connector.fields)
 
@@ -209,8 +223,8 @@ class KitBroker:
         require_fit(connector.topic, connector.key, encoder, connector.schema, columns)
 
     def read(self, topic: str, partition: int, position: int) -> pa.RecordBatch | None:
-        """Rows from `position` on."""
-        return self._inputs[topic, partition].read(position)
+        """Rows from `position` on, cut as the schedule says."""
+        return self._inputs[topic, partition].read(position, self._schedule.portion())
 
     def at_end(self, topic: str, partition: int, position: int) -> bool:
         """Never: a test may always send more."""
@@ -246,6 +260,16 @@ class KitBroker:
     def keep_manifest(self, manifest: ManifestRecord) -> None:
         """From here the next generation goes on."""
         self._manifest = encode(manifest)
+
+
+def _declared(source: str, schema: pa.Schema, fields: Sequence[str] | None) -> pa.Schema:
+    """A declared schema in the order in which the source takes its columns."""
+    if fields is None:
+        return schema
+    missing = [name for name in fields if name not in schema.names]
+    if missing:
+        raise GraphError(f"schemas[{source!r}] lacks {missing}; the source takes {list(fields)}")
+    return pa.schema([schema.field(name) for name in fields])
 
 
 def _taken(rows: Rows, fields: Sequence[str]) -> Rows:

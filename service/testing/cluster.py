@@ -8,8 +8,8 @@ Invariants
   CL1  A test that does the same gets the same: nothing depends on time, threads or hashes.
   CL2  The clock moves only when the test moves it; a call that must wait for a move or a stop says
        so, and moves it as far as that takes.
-  CL3  With a schedule, the seed decides who goes on, which frames arrive, what is stored and who
-       has read the log; at rest nothing is left to be decided.
+  CL3  With a schedule, the seed decides who goes on, which frames arrive, what is stored, who has
+       read the log and where batches are cut; at rest nothing is left to be decided.
   CL4  A crash loses what is in memory and nothing else: the inputs, the results others have seen,
        the log and the last checkpoint are there as they were.
 """
@@ -55,9 +55,9 @@ class Cluster:
             the first rows sent.
         registry: folder of `<id>.avsc` files; then columns are those of the schemas, and results
             must fit those of their sinks.
-        schedule: a seed that decides in which order everything happens that may happen in any, and
-            how far the job comes between two calls; None: everything in turn, to the end. Try
-            several seeds to see that a result does not depend on the order.
+        schedule: a seed that decides in which order everything happens that may happen in any,
+            where batches are cut, and how far the job comes between two calls; None: everything in
+            turn, to the end. Try several seeds to see that a result does not depend on it.
 
     Raises:
         UsageError: a number is wrong, or a schema is given for no source.
@@ -95,11 +95,12 @@ class Cluster:
         #: As many partitions as gateways at first: each has something to read.
         self._partitions = max(gateways, 1)
         folder = None if registry is None else Path(registry)
+        order = Schedule(schedule)
         self._broker = KitBroker(
-            flow, self._bin_bits, self._partitions, dict(schemas or {}), folder
+            flow, self._bin_bits, self._partitions, schemas or {}, folder, order
         )
         self._lives = JobLives(
-            flow, self._broker, Schedule(schedule), workers=workers, gateways=gateways, bins=bins
+            flow, self._broker, order, workers=workers, gateways=gateways, bins=bins
         )
         self._requests = 0
         #: Calls of `send` per source: partitions take turns.

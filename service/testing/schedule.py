@@ -19,6 +19,8 @@ from service.standalone.job import StandaloneJob
 _TURNS_MAX = 100_000
 #: Most things that happen between two calls of a test.
 _WHILE = 120
+#: Rows that a poll may bring: batches are cut elsewhere than a test cuts them.
+_PORTIONS = (1, 2, 3, 7, 50, 10_000)
 #: How often each kind of thing is tried, in this order: step, deliver, store, log, input, control.
 _WEIGHTS = np.array([6, 6, 2, 2, 3, 1]) / 20
 
@@ -34,6 +36,12 @@ class Schedule:
     def draws(self) -> bool:
         """Whether a seed decides."""
         return self._draw is not None
+
+    def portion(self) -> int | None:
+        """How many rows a poll brings; None: those that were sent together."""
+        if self._draw is None:
+            return None
+        return int(self._draw.choice(_PORTIONS))
 
     def to_rest(self, job: StandaloneJob, now_us: int) -> None:
         """Let everything happen that can (SC2).

@@ -9,6 +9,9 @@ import pytest
 
 import megaphone
 from service.dataflow import flow, row_operations
+from service.ingest import files, lists, shape
+from service.standalone import run
+from service.testing import cluster, script
 
 
 @pytest.mark.parametrize(
@@ -17,4 +20,13 @@ from service.dataflow import flow, row_operations
 def test_the_examples_of_a_module_run_as_printed(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted >= 6
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    "module", [cluster, files, lists, run, script, shape], ids=lambda module: module.__name__
+)
+def test_the_example_of_a_class_or_function_runs_as_printed(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted >= 2
     assert result.failed == 0

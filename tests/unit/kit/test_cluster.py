@@ -193,6 +193,25 @@ def test_a_schedule_gives_the_same_run_each_time_and_another_seed_another_one() 
     assert len({str(history(seed)) for seed in range(4)}) == 4
 
 
+def test_a_result_that_depends_on_the_order_is_found_out_by_some_seed() -> None:
+    """Counting the changes of a changelog, which CORRECTNESS.md warns of."""
+    flow = mp.Flow("changes")
+    source = mp.KafkaSource(["bids"], record="bid", fields=["auction", "price"])
+    stats = flow.source("bids", source).key_by("auction").aggregate("stats", bids=mp.count())
+    changes = stats.key_by("auction").aggregate("changes", changes=mp.count())
+    changes.sink("out", mp.KafkaSink("out", key="auction", schema=1))
+
+    def last(seed: int) -> int:
+        with Cluster(flow, gateways=3, schedule=seed) as cluster:
+            for _ in range(6):
+                cluster.send("bids", bids(1, 1))
+            return int(str(cluster.latest("out")[1]["changes"]))
+
+    found = {last(seed) for seed in range(6)}
+    assert len(found) > 1
+    assert max(found) <= 12
+
+
 def test_within_a_key_results_are_in_order_under_any_schedule() -> None:
     for seed in range(6):
         with Cluster(counting(), workers=3, bins=8, schedule=seed) as cluster:
@@ -261,6 +280,8 @@ def test_what_is_wrong_with_a_call_is_said_by_name() -> None:
             cluster.move([0], to=0)
     with pytest.raises(mp.UsageError, match=r"schemas names \['x'\]"):
         Cluster(counting(), schemas={"x": {"a": "int64"}})
+    with pytest.raises(mp.GraphError, match=r"schemas\['bids'\] lacks \['price'\]"):
+        Cluster(counting(), schemas={"bids": {"auction": "int64"}})
     with pytest.raises(mp.GraphError, match="'int46' is no type"):
         Cluster(counting(), schemas={"bids": {"auction": "int46"}})
     with pytest.raises(mp.UsageError, match="power of two"):
