@@ -35,7 +35,7 @@ from service.local import run_local as run_roles_here
 from service.log import Log
 from service.nexmark.queries import QueryTopics, built_in
 from service.parent import tie_to_parent
-from service.preflight import check_topics, require_kafka, require_options
+from service.preflight import check_topics, require_kafka
 from service.process import MemberProcess, ProcessOptions
 from service.standalone.command import run_without_kafka
 from service.status import print_status
@@ -188,7 +188,10 @@ def run(
         run_without_kafka(flow, workers=workers, gateways=gateways, bins=bins)
         return
     require_kafka(flow)
-    require_options(flow, {"--bootstrap-servers": bootstrap_servers, "--app": app_name})
+    needed = {"--bootstrap-servers": bootstrap_servers, "--app": app_name}
+    missing = " and ".join(name for name, value in needed.items() if not value)
+    if missing:
+        raise typer.BadParameter(f"flow {flow.name!r} reads or writes Kafka and needs {missing}")
     options = ControllerOptions(bootstrap_servers, app_name, workers, gateways, bins, until_end)
     check_topics(flow, bootstrap_servers, config.limits.broker_timeout_s)
     if local:

@@ -6,8 +6,6 @@ be started alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from service.control_topics import Admin
 from service.dataflow.flow import Flow
 from service.dataflow.vertices import (
@@ -49,19 +47,6 @@ def require_kafka(flow: Flow) -> None:
         raise UsageError(
             f"flow {flow.name!r} has no topics but {', '.join(ends)}; run it in one process with "
             "--local"
-        )
-
-
-def require_options(flow: Flow, options: Mapping[str, str]) -> None:
-    """Refuse to run a flow of topics without what they need on the command line.
-
-    Raises:
-        UsageError: an option is empty; the text names it.
-    """
-    missing = [name for name, value in options.items() if not value]
-    if missing:
-        raise UsageError(
-            f"flow {flow.name!r} reads or writes Kafka and needs {' and '.join(missing)}"
         )
 
 

@@ -15,7 +15,7 @@ import pytest
 import megaphone as mp
 from service.dataflow.connectors import LocalSink, LocalSource
 from service.drawing import table_of
-from service.preflight import require_kafka, require_options
+from service.preflight import require_kafka
 
 
 def counting(rows, sink=None) -> tuple[mp.Flow, mp.ListSink]:
@@ -146,8 +146,6 @@ def test_what_cannot_run_here_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(mp.UsageError, match="'kafka' reads or writes Kafka"):
         mp.run_local(kafka)
     require_kafka(kafka)
-    with pytest.raises(mp.UsageError, match="'kafka' reads or writes Kafka and needs --app"):
-        require_options(kafka, {"--bootstrap-servers": "b", "--app": ""})
     mixed = mp.Flow("mixed")
     mixed.source("in", mp.ListSource([{"k": 1}])).sink("out", mp.KafkaSink("o", key="k", schema=1))
     with pytest.raises(

@@ -40,6 +40,13 @@ def test_a_wrong_command_line_is_explained_with_status_2(arguments, monkeypatch)
     assert "--help" in result.stderr
 
 
+def test_a_flow_of_topics_says_which_options_it_needs(monkeypatch):
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    result = invoke("run", "nexmark:auction_bids", "--bootstrap-servers", "127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "reads or writes Kafka and needs --app" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
