@@ -1,6 +1,7 @@
 """`megaphone bench`: one command per benchmark.
 
-Flow: arguments -> a broker -> benchmark -> its document on standard output, logs on standard error.
+Flow: arguments -> a broker, or a peer's environment -> benchmark -> its document on standard
+output, logs on standard error.
 Exit status 3 if a figure missed its bound.
 """
 
@@ -12,8 +13,10 @@ from typing import Annotated
 
 import typer
 
+from service.bench.dataflow import Part, Sizes, run_dataflow
 from service.bench.document import BenchDocument
 from service.bench.ingest import Options, run_ingest
+from service.bench.peers import Peer, environment
 from service.broker.lookup import VARIABLE, find_broker
 from service.clock import SystemClock
 from service.config import load_config
@@ -48,6 +51,28 @@ def ingest(
         typer.echo(f"fills a topic, then reads it {2 * runs + 2} times", err=True)
         options = Options(records, runs)
         document = run_ingest(broker.bootstrap_servers, options, load_config(), SystemClock())
+    _print(document, output)
+    raise typer.Exit(document.exit_status)
+
+
+@app.command()
+def dataflow(
+    only: Annotated[
+        list[Part] | None, typer.Option(help="Measure this part; may be given several times")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, max=100, help="Runs of each part")] = 5,
+    scale: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="Share of the full sizes, for a quick look")
+    ] = 1.0,
+    peer: Annotated[
+        Peer | None,
+        typer.Option(help="Measure stateful_map beside this; installs it the first time"),
+    ] = None,
+    output: Annotated[Output, typer.Option(help="text or json")] = Output.TEXT,
+) -> None:
+    """Measure the dataflow engine alone, in processes on this machine and without Kafka."""
+    python = None if peer is None else environment(peer)
+    document = run_dataflow(only or list(Part), runs, Sizes.scaled(scale), python)
     _print(document, output)
     raise typer.Exit(document.exit_status)
 

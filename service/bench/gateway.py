@@ -74,7 +74,7 @@ class Gateway:
             monotonic_us: reading of the monotonic clock that ticks will use.
         """
         members = Membership(workers, 1)
-        generation = _generation(members, partitions, bins, now_us)
+        generation = generation_of(members, partitions, bins, now_us)
         built = _graph_of(flow, schema, generation)
         self.workers = StandInWorkers(members, built, generation)
         (vertex,) = (each for each in flow.vertices if isinstance(each, SourceVertex))
@@ -183,9 +183,10 @@ def _first_actions(graph: Dataflow, generation: Generation) -> list[Change]:
     return taken + dropped
 
 
-def _generation(
+def generation_of(
     members: Membership, partitions: Mapping[str, int], bins: int, now_us: int
 ) -> Generation:
+    """A generation whose first gateway reads everything, and whose horizon is far away."""
     return Generation(
         clock=now_us,
         generation=_GENERATION,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 
 import pyarrow as pa
@@ -77,6 +78,17 @@ class WorkerLimits:
     local_queue: int = 8 << 20
 
 
+class Speaking(Enum):
+    """When a worker tells the others of its steps. Only a benchmark asks for anything else."""
+
+    #: When a frontier may hang on it, as the progress protocol says.
+    ACCUMULATED = auto()
+    #: At the end of every worker step.
+    EVERY_STEP = auto()
+    #: After every operator's step.
+    EVERY_OPERATOR = auto()
+
+
 class Worker:
     """Runs the operators of `dataflow` as peer number `peer` of `peers`."""
 
@@ -88,8 +100,11 @@ class Worker:
         start: Timestamp,
         transport: Transport,
         limits: WorkerLimits | None = None,
+        *,
+        speaking: Speaking = Speaking.ACCUMULATED,
     ) -> None:
         """Build ports and the tracker; `start` is the dataflow's first time, equal everywhere."""
+        self._speaking = speaking
         self.peer = peer
         self.peers = peers
         self._dataflow = dataflow
@@ -351,6 +366,8 @@ class Worker:
         for number in active:
             self._dataflow.operators[number].logic.step()
             self._ledger.turn += 1
+            if self._speaking is Speaking.EVERY_OPERATOR:
+                self._flush()
 
     def _room(self, channel: int) -> bool:
         if self._targets[channel].bytes >= self._limits.local_queue:
@@ -371,7 +388,8 @@ class Worker:
         """Broadcast the ledger when the accumulation rule says so (W1)."""
         if not self._ledger.is_empty:
             self._sender.record(self._ledger.drain())
-        while self._sender.ready(self.tracker):
+        early = self._speaking is not Speaking.ACCUMULATED
+        while (early and not self._sender.is_empty) or self._sender.ready(self.tracker):
             batch = self._sender.take()
             encoded = encode_progress(batch)
             for other in range(self.peers):
