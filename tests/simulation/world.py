@@ -23,7 +23,8 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -110,6 +111,7 @@ class World:
 
     def __init__(self, seed: int, shape: Shape) -> None:
         """Build all members; nothing has happened yet."""
+        self.seed = seed
         self.random = random.Random(seed)
         self.shape = shape
         self.slots = Membership(shape.workers, shape.gateways)
@@ -132,6 +134,8 @@ class World:
         self.stop: Stop | None = None
         self.turns = 0
         self.reports: list[CutReport] = []
+        #: By member: how often it was stepped.
+        self.steps = [0] * peers
         #: By gateway: rows read, and how many of them a tick has stamped.
         self.rows_read = [0] * shape.gateways
         self.rows_stamped = [0] * shape.gateways
@@ -164,12 +168,22 @@ class World:
         Raises:
             AssertionError: the world got stuck (WO5).
         """
-        while not (self.stop and all(member.complete for member in self.members)):
-            self.turns += 1
-            assert self.turns < TURNS_MAX, f"WO5, after {TURNS_MAX} turns: {self._where()}"
-            self._turn()
-        while self._deliver() or self._step():
-            pass
+        with self._named():
+            while not (self.stop and all(member.complete for member in self.members)):
+                self.turns += 1
+                assert self.turns < TURNS_MAX, f"WO5, after {TURNS_MAX} turns: {self._where()}"
+                self._turn()
+            while self._deliver() or self._step():
+                pass
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Whatever fails names the seed it failed under."""
+        try:
+            yield
+        except Exception as error:  # whatever it was, the seed belongs to it
+            error.add_note(f"seed {self.seed} of {self.shape}")
+            raise
 
     def _turn(self) -> None:
         place = bisect_right(self._bounds, self.random.randrange(self._bounds[-1]))
@@ -337,6 +351,7 @@ class World:
         peer = self.random.choice(sorted(self.awake))
         member = self.members[peer]
         member.step()
+        self.steps[peer] += 1
         if not member.has_work:
             self.awake.discard(peer)
         self.reports += member.take_reports()
@@ -356,11 +371,12 @@ class World:
 
     def check(self) -> int:
         """WO1 to WO8 after `run`; returns the number of outputs compared."""
-        self.shape.flow.check(self.outputs, self.stamped)
-        self.check_ownership()
-        self.check_sources()
-        self.check_rest()
-        self.check_reports()
+        with self._named():
+            self.shape.flow.check(self.outputs, self.stamped)
+            self.check_ownership()
+            self.check_sources()
+            self.check_rest()
+            self.check_reports()
         return sum(map(len, self.outputs.values()))
 
     def check_ownership(self) -> None:
