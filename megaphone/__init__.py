@@ -30,6 +30,7 @@ from service.errors import (
 from service.ingest.files import FileSource
 from service.ingest.lists import ListSource
 from service.standalone.run import run_local
+from service.statestore.object_store import StateCodec
 
 __all__ = [
     "CapturedFrontier",
@@ -49,6 +50,7 @@ __all__ = [
     "Order",
     "PrintSink",
     "Probe",
+    "StateCodec",
     "Stream",
     "UsageError",
     "UserFunctionError",

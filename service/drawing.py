@@ -26,14 +26,19 @@ from service.dataflow.row_vertices import (
 from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
+    DistinctVertex,
     EnterVertex,
     FeedbackVertex,
+    JoinVertex,
     KafkaSink,
     KafkaSource,
+    KeyedVertex,
     LeaveVertex,
     MapVertex,
+    Order,
     SinkVertex,
     SourceVertex,
+    StatefulMapVertex,
     Vertex,
     loops_of,
     roles_of,
@@ -62,6 +67,9 @@ KINDS: dict[type, str] = {
     DelayVertex: "delay",
     CaptureVertex: "capture",
     AggregateVertex: "keyed",
+    StatefulMapVertex: "stateful map",
+    DistinctVertex: "distinct",
+    JoinVertex: "join",
     EnterVertex: "enter loop",
     FeedbackVertex: "feedback",
     LeaveVertex: "leave loop",
@@ -146,7 +154,14 @@ def _detail(vertex: Vertex) -> str:
                 f"{', '.join(connector.topics)}: {connector.record}({', '.join(connector.fields)})"
             )
         case AggregateVertex():
-            return f"by {vertex.key}: {', '.join(vertex.aggregates)}"
+            return f"by {vertex.key}: {', '.join(vertex.aggregates)}{_ordered(vertex)}"
+        case StatefulMapVertex():
+            return f"by {vertex.key}: {', '.join(vertex.outputs.names)}{_ordered(vertex)}"
+        case DistinctVertex():
+            return f"by {vertex.key}{_ordered(vertex)}"
+        case JoinVertex():
+            left, right = vertex.keys
+            return f"{left} = {right}{_ordered(vertex)}"
         case ExchangeVertex(by=str(by)):
             return f"by {by}"
         case CaptureVertex(folder=folder):
@@ -162,6 +177,10 @@ def _detail(vertex: Vertex) -> str:
             return local.label
         case _:
             return ""
+
+
+def _ordered(vertex: KeyedVertex) -> str:
+    return ", ordered" if vertex.order is Order.ORDERED else ""
 
 
 def _where(roles: frozenset[Role]) -> str:

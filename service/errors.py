@@ -59,13 +59,21 @@ class UserFunctionError(MegaphoneError):
     domain: ClassVar[Domain] = "user"
 
     def __init__(
-        self, vertex: str, time: tuple[int, ...], rows: int, columns: object, error: Exception
+        self,
+        vertex: str,
+        time: tuple[int, ...],
+        rows: int,
+        columns: object,
+        error: Exception,
+        *,
+        key: int | None = None,
     ) -> None:
-        """Name the `vertex`, the `time` and size of the batch, and what was raised."""
+        """Name the `vertex`, the `time` and size of the batch, what was raised, and on what key."""
+        of_key = "" if key is None else f" for key {key}"
         super().__init__(
-            f"the function of {vertex!r} raised {type(error).__name__}: {error}; the batch at "
-            f"{time} has {rows} rows of {columns}. Correct the function, or let it pass such rows "
-            "by, and start the job again"
+            f"the function of {vertex!r} raised {type(error).__name__}{of_key}: {error}; the "
+            f"batch at {time} has {rows} rows of {columns}. Correct the function, or let it pass "
+            "such rows by, and start the job again"
         )
         self.vertex = vertex
 

@@ -34,6 +34,7 @@ from service.migration.horizon import LogFollower, TickClock
 from service.migration.lowering import Edges, lower
 from service.migration.records import Generation, LogRecord
 from service.migration.routing_table import RoutingTable
+from service.statestore.hosted import HostedStore
 
 
 class Member:
@@ -193,6 +194,11 @@ class Member:
     def frontier_at(self, location: int) -> Antichain:
         """Times that may still leave a location, over all processes (`Probe` asks here)."""
         return self.worker.tracker.frontier(location)
+
+    @property
+    def stores(self) -> dict[str, HostedStore]:
+        """The state of each stateful vertex here, by its name."""
+        return {name: host.store for name, host in self.hosts.items()}
 
     def take_reports(self) -> list[CutReport]:
         """Reports for the controller since the last call."""

@@ -42,7 +42,7 @@ def details_of(member: Member, edges: KafkaEdges, lag: int, http: str) -> Member
         outputs=sum(writer.rows for writer in edges.writers),
         bins_owned=len(member.owned_bins()),
         state_rows=state_rows(member),
-        state_bytes=sum(host.store.table.nbytes for host in member.hosts.values()),
+        state_bytes=sum(host.store.total_nbytes for host in member.hosts.values()),
         held_bytes=member.held_bytes,
     )
 
@@ -86,7 +86,7 @@ def _reading_of_state(member: Member, edges: KafkaEdges, received: Received) -> 
     hosts = member.hosts.values()
     return {
         "megaphone_state_rows": state_rows(member),
-        "megaphone_state_bytes": sum(host.store.table.nbytes for host in hosts),
+        "megaphone_state_bytes": sum(host.store.total_nbytes for host in hosts),
         "megaphone_state_rows_applied_total": sum(host.rows_applied for host in hosts),
         "megaphone_migration_bins_owned": len(member.owned_bins()),
         "megaphone_migration_bins_received_total": received.bins,
@@ -100,7 +100,7 @@ def _reading_of_state(member: Member, edges: KafkaEdges, received: Received) -> 
 
 def state_rows(member: Member) -> int:
     """Rows of keyed state in a process."""
-    return sum(host.store.table.row_count for host in member.hosts.values())
+    return sum(host.store.row_count for host in member.hosts.values())
 
 
 def controller_details(machine: ControllerMachine, http: str) -> MemberDetails:

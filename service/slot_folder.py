@@ -28,7 +28,6 @@ from service.statestore.checkpoint import (
     remove_checkpoints,
     write_checkpoint,
 )
-from service.statestore.vertex_store import VertexStore
 
 #: Manifests, and with them checkpoints, that are kept.
 CHECKPOINTS_KEPT = 3
@@ -101,7 +100,7 @@ class SlotFolder:
             )
         files = _files_of(manifest, self._slot)
         if files is not None:
-            read_checkpoint(self.path, files, _stores(member))
+            read_checkpoint(self.path, files, member.stores)
         return files
 
     def write(self, member: Member, cut: int) -> Future[SlotFiles | None]:
@@ -115,7 +114,7 @@ class SlotFolder:
     def _write(self, member: Member, cut: int) -> SlotFiles | None:
         if member.slot.role is not Role.WORKER or not member.hosts:
             return None
-        return write_checkpoint(self.path, cut, _stores(member), member.owned_bins())
+        return write_checkpoint(self.path, cut, member.stores, member.owned_bins())
 
     def prune(self) -> None:
         """Remove checkpoints that none of the newest manifests names (SF2); cheap without any.
@@ -143,7 +142,3 @@ def _files_of(manifest: ManifestRecord, slot: str) -> SlotFiles | None:
         return None if files is None else msgspec.convert(files, SlotFiles)
     except msgspec.ValidationError as error:
         raise StateCorrupt(f"manifest {manifest.name!r} lists no files: {error}") from error
-
-
-def _stores(member: Member) -> dict[str, VertexStore]:
-    return {name: host.store for name, host in member.hosts.items()}

@@ -25,8 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Self
 
 from service.dataflow.connectors import LocalSink, LocalSource
+from service.dataflow.keyed import KeyedOperators
 from service.dataflow.row_operations import RowOperations
 from service.dataflow.row_vertices import CaptureVertex, InspectVertex, SideVertex
 from service.dataflow.vertices import (
@@ -299,7 +301,7 @@ class Stream(RowOperations):
         return self.flow._stream(entering, self.columns)
 
 
-class KeyedStream:
+class KeyedStream(KeyedOperators["Stream"]):
     """A stream grouped by a key; what follows keeps state per key, in bins."""
 
     def __init__(self, stream: Stream, key: str) -> None:
@@ -314,15 +316,13 @@ class KeyedStream:
 
         The output has one row for each key a batch changed, with the key and the aggregates' new
         values as columns. It is a changelog: how many inputs one row absorbs depends on the load,
-        the last row of each key does not.
+        the last row of each key does not. With `Order.ORDERED` it has exactly one row for each key
+        and time, and its rows wait until their time is complete.
 
         Raises:
             GraphError: no aggregates, something else than an aggregate, an unknown column, or a
                 name equal to the key.
-            NotYetSupported: an ordered vertex.
         """
-        if order is not Order.EAGER:
-            raise NotYetSupported("an ordered vertex", "leave order=Order.EAGER")
         if not aggregates:
             raise GraphError(f"aggregate {name!r} has nothing to compute")
         if self._key in aggregates:
@@ -345,3 +345,18 @@ class KeyedStream:
             NotYetSupported: always.
         """
         raise NotYetSupported("a window (timers and watermarks)", "aggregate without one")
+
+    def _upstream(self) -> int:
+        return self._stream.vertex
+
+    def _columns(self) -> tuple[str, ...] | None:
+        return self._stream.columns
+
+    def _need(self, column: str, user: str) -> None:
+        self._stream._need(column, user)
+
+    def _add(self, vertex: Vertex, columns: tuple[str, ...] | None) -> Stream:
+        return self._stream.flow._stream(vertex, columns)
+
+    def _same_flow(self, other: Self) -> None:
+        self._stream.flow._own(other._stream)

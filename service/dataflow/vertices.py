@@ -9,15 +9,20 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+import pyarrow as pa
 
 from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.row_vertices import BatchFunction, ExchangeVertex, RowVertex
 from service.errors import GraphError, NotYetSupported
 from service.ids import Role
 from service.statestore.aggregate import Aggregate
+from service.statestore.object_store import StateCodec
+from service.statestore.stateful_map import RowForm, StateFunction
 
 
 class Order(Enum):
@@ -119,6 +124,57 @@ class AggregateVertex:
 
 
 @dataclass(frozen=True)
+class StatefulMapVertex:
+    """Per row, a user's function of the row and its key's state; lowered to F and S."""
+
+    name: str
+    key: str
+    function: StateFunction
+    #: What the function is given of a row: a column's value, a tuple, or, for None, a dict of all.
+    value: RowForm
+    #: Columns of the output, without the key.
+    outputs: pa.Schema
+    initial: Callable[[], Any] | None
+    codec: StateCodec
+    #: Whether the function's output is any number of rows.
+    flat: bool
+    upstream: int
+    order: Order = Order.EAGER
+
+
+@dataclass(frozen=True)
+class DistinctVertex:
+    """Per key, its first row; lowered to F and S."""
+
+    name: str
+    key: str
+    upstream: int
+    order: Order = Order.EAGER
+
+
+@dataclass(frozen=True)
+class JoinVertex:
+    """Pairs of rows of two streams with one key; lowered to an operator that tags, F and S."""
+
+    name: str
+    #: Key columns of the left and the right stream; the output has the left one's name.
+    keys: tuple[str, str]
+    upstreams: tuple[int, int]
+    #: Added to names of the right stream's columns that the left one has too.
+    suffix: str
+    order: Order = Order.EAGER
+
+    @property
+    def key(self) -> str:
+        """Name of the key in the output."""
+        return self.keys[0]
+
+
+#: Vertices that keep state per key, in bins that move.
+KeyedVertex = AggregateVertex | StatefulMapVertex | DistinctVertex | JoinVertex
+
+
+@dataclass(frozen=True)
 class EnterVertex:
     """Rows enter a loop, with its counter at zero."""
 
@@ -167,7 +223,7 @@ class SinkVertex:
 #: What stands for one operator without state, or for several.
 StatelessVertex = MapVertex | ConcatVertex | EnterVertex | LeaveVertex | RowVertex
 
-Vertex = SourceVertex | StatelessVertex | AggregateVertex | FeedbackVertex | SinkVertex
+Vertex = SourceVertex | StatelessVertex | KeyedVertex | FeedbackVertex | SinkVertex
 
 
 def upstreams_of(vertex: Vertex) -> tuple[int, ...]:
@@ -175,7 +231,7 @@ def upstreams_of(vertex: Vertex) -> tuple[int, ...]:
     match vertex:
         case SourceVertex():
             return ()
-        case ConcatVertex():
+        case ConcatVertex() | JoinVertex():
             return vertex.upstreams
         case _:
             return (vertex.upstream,)
@@ -201,7 +257,7 @@ def uses_kafka(vertices: Sequence[Vertex]) -> bool:
 
 def stateful_of(vertices: Sequence[Vertex]) -> int:
     """How many vertices keep state in bins: each of them reports every bin that moves."""
-    return sum(isinstance(vertex, AggregateVertex) for vertex in vertices)
+    return sum(isinstance(vertex, KeyedVertex) for vertex in vertices)
 
 
 def loops_of(vertices: Sequence[Vertex]) -> list[tuple[int, ...]]:
@@ -251,7 +307,13 @@ def roles_of(vertices: Sequence[Vertex]) -> list[frozenset[Role]]:
             match vertex:
                 case SourceVertex():
                     found[number] = frozenset({Role.GATEWAY})
-                case AggregateVertex() | ExchangeVertex():
+                case (
+                    AggregateVertex()
+                    | StatefulMapVertex()
+                    | DistinctVertex()
+                    | JoinVertex()
+                    | ExchangeVertex()
+                ):
                     found[number] = frozenset({Role.WORKER})
                 case _:
                     found[number] = frozenset[Role]().union(

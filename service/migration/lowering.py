@@ -34,12 +34,17 @@ from service.dataflow.loops import FeedbackOperator
 from service.dataflow.operator import Operator, Pact
 from service.dataflow.operators import columns_of
 from service.dataflow.progress.summary import PathSummary, feedback, identity
+from service.dataflow.sides import SidesOperator
 from service.dataflow.transport.credit import CreditClass
 from service.dataflow.vertices import (
     AggregateVertex,
+    DistinctVertex,
     FeedbackVertex,
+    JoinVertex,
+    KeyedVertex,
     SinkVertex,
     SourceVertex,
+    StatefulMapVertex,
     loops_of,
     upstreams_of,
 )
@@ -48,15 +53,12 @@ from service.hashing import bin_bits_of
 from service.migration.control_source import ControlSource
 from service.migration.router import Router
 from service.migration.state_host import StateHost
+from service.migration.stateful import keyed_parts
 from service.migration.stateless import StatelessLowering
-from service.statestore.aggregate import AggregateProgram
-from service.statestore.columns import ColumnType
-from service.statestore.vertex_store import VertexStore
 
 _SAME: PathSummary = identity(1)
 #: A port of an operator.
 _Port = tuple[int, int]
-_ARROW: dict[ColumnType, pa.DataType] = {"int64": pa.int64(), "float64": pa.float64()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,8 @@ class _Lowering:
             match vertex:
                 case SourceVertex():
                     self._source(number, vertex)
-                case AggregateVertex():
-                    self._aggregate(number, vertex)
+                case AggregateVertex() | StatefulMapVertex() | DistinctVertex() | JoinVertex():
+                    self._keyed(number, vertex)
                 case FeedbackVertex():
                     self._feedback(number, vertex)
                 case SinkVertex():
@@ -202,30 +204,20 @@ class _Lowering:
         """The control stream for operators whose timestamps have the length `depth`."""
         return self._control_operator, depth - 1
 
-    def _dtypes(self, vertex: AggregateVertex) -> dict[str, ColumnType]:
-        """Types of the columns the vertex reads; its key must be an integer."""
-        schema = self._schemas[vertex.upstream]
-        if vertex.key not in schema.names or schema.field(vertex.key).type != pa.int64():
-            raise GraphError(
-                f"{vertex.name!r} needs an int64 column {vertex.key!r} as its key; "
-                f"the stream has {columns_of(schema)}"
-            )
-        known: dict[str, ColumnType] = {}
-        for field in schema:
-            if field.type == pa.int64():
-                known[field.name] = "int64"
-            elif field.type == pa.float64():
-                known[field.name] = "float64"
-        return known
-
-    def _aggregate(self, number: int, vertex: AggregateVertex) -> None:
-        columns = [vertex.key]
-        for aggregate in vertex.aggregates.values():
-            if aggregate.column is not None and aggregate.column not in columns:
-                columns.append(aggregate.column)
+    def _keyed(self, number: int, vertex: KeyedVertex) -> None:
+        schemas = [self._schemas[upstream] for upstream in upstreams_of(vertex)]
+        parts = keyed_parts(vertex, schemas, self._bin_bits)
+        self._schemas[number] = parts.schema
         depth = self._depth(number)
         control, same = self._control_at(depth), identity(depth)
-        router = Router(vertex.name, vertex.key, columns, self._bin_bits, self._control)
+        upstream = self._outputs[upstreams_of(vertex)[0]]
+        if parts.sides is not None:
+            both = SidesOperator(parts.sides)
+            self._stateless.operator(number, f"{vertex.name}.both", both, upstreams_of(vertex))
+            upstream = self._outputs[number]
+        router = Router(
+            vertex.name, vertex.key, parts.columns, self._bin_bits, self._control, parts.required
+        )
         routing = self._graph.add(
             f"{vertex.name}.F",
             router,
@@ -234,13 +226,7 @@ class _Lowering:
             connectivity={(0, 0): same, (1, 0): same},
             depth=depth,
         )
-        program = AggregateProgram(vertex.key, dict(vertex.aggregates), self._dtypes(vertex))
-        self._schemas[number] = pa.schema(
-            [(vertex.key, pa.int64())]
-            + [(name, _ARROW[dtype]) for name, dtype in program.output_dtypes.items()]
-        )
-        store = VertexStore(vertex.name, program, self._bin_bits)
-        host = StateHost(store, vertex.key, self._control, self._bins)
+        host = StateHost(parts.store, vertex.key, self._control, self._bins, vertex.order)
         hosting = self._graph.add(
             f"{vertex.name}.S",
             host,
@@ -250,7 +236,7 @@ class _Lowering:
             depth=depth,
             notified=True,
         )
-        self._graph.connect(self._outputs[vertex.upstream], (routing, 0))
+        self._graph.connect(upstream, (routing, 0))
         self._graph.connect(control, (routing, 1))
         self._graph.connect((routing, 0), (hosting, 0), Pact.ROUTED, CreditClass.DATA)
         self._graph.connect((hosting, 1), (hosting, 1), Pact.ROUTED, CreditClass.STATE)
@@ -277,7 +263,7 @@ class _Lowering:
     def _set_gates(self) -> None:
         """L3: each host watches what lies below it, up to the next stateful vertex and beyond."""
         for number, vertex in enumerate(self._flow.vertices):
-            if isinstance(vertex, AggregateVertex):
+            if vertex.name in self._lowered.hosts:
                 host = self._lowered.hosts[vertex.name]
                 host.gate = [
                     self._gates[below] for below in self._below(number) if below in self._gates

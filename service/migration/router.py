@@ -8,7 +8,7 @@ Invariants
       concern it. Such batches wait in the held store, under a capability, their credit returned.
   F2  Rows of one batch for one worker keep their order.
   F3  Of batches that may be routed, those that came earlier are routed earlier.
-  F4  No null passes: the kernels of F and S read columns as plain numbers.
+  F4  No null passes in a key, nor in a column that the kernels of S read as plain numbers.
 Source: Megaphone (VLDB 2019) §3.4; DESIGN §7.
 """
 
@@ -69,12 +69,22 @@ class Router:
     """The routing operator of one stateful vertex in one process."""
 
     def __init__(
-        self, vertex: str, key: str, columns: list[str], bin_bits: int, control: ControlSource
+        self,
+        vertex: str,
+        key: str,
+        columns: list[str],
+        bin_bits: int,
+        control: ControlSource,
+        required: list[str] | None = None,
     ) -> None:
-        """Route rows of `vertex` by `key`; send only `columns`, which S needs."""
+        """Route rows of `vertex` by `key`; send only `columns`, which S needs.
+
+        Those that are `required`, by default all, may hold no null (F4).
+        """
         self._vertex = vertex
         self._key = key
         self._columns = columns
+        self._required = columns if required is None else required
         self._bin_bits = bin_bits
         self._control = control
         self._held: deque[HeldRows] = deque()
@@ -132,13 +142,14 @@ class Router:
         """Rows for each worker that owns some of them at `epoch` (F2).
 
         Raises:
-            GraphError: a column holds a null.
+            GraphError: a required column holds a null.
         """
         rows = rows.select(self._columns)
-        for name, column in zip(self._columns, rows.columns, strict=True):
-            if column.null_count:
+        for name in self._required:
+            nulls = rows.column(name).null_count
+            if nulls:
                 raise GraphError(
-                    f"{self._vertex!r} was given {column.null_count} nulls in column {name!r}; "
+                    f"{self._vertex!r} was given {nulls} nulls in column {name!r}; "
                     "filter them or fill them in before key_by"
                 )
         keys = rows.column(self._key).to_numpy(zero_copy_only=False)

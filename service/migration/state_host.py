@@ -20,12 +20,15 @@ Invariants
   S7  Of rows that may be applied, those that came earlier are applied earlier.
   S8  State is taken and sent in portions, between which this process receives and applies rows: a
       large wave does not stop the bins that stay.
+  S9  An ordered vertex applies the rows of a time together, once nothing at or before it can come
+      (OR1 of `ordered`), and rows of a bin that has not arrived time by time as well.
 Source: DESIGN §7; the original's S stalls all keys, this one gates per bin.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -34,15 +37,18 @@ from numpy.typing import NDArray
 from service.dataflow.operator import Capability, Message, OperatorContext, payload_size
 from service.dataflow.progress.antichain import Antichain
 from service.dataflow.progress.timestamp import Timestamp
+from service.dataflow.vertices import Order
 from service.errors import ProtocolViolation
 from service.hashing import bins_of
 from service.migration.control_source import ControlSource
+from service.migration.gathering import gather
 from service.migration.handover import Arrival, CutReport, Departure
 from service.migration.held import HeldRows, WaitingRows
+from service.migration.ordered import OrderedRows
 from service.migration.records import Move
 from service.statestore.chunk import bin_of_chunk
-from service.statestore.columns import Values
-from service.statestore.vertex_store import VertexStore
+from service.statestore.columns import numbers_of
+from service.statestore.hosted import HostedStore
 
 #: `hold_from` of a bin that does not wait: no epoch is that late.
 _NEVER = np.iinfo(np.int64).max
@@ -54,9 +60,18 @@ _RELEASE_PARTS = 8
 class StateHost:
     """The state operator of one stateful vertex in one process."""
 
-    def __init__(self, store: VertexStore, key: str, control: ControlSource, bins: int) -> None:
+    def __init__(
+        self,
+        store: HostedStore,
+        key: str,
+        control: ControlSource,
+        bins: int,
+        order: Order = Order.EAGER,
+    ) -> None:
         """Host `store`; the routing table of `control` says which of the `bins` are here."""
         self.store = store
+        #: Rows of an ordered vertex whose time is not complete (S9); None in an eager one.
+        self._ordered = OrderedRows() if order is Order.ORDERED else None
         self._key = key
         self._control = control
         #: Earliest cut at which each bin still arrives here; rows at or after it wait (S1).
@@ -78,6 +93,8 @@ class StateHost:
         self.portion_bytes = 1 << 19
         #: Rows that waited are applied in batches of about this many.
         self.drain_rows = 1 << 16
+        #: From this many batches on that wait in the queue, they are applied together.
+        self.merge_from = 8
         self.held_bytes = 0
         self.rows_applied = 0
         #: Reports not yet taken by the shell.
@@ -101,7 +118,8 @@ class StateHost:
     @property
     def settled(self) -> bool:
         """Whether nothing waits, leaves or comes."""
-        return not (self._beyond or self._waiting or self._departures or self._arrivals)
+        held = self._beyond or self._waiting or self._ordered
+        return not (held or self._departures or self._arrivals)
 
     def step(self) -> None:
         """Take commands, state and rows; then let leave and let go what may."""
@@ -113,7 +131,10 @@ class StateHost:
             self._release()
         # S7: what came later is not looked at before all that may go has gone.
         if self._drain_waiting() and self._admit_beyond():
-            self._take_rows()
+            if self._ordered is None:
+                self._take_rows()
+            else:
+                self._take_ordered(self._ordered)
         if self._departures:
             self._depart()
 
@@ -128,9 +149,26 @@ class StateHost:
             if epoch >= self._horizon():
                 self._hold_beyond(rows, self._output.retain(0, message))
                 continue
+            if len(self._data.queue) >= self.merge_from:
+                message, rows = gather(self._data, message, self._control, self.drain_rows)
+                epoch = message.time[0]
             now = rows if epoch < self._hold_min else self._separate(rows, message)
-            if now.num_rows:
-                self._output.forward(0, message, self._apply(now, epoch))
+            if now.num_rows and (changed := self._apply(now, message.time)).num_rows:
+                self._output.forward(0, message, changed)
+
+    def _take_ordered(self, ordered: OrderedRows) -> None:
+        """Keep what arrived, and apply the times that are complete, in order (S9)."""
+        while (message := self._data.pull()) is not None:
+            rows = message.payload
+            assert isinstance(rows, pa.RecordBatch), "a data channel carries record batches"
+            retain = partial(self._output.retain, 0, message)
+            self.held_bytes += ordered.add(rows, message.time, retain)
+        frontier = self._data.frontier()
+        while self._output.ready() and (held := ordered.take(frontier)) is not None:
+            # Every control source has promised beyond it, and so has this process's own.
+            assert held.epoch < self._horizon(), "S1: a complete time lies below the horizon"
+            self.held_bytes -= held.size
+            self._go_on(held)
 
     def _horizon(self) -> int:
         return self._control.follower.horizon
@@ -154,18 +192,22 @@ class StateHost:
                 later.append(held)
                 continue
             self.held_bytes -= held.size
-            rows = held.rows
-            if held.epoch >= self._hold_min:
-                rows = self._separate(rows, held.right)
-            if rows.num_rows:
-                self._output.send(held.right, self._apply(rows, held.epoch))
-            held.right.drop()
+            self._go_on(held)
         complete = not self._beyond
         self._beyond.extendleft(reversed(later))
         self._beyond_min = min((held.epoch for held in self._beyond), default=_NEVER)
         if self._beyond:
             self._control.at_next_horizon(self._context.activate)
         return complete
+
+    def _go_on(self, held: HeldRows) -> None:
+        """Apply rows that were held, but for those of bins that have not arrived."""
+        rows, right = held.rows, held.right
+        if held.epoch >= self._hold_min:
+            rows = self._separate(rows, right)
+        if rows.num_rows and (changed := self._apply(rows, right.time)).num_rows:
+            self._output.send(right, changed)
+        right.drop()
 
     def _separate(self, rows: pa.RecordBatch, origin: Message | Capability) -> pa.RecordBatch:
         """Keep the rows whose bin has not arrived; returns the others. `origin` gives the right."""
@@ -176,7 +218,8 @@ class StateHost:
         if not waits.any():
             return rows
         start = self._control.table.interval_start(epoch)
-        place = (start,) if len(time) == 1 else (start, *time)
+        together = len(time) == 1 and self._ordered is None
+        place = (start,) if together else (start, *time)
         waiting = self._waiting.get(place)
         if waiting is None:
             waiting = WaitingRows(start, self._right(origin), time)
@@ -205,7 +248,9 @@ class StateHost:
                 if rows is None:
                     break
                 self.held_bytes -= before - waiting.size
-                self._send_late(waiting, self._apply(rows, waiting.latest[0]))
+                changed = self._apply(rows, waiting.latest)
+                if changed.num_rows:
+                    self._send_late(waiting, changed)
             else:
                 return False
             if not waiting.parts:
@@ -221,15 +266,12 @@ class StateHost:
         right.drop()
 
     def _keys(self, rows: pa.RecordBatch) -> NDArray[np.int64]:
-        return np.asarray(_values(rows, self._key), dtype=np.int64)
+        return np.asarray(numbers_of(rows, self._key), dtype=np.int64)
 
-    def _apply(self, rows: pa.RecordBatch, epoch: int) -> pa.RecordBatch:
-        """Fold rows into their bins and return what changed, one row a key."""
+    def _apply(self, rows: pa.RecordBatch, time: Timestamp) -> pa.RecordBatch:
+        """Apply rows to their bins and return what comes of it."""
         self.rows_applied += rows.num_rows
-        values = {name: _values(rows, name) for name in self.store.program.input_columns}
-        keys, outputs = self.store.apply(self._keys(rows), values, epoch)
-        arrays = [pa.array(keys), *(pa.array(column) for column in outputs.values())]
-        return pa.RecordBatch.from_arrays(arrays, names=[self._key, *outputs])
+        return self.store.apply_rows(rows, time)
 
     # Moves --------------------------------------------------------------------------------------
 
@@ -309,6 +351,8 @@ class StateHost:
         for held in self._beyond:
             if held.epoch < cut:
                 unsettled[bins_of(self._keys(held.rows), self.store.bin_bits)] = True
+        for rows in () if self._ordered is None else self._ordered.below(cut):
+            unsettled[bins_of(self._keys(rows), self.store.bin_bits)] = True
         return unsettled
 
     def _take_chunks(self) -> None:
@@ -368,9 +412,3 @@ class StateHost:
         self.reports.append(
             CutReport(vertex, arrival.cut, arrival.bins, arrival.bytes, arrival.rows)
         )
-
-
-def _values(rows: pa.RecordBatch, name: str) -> Values:
-    """A column as NumPy sees it; no copy, as F lets no nulls through."""
-    values: Values = rows.column(name).to_numpy(zero_copy_only=False)
-    return values

@@ -98,7 +98,7 @@ class StatelessLowering:
         match vertex:
             case ConcatVertex():
                 self._schemas[number] = self._common(vertex)
-                self._operator(number, vertex.name, ConcatOperator(), vertex.upstreams)
+                self.operator(number, vertex.name, ConcatOperator(), vertex.upstreams)
             case EnterVertex():
                 self._border(number, vertex, ingress(self._depth(vertex.upstream)))
             case LeaveVertex():
@@ -111,7 +111,7 @@ class StatelessLowering:
                 given = self._schemas[vertex.upstream]
                 self._schemas[number], logic = self._rowwise(number, vertex, given)
                 outputs = 1 + isinstance(vertex, BranchVertex) + (number in self._caught)
-                self._operator(number, vertex.name, logic, (vertex.upstream,), outputs=outputs)
+                self.operator(number, vertex.name, logic, (vertex.upstream,), outputs=outputs)
 
     def _rowwise(
         self, number: int, vertex: _Rowwise, given: pa.Schema
@@ -178,7 +178,7 @@ class StatelessLowering:
             )
         workers = self._workers
         sender = BroadcastOperator(workers) if by is None else ExchangeOperator(by, workers)
-        self._operator(number, f"{vertex.name}.send", sender, (vertex.upstream,))
+        self.operator(number, f"{vertex.name}.send", sender, (vertex.upstream,))
         sending = self._outputs[number]
         depth = self._depth(number)
         receiving = self._graph.add(
@@ -199,9 +199,9 @@ class StatelessLowering:
     def _border(self, number: int, vertex: EnterVertex | LeaveVertex, path: PathSummary) -> None:
         """A loop's border: the output port sends at the time its path leads to."""
         self._schemas[number] = self._schemas[vertex.upstream]
-        self._operator(number, vertex.name, ConcatOperator(), (vertex.upstream,), path=path)
+        self.operator(number, vertex.name, ConcatOperator(), (vertex.upstream,), path=path)
 
-    def _operator(
+    def operator(
         self,
         number: int,
         name: str,

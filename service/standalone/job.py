@@ -69,7 +69,6 @@ from service.migration.reports import (
 from service.standalone.outbox import Outbox, SinkEnd
 from service.standalone.surroundings import Remains, Surroundings
 from service.statestore.checkpoint import SlotFiles, read_checkpoint, write_checkpoint
-from service.statestore.vertex_store import VertexStore
 
 #: Frames taken from a link at once when links take turns.
 _ALL = 1 << 30
@@ -299,7 +298,7 @@ class StandaloneJob:
         if files is not None:
             assert self._state_dir is not None, "a checkpoint has a folder"
             folder = self._state_dir / str(member.slot)
-            read_checkpoint(folder, msgspec.convert(files, SlotFiles), _stores(member))
+            read_checkpoint(folder, msgspec.convert(files, SlotFiles), member.stores)
 
     # Telling ------------------------------------------------------------------------------------
 
@@ -325,7 +324,7 @@ class StandaloneJob:
         files = None
         if self._state_dir is not None and member.slot.role is Role.WORKER and member.hosts:
             folder = self._state_dir / str(member.slot)
-            written = write_checkpoint(folder, cut, _stores(member), member.owned_bins())
+            written = write_checkpoint(folder, cut, member.stores, member.owned_bins())
             files = msgspec.to_builtins(written)
         return CheckpointedReport(
             cut=cut,
@@ -372,7 +371,3 @@ class StandaloneJob:
             for unread in self._unread:
                 unread.append(record)
         return offset
-
-
-def _stores(member: Member) -> dict[str, VertexStore]:
-    return {name: host.store for name, host in member.hosts.items()}

@@ -5,8 +5,9 @@ rows appended to the stores.
 
 An entry's key is bin u32 | vertex u16 | key u64, big endian, where the sign bit of the key is
 inverted, so that bytes sort as numbers do: a bin is one range, and in it each vertex. A row's value
-is its version and its state columns, 8 bytes each, little endian. The timers of a vertex in a bin
-follow its rows' range: their vertex has its highest bit set, and their key is their ordinal.
+is what its store says: of an arena its version and its state columns, 8 bytes each, little endian;
+of an object store the object, encoded. The timers of a vertex in a bin follow its rows' range:
+their vertex has its highest bit set, and their key is their ordinal.
 
 Invariants
   N1  Entries come in strictly ascending order, and each pair of a vertex and a key once.
@@ -24,8 +25,7 @@ from numpy.typing import NDArray
 from service.errors import StateCorrupt
 from service.hashing import bins_of
 from service.statestore._rocks import ENTRIES_PER_PIECE, Piece
-from service.statestore.columns import Rows
-from service.statestore.vertex_store import VertexStore
+from service.statestore.hosted import HostedStore, StoredValues
 
 VERTICES_MAX = 1 << 15
 _TIMERS_BIT = np.uint16(1 << 15)
@@ -33,10 +33,10 @@ _SIGN = np.uint64(1 << 63)
 _KEY = np.dtype([("bin", ">u4"), ("vertex", ">u2"), ("key", ">u8")])
 
 #: Arrays of entry keys with the values of as many entries, each value as a `void` or an object.
-_Part = tuple[NDArray[np.void], NDArray[np.void] | NDArray[np.object_]]
+_Part = tuple[NDArray[np.void], StoredValues]
 
 
-def entries_of(stores: Sequence[VertexStore], bins: Sequence[int]) -> Iterator[Piece]:
+def entries_of(stores: Sequence[HostedStore], bins: Sequence[int]) -> Iterator[Piece]:
     """All rows and timers of the bins, in order (N1).
 
     Args:
@@ -63,11 +63,9 @@ def entries_of(stores: Sequence[VertexStore], bins: Sequence[int]) -> Iterator[P
             yield keys[chosen].view(f"V{_KEY.itemsize}").tolist(), values.tolist()
 
 
-def _groups(stores: Sequence[VertexStore], bins: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _groups(stores: Sequence[HostedStore], bins: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Consecutive bins with about ENTRIES_PER_PIECE rows together."""
-    rows = sum(
-        (store.table.rows_per_bin()[bins] for store in stores), np.zeros(len(bins), np.int64)
-    )
+    rows = sum((store.rows_per_bin()[bins] for store in stores), np.zeros(len(bins), np.int64))
     group_of = np.cumsum(rows) // ENTRIES_PER_PIECE
     for start, end in _runs(group_of):
         yield bins[start:end]
@@ -80,18 +78,14 @@ def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from pairwise(bounds)
 
 
-def _parts(number: int, store: VertexStore, bins: NDArray[np.int64]) -> Iterator[_Part]:
+def _parts(number: int, store: HostedStore, bins: NDArray[np.int64]) -> Iterator[_Part]:
     """The vertex's rows, and its timers, as keys and values."""
-    rows = store.table.extract_bins(bins)
-    keys = np.empty(len(rows), dtype=_KEY)
-    keys["bin"] = bins_of(rows.keys, store.bin_bits)
+    row_keys, values = store.stored_rows(bins)
+    keys = np.empty(len(row_keys), dtype=_KEY)
+    keys["bin"] = bins_of(row_keys, store.bin_bits)
     keys["vertex"] = number
-    keys["key"] = rows.keys.view(np.uint64) ^ _SIGN
-    values = np.empty((len(rows), 1 + len(rows.columns)), dtype="<i8")
-    values[:, 0] = rows.versions
-    for column, cells in enumerate(rows.columns.values()):
-        values[:, 1 + column] = cells.view(np.int64)
-    yield keys, values.view(f"V{values.shape[1] * 8}").reshape(len(rows))
+    keys["key"] = row_keys.view(np.uint64) ^ _SIGN
+    yield keys, values
     for bin_id in bins.tolist():
         timers = store.timers(bin_id)
         if timers:
@@ -107,7 +101,7 @@ def _parts(number: int, store: VertexStore, bins: NDArray[np.int64]) -> Iterator
 class EntryLoader:
     """Takes the pieces of a scan, in order, into empty stores."""
 
-    def __init__(self, stores: Sequence[VertexStore]) -> None:
+    def __init__(self, stores: Sequence[HostedStore]) -> None:
         """Load into these `stores`, the vertices by their numbers."""
         self._stores = stores
         #: Rows and timers taken, by vertex number.
@@ -141,20 +135,14 @@ class EntryLoader:
 
     def _take_rows(self, number: int, entries: NDArray[np.void], values: list[bytes]) -> None:
         store = self._stores[number]
-        width = 1 + len(store.columns)
-        if set(map(len, values)) != {8 * width}:
+        if store.stored_bytes is not None and set(map(len, values)) != {store.stored_bytes}:
             raise StateCorrupt(
                 f"a row of vertex {store.vertex!r} in the checkpoint has another length"
             )
         keys = (entries["key"].astype(np.uint64) ^ _SIGN).view(np.int64)
         if np.any(bins_of(keys, store.bin_bits) != entries["bin"]):
             raise StateCorrupt(f"a row of vertex {store.vertex!r} is in another bin than its key's")
-        cells = np.frombuffer(b"".join(values), dtype="<i8").reshape(len(values), width)
-        columns = {
-            name: np.ascontiguousarray(cells[:, 1 + index]).view(dtype)
-            for index, (name, dtype) in enumerate(store.columns)
-        }
-        store.table.append(Rows(keys, cells[:, 0], columns))
+        store.load_rows(keys, values)
         self.rows[number] += len(values)
 
     def _take_timers(self, number: int, entries: NDArray[np.void], values: list[bytes]) -> None:

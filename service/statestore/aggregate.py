@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.errors import StateError, UsageError
 from service.statestore import _folds
 from service.statestore.arena import KeyedTable, Touched
-from service.statestore.columns import ColumnSpec, ColumnType, Values
+from service.statestore.columns import ColumnSpec, ColumnType, Values, numbers_of
 
 _INT64 = np.iinfo(np.int64)
 _LEAST: dict[ColumnType, int | float] = {"int64": int(_INT64.min), "float64": -np.inf}
@@ -168,6 +169,14 @@ class AggregateProgram:
             raise
         table.store(touched, version)
         return touched.keys, results
+
+    def apply_rows(self, table: KeyedTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
+        """`apply` for a batch whose columns hold no nulls; one row for each key it changed."""
+        values = {name: numbers_of(rows, name) for name in self.input_columns}
+        keys = numbers_of(rows, self.key).view(np.int64)
+        changed, outputs = self.apply(table, keys, values, version)
+        arrays = [pa.array(changed), *(pa.array(column) for column in outputs.values())]
+        return pa.RecordBatch.from_arrays(arrays, names=[self.key, *outputs])
 
     def _fold_all(self, touched: Touched, values: Mapping[str, Values]) -> dict[str, Values]:
         results: dict[str, Values] = {}

@@ -29,7 +29,7 @@ import xxhash
 from service.errors import FormatMismatch, StateCorrupt, StateError
 from service.statestore import _entries, _rocks
 from service.statestore.columns import require_same_columns
-from service.statestore.vertex_store import VertexStore
+from service.statestore.hosted import HostedStore
 
 CHECKPOINT_FORMAT = 1
 
@@ -81,7 +81,7 @@ class SlotFiles(msgspec.Struct, frozen=True):
 
 
 def write_checkpoint(
-    folder: Path, cut: int, stores: Mapping[str, VertexStore], bins: Sequence[int]
+    folder: Path, cut: int, stores: Mapping[str, HostedStore], bins: Sequence[int]
 ) -> SlotFiles:
     """Write the state of the slot's `bins` as of `cut`.
 
@@ -130,7 +130,7 @@ def write_checkpoint(
     return SlotFiles(CHECKPOINT_FORMAT, cut, counts.pop(), target.name, files, tuple(vertices))
 
 
-def read_checkpoint(folder: Path, files: SlotFiles, stores: Mapping[str, VertexStore]) -> None:
+def read_checkpoint(folder: Path, files: SlotFiles, stores: Mapping[str, HostedStore]) -> None:
     """Fill empty stores from a checkpoint (P3).
 
     Args:
@@ -149,7 +149,7 @@ def read_checkpoint(folder: Path, files: SlotFiles, stores: Mapping[str, VertexS
     _require_same_job(files, stores)
     directory = _verified_directory(folder, files)
     numbered = [stores[stored.vertex] for stored in files.vertices]
-    assert not any(store.table.row_count for store in numbered), "stores to fill are empty"
+    assert not any(store.row_count for store in numbered), "stores to fill are empty"
     try:
         loader = _entries.EntryLoader(numbered)
         for piece in _rocks.scan(directory):
@@ -178,7 +178,7 @@ def remove_checkpoints(folder: Path, keep: Collection[SlotFiles]) -> None:
             shutil.rmtree(path)
 
 
-def _require_same_job(files: SlotFiles, stores: Mapping[str, VertexStore]) -> None:
+def _require_same_job(files: SlotFiles, stores: Mapping[str, HostedStore]) -> None:
     where = f"the checkpoint {files.directory}"
     if files.format != CHECKPOINT_FORMAT:
         raise FormatMismatch(

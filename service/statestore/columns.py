@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.errors import FormatMismatch, UsageError
@@ -76,6 +77,12 @@ class Rows:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return 8 * len(self) * (2 + len(self.columns))
+
+
+def numbers_of(rows: pa.RecordBatch, name: str) -> Values:
+    """A column without nulls as NumPy sees it; not copied."""
+    values: Values = rows.column(name).to_numpy(zero_copy_only=False)
+    return values
 
 
 def no_rows(columns: Sequence[ColumnSpec]) -> Rows:

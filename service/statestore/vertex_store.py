@@ -13,21 +13,46 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.errors import FormatMismatch, StateCorrupt
-from service.statestore.aggregate import AggregateProgram
 from service.statestore.arena import KeyedTable
 from service.statestore.chunk import BinAssembler, encode_bin
-from service.statestore.columns import Values
+from service.statestore.columns import ColumnSpec, Rows, Values
+from service.statestore.hosted import StoredValues
+
+
+class ArenaProgram(Protocol):
+    """How a batch changes rows of a table, by kernels only."""
+
+    @property
+    def state_columns(self) -> Sequence[ColumnSpec]:
+        """What is kept for each key."""
+        ...
+
+    def apply(
+        self,
+        table: KeyedTable,
+        keys: NDArray[np.int64],
+        values: Mapping[str, Values],
+        version: int,
+    ) -> tuple[NDArray[np.int64], dict[str, Values]]:
+        """Change the table by a batch of columns; the keys and columns that come of it."""
+        ...
+
+    def apply_rows(self, table: KeyedTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
+        """The same for a record batch, which has the program's columns."""
+        ...
 
 
 class VertexStore:
     """Keyed state of the vertex named `vertex`."""
 
-    def __init__(self, vertex: str, program: AggregateProgram, bin_bits: int) -> None:
+    def __init__(self, vertex: str, program: ArenaProgram, bin_bits: int) -> None:
         """Make an empty store with 2**bin_bits bins."""
         self.vertex = vertex
         self.program = program
@@ -49,8 +74,12 @@ class VertexStore:
     def apply(
         self, keys: NDArray[np.int64], values: Mapping[str, Values], version: int
     ) -> tuple[NDArray[np.int64], dict[str, Values]]:
-        """Fold a batch into the state; see AggregateProgram.apply."""
+        """Fold a batch into the state; see the program's `apply`."""
         return self.program.apply(self.table, keys, values, version)
+
+    def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
+        """Fold a batch at `time` into the state; see the program's `apply_rows`."""
+        return self.program.apply_rows(self.table, rows, time[0])
 
     def extract(self, bin_id: int, since: int = 0, cut: int = 0) -> Iterator[bytes]:
         """Chunks of the bin's rows changed after `since` (0: all), and of all its timers (V1).
@@ -110,9 +139,47 @@ class VertexStore:
         else:
             self._timers.pop(bin_id, None)
 
+    @property
+    def row_count(self) -> int:
+        """Rows of all bins. Cost: O(bins)."""
+        return self.table.row_count
+
+    @property
+    def total_nbytes(self) -> int:
+        """Bytes of the regions of all bins."""
+        return self.table.nbytes
+
     def rows(self, bin_id: int) -> int:
         """Number of rows of the bin."""
         return self.table.rows(bin_id)
+
+    def rows_per_bin(self) -> NDArray[np.int64]:
+        """Number of rows of every bin, a copy."""
+        return self.table.rows_per_bin()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Length of what a checkpoint keeps of each row: its version and its state columns."""
+        return 8 * (1 + len(self.columns))
+
+    def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
+        """Keys of these bins, and of each its version and state columns."""
+        rows = self.table.extract_bins(bins)
+        values = np.empty((len(rows), 1 + len(rows.columns)), dtype="<i8")
+        values[:, 0] = rows.versions
+        for column, cells in enumerate(rows.columns.values()):
+            values[:, 1 + column] = cells.view(np.int64)
+        return rows.keys, values.view(f"V{values.shape[1] * 8}").reshape(len(rows))
+
+    def load_rows(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
+        """Append rows that `stored_rows` gave; raises as `KeyedTable.append`."""
+        width = 1 + len(self.columns)
+        cells = np.frombuffer(b"".join(values), dtype="<i8").reshape(len(values), width)
+        columns = {
+            name: np.ascontiguousarray(cells[:, 1 + index]).view(dtype)
+            for index, (name, dtype) in enumerate(self.columns)
+        }
+        self.table.append(Rows(keys, cells[:, 0], columns))
 
     def nbytes(self, bin_id: int) -> int:
         """Bytes that the bin takes: its region of the table and its timers."""

@@ -6,6 +6,7 @@ Topics and bins are the test's: it names a prefix in the environment variable FL
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,7 @@ SCHEMAS: dict[int, dict[str, object]] = {
         (11, "group_highest", ("group", "most", "changes", "increases")),
         (12, "dear_bid", ("auction", "price")),
         (13, "top_below", ("auction", "price")),
+        (14, "bids_seen", ("auction", "bids", "total", "prices")),
     )
 }
 GROUPS = 10
@@ -89,3 +91,37 @@ def _to_parents(rows: pa.RecordBatch) -> pa.RecordBatch:
     below = rows.filter(pc.greater(rows.column("auction"), TOP))
     parents = pc.divide(below.column("auction"), 2)
     return pa.RecordBatch.from_arrays([parents, below.column("price")], ["auction", "price"])
+
+
+@dataclass
+class Seen:
+    """What is remembered of an auction: an object of the user's own, changed in place."""
+
+    bids: int = 0
+    total: int = 0
+    prices: set[int] = field(default_factory=set)
+
+
+def see(seen: Seen, price: int) -> tuple[Seen, tuple[int, int, int]]:
+    """Take one more bid, and tell of all so far."""
+    seen.bids += 1
+    seen.total += price
+    seen.prices.add(price)
+    return seen, (seen.bids, seen.total, len(seen.prices))
+
+
+def remembering() -> mp.Flow:
+    """A row for every bid: how many its auction has had, their sum, and how many prices."""
+    flow = mp.Flow("remembering")
+    seen = (
+        bids(flow)
+        .key_by("auction")
+        .stateful_map(
+            "seen",
+            see,
+            value="price",
+            initial=Seen,
+            schema={name: pa.int64() for name in ("bids", "total", "prices")},
+        )
+    )
+    return seen.sink("out", mp.KafkaSink(topic("seen"), key="auction", schema=14))

@@ -39,8 +39,10 @@ def start(
     gateways: int = 2,
     bins: int = 64,
 ) -> Job:
-    """Start a job of the flow of that name, its topics under `prefix`."""
+    """Start a job of the flow of that name, its topics under `prefix`; again in the same folder."""
     schemas = folder / "schemas"
+    if not schemas.is_dir():
+        registry(schemas, SCHEMAS)
     return Job(
         bootstrap_servers,
         app,
@@ -49,7 +51,7 @@ def start(
         workers=workers,
         gateways=gateways,
         bins=bins,
-        arguments=["--registry", str(registry(schemas, SCHEMAS)), *more],
+        arguments=["--registry", str(schemas), *more],
         environment={"FLOW_PREFIX": prefix},
     )
 

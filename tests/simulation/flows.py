@@ -19,6 +19,8 @@ GROUPS = 5
 Outputs = Mapping[str, Sequence[Mapping[str, int]]]
 #: Prices of each auction, in the order they were stamped.
 Stamped = Mapping[int, Sequence[int]]
+#: (epoch, auction, price) of each row that was stamped.
+Timed = Sequence[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class FlowUnderTest:
     build: Callable[[], Flow]
     check: Callable[[Outputs, Stamped], None]
     state_rows: Callable[[Stamped], dict[str, int]]
+    #: A check that needs the epochs, of flows whose results are decided by them.
+    check_times: Callable[[Outputs, Timed], None] = lambda outputs, timed: None
 
 
 def one_stage() -> FlowUnderTest:

@@ -6,11 +6,13 @@ What this kind cannot catch: see tests/simulation/world.py.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
 from service.dataflow.worker import WorkerLimits
-from tests.simulation.flows import branches, mixed, spread, tree, two_stages
+from tests.simulation.flows import FlowUnderTest, branches, mixed, spread, tree, two_stages
+from tests.simulation.keyed_flows import firsts, in_order, joined, ordered_tree, remembering
 from tests.simulation.world import Shape, World
 
 #: `make sim` raises it; each seed is one schedule.
@@ -71,6 +73,18 @@ def test_rows_are_spread_delayed_and_parted_while_bins_move(seed: int) -> None:
     world = World(10_000 + seed, Shape(flow=spread(3), limits=limits, held_budget=budget))
     world.run()
     assert world.check() > 100
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+@pytest.mark.parametrize("flow", [remembering, joined, firsts, in_order, ordered_tree])
+def test_objects_joins_and_ordered_vertices_move_exactly(
+    flow: Callable[[], FlowUnderTest], seed: int
+) -> None:
+    tight = seed % 2
+    limits, budget = (TIGHT, 4096) if tight else (WorkerLimits(), 1 << 20)
+    world = World(7_000 + seed, Shape(flow=flow(), limits=limits, held_budget=budget))
+    world.run()
+    assert world.check() > 50
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -96,9 +96,9 @@ class Clinging(StateHost):
         while self._output.ready() and self._data.queue and not self._must_wait():
             message = self._data.pull()
             assert message is not None
-            rows, epoch = message.payload, message.time[0]
+            rows = message.payload
             assert isinstance(rows, pa.RecordBatch)
-            self._output.forward(0, message, self._apply(rows, epoch))
+            self._output.forward(0, message, self._apply(rows, message.time))
 
     def _must_wait(self) -> bool:
         message = self._data.queue[0]

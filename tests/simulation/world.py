@@ -142,6 +142,8 @@ class World:
         #: Rows read by each gateway and not yet stamped, and rows stamped, per key in order.
         self.unstamped: list[list[tuple[int, int]]] = [[] for _ in range(shape.gateways)]
         self.stamped: dict[int, list[int]] = {}
+        #: (epoch, key, price) of each row stamped.
+        self.timed: list[tuple[int, int, int]] = []
         self._draw_habits()
 
     def _draw_habits(self) -> None:
@@ -235,6 +237,7 @@ class World:
         for host in member.hosts.values():
             host.portion_bytes = self.random.choice((1, 2_000, 1 << 19))
             host.drain_rows = self.random.choice((1, 20, 1 << 16))
+            host.merge_from = self.random.choice((1, 8))
         return member
 
     def _emit(self, sink: str, rows: pa.RecordBatch) -> None:
@@ -302,6 +305,7 @@ class World:
         if member.tick(self._now_us()):
             for key, price in self.unstamped[gateway]:
                 self.stamped.setdefault(key, []).append(price)
+                self.timed.append((member.ticks.last, key, price))
             self.unstamped[gateway].clear()
             self.rows_stamped[gateway] = self.rows_read[gateway]
             self.awake.add(peer)
@@ -373,6 +377,7 @@ class World:
         """WO1 to WO8 after `run`; returns the number of outputs compared."""
         with self._named():
             self.shape.flow.check(self.outputs, self.stamped)
+            self.shape.flow.check_times(self.outputs, self.timed)
             self.check_ownership()
             self.check_sources()
             self.check_rest()
@@ -389,7 +394,7 @@ class World:
                 for number in range(self.shape.bins):
                     assert number in owned or host.store.rows(number) == 0, "WO4: a copy is left"
         for vertex, rows in self.shape.flow.state_rows(self.stamped).items():
-            found = sum(member.hosts[vertex].store.table.row_count for member in self.members)
+            found = sum(member.hosts[vertex].store.row_count for member in self.members)
             assert found == rows, f"WO4: {found} rows of {vertex}, not {rows}"
 
     def check_sources(self) -> None:

@@ -8,14 +8,14 @@ from types import ModuleType
 import pytest
 
 import megaphone
-from service.dataflow import flow, row_operations
+from service.dataflow import flow, keyed, row_operations
 from service.ingest import files, lists, shape
 from service.standalone import run
 from service.testing import cluster, script
 
 
 @pytest.mark.parametrize(
-    "module", [megaphone, flow, row_operations], ids=lambda module: module.__name__
+    "module", [megaphone, flow, keyed, row_operations], ids=lambda module: module.__name__
 )
 def test_the_examples_of_a_module_run_as_printed(module: ModuleType) -> None:
     result = doctest.testmod(module)

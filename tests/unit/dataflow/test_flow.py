@@ -14,7 +14,6 @@ from service.dataflow.vertices import (
     KafkaSink,
     KafkaSource,
     MapVertex,
-    Order,
     SinkVertex,
     SourceVertex,
     loops_of,
@@ -278,5 +277,5 @@ def test_a_sink_in_a_loop_and_no_rounds_at_all_are_refused(flow: Flow, stream: S
 def test_what_this_version_cannot_do_is_refused_by_name(stream: Stream) -> None:
     with pytest.raises(NotYetSupported, match=r"window \(timers and watermarks\) is not supported"):
         stream.key_by("a").window(60)
-    with pytest.raises(NotYetSupported, match="ordered vertex is not supported"):
-        stream.key_by("a").aggregate("stats", order=Order.ORDERED, n=count())
+    with pytest.raises(NotYetSupported, match=r"how='left' of join 'pairs' is not supported"):
+        stream.key_by("a").join("pairs", stream.key_by("a"), how="left")

@@ -1,0 +1,112 @@
+"""What S asks of the state it hosts, whatever that state is made of.
+
+Flow: StateHost, checkpoint -> [HostedStore], which is a `VertexStore` (columns in an arena, changed
+by kernels) or an `ObjectStore` (any Python object under each key). Neither side knows the other.
+
+Invariants every store keeps
+  HS1  `extract` copies at the call; what it yields does not see later changes.
+  HS2  `install` deletes the bin's state first, and leaves the bin as it was if it fails.
+  HS3  State goes out of a store only as it is between two batches, never from the middle of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from service.statestore.chunk import BinAssembler
+
+#: Encoded rows of state in a checkpoint: all of one length as `void`, or bytes as objects.
+StoredValues = NDArray[np.void] | NDArray[np.object_]
+
+
+class HostedStore(Protocol):
+    """State of one vertex on one slot, in 2**bin_bits bins."""
+
+    vertex: str
+    bin_bits: int
+
+    @property
+    def bins(self) -> int:
+        """Number of bins, 2**bin_bits."""
+        ...
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """(name, type) of what is kept for a key; a checkpoint of other columns is refused."""
+        ...
+
+    @property
+    def row_count(self) -> int:
+        """Keys of all bins."""
+        ...
+
+    @property
+    def total_nbytes(self) -> int:
+        """Bytes of all bins; an estimate where objects are kept."""
+        ...
+
+    def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
+        """Change the state by a batch at `time`, and return what it gives; perhaps no rows."""
+        ...
+
+    def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
+        """Chunks of the bin's state as of `cut` (HS1, HS3)."""
+        ...
+
+    def assembler(self, bin_id: int) -> BinAssembler:
+        """An assembler for chunks of the bin; feed it, then `install`."""
+        ...
+
+    def install(self, bin_id: int, assembler: BinAssembler) -> None:
+        """Replace the bin's state by what a complete assembler holds (HS2)."""
+        ...
+
+    def delete(self, bin_id: int) -> None:
+        """Forget the bin's state."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything."""
+        ...
+
+    def rows(self, bin_id: int) -> int:
+        """Keys of the bin."""
+        ...
+
+    def rows_per_bin(self) -> NDArray[np.int64]:
+        """Keys of every bin."""
+        ...
+
+    def nbytes(self, bin_id: int) -> int:
+        """Bytes that the bin takes; an estimate where objects are kept."""
+        ...
+
+    def timers(self, bin_id: int) -> tuple[bytes, ...]:
+        """The bin's timer entries, in the order given."""
+        ...
+
+    def set_timers(self, bin_id: int, timers: Sequence[bytes]) -> None:
+        """Replace the bin's timer entries."""
+        ...
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Length of what a checkpoint keeps of each key; None if lengths differ."""
+        ...
+
+    def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
+        """Keys of these bins, bin by bin, and what a checkpoint keeps of each (HS3)."""
+        ...
+
+    def load_rows(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
+        """Add keys that are not there, from what `stored_rows` gave.
+
+        Raises:
+            StateCorrupt: a value cannot be decoded, or a key is there already.
+        """
+        ...
