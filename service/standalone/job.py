@@ -178,7 +178,9 @@ class StandaloneJob:
                 did = True
         has_rows = any(source.has_rows for source in member.sources.values())
         clock = min(member.ticks.now_us(now_us), member.follower.horizon - 1)
-        if has_rows or clock > member.ticks.last + self._idle_tick_us:
+        # Ordered vertices wait for every gateway to pass what one of them has sent.
+        behind = member.worker.newest_epoch > member.ticks.last
+        if has_rows or behind or clock > member.ticks.last + self._idle_tick_us:
             did = member.tick(now_us) or did
         if self._shape.until_end and peer not in self._drained and self._is_drained(peer):
             self._drained.add(peer)
@@ -226,6 +228,14 @@ class StandaloneJob:
             self._cut.add(peer)
             self._tell(peer, self._checkpointed(member), now_us)
         return True
+
+    def is_out_of_ticks(self) -> bool:
+        """Whether a gateway can close no epoch, so read nothing, before the clock goes on."""
+        return any(
+            member.follower.stop is None and member.ticks.last + 1 >= member.follower.horizon
+            for member in self.members
+            if member.slot.role is Role.GATEWAY
+        )
 
     def turn(self, now_us: int) -> bool:
         """Everything once, in a fixed order; whether anything happened."""

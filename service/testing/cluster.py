@@ -26,6 +26,7 @@ import numpy as np
 
 from service.dataflow.connectors import LocalSource
 from service.dataflow.flow import Flow
+from service.dataflow.progress.antichain import Antichain
 from service.dataflow.vertices import KafkaSink
 from service.errors import UsageError
 from service.hashing import bin_bits_of, bins_of
@@ -168,6 +169,21 @@ class Cluster:
     def now_ms(self) -> float:
         """How far the clock has gone since the beginning."""
         return (self._lives.now_us - FIRST_US) / _US
+
+    @property
+    def epoch(self) -> int:
+        """The time that rows read now would be stamped with, or little later ones."""
+        return self._lives.now_us
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """For a `Probe`, which may be asked about a cluster: `probe.passed(cluster, epoch)`."""
+        return self._lives.running.members[0].places
+
+    def frontier_at(self, location: int) -> Antichain:
+        """For a `Probe`: times that may still leave there, once the job has come to rest."""
+        self.settle()
+        return self._lives.running.members[0].frontier_at(location)
 
     def settle(self) -> None:
         """Let the job work until nothing is left to do at this time.

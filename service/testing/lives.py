@@ -132,10 +132,17 @@ class JobLives:
             raise
 
     def settle(self) -> None:
-        """Until nothing is left to do at this time; raises as `work` does."""
+        """Until nothing is left to do at this time; raises as `work` does.
+
+        So much may have been sent at one time that there is no further tick in it; then the clock
+        goes on, or rows would be left unread.
+        """
         job = self.running
         try:
             self._schedule.to_rest(job, self.now_us)
+            while job.is_out_of_ticks():
+                self.now_us += STEP_US
+                self._schedule.to_rest(job, self.now_us)
         except Exception:  # whatever it was, the job is gone (JL2)
             self.fall("it failed")
             raise

@@ -6,6 +6,7 @@ Cannot catch: what depends on how long something takes; a job in the kit takes n
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 
 import megaphone as mp
 from megaphone.testing import Cluster, OutputRecord
+from service.testing import lives
 from tests.unit.kit.flows import bids, counting, endless, failing, two_inputs
 
 SCHEMAS = Path(__file__).parents[3] / "examples" / "schemas"
@@ -372,3 +374,94 @@ def test_nothing_is_left_on_the_disk() -> None:
         assert any(folder.rglob("*.sst"))
     assert not folder.exists()
     assert list(itertools.islice(folder.parent.glob(folder.name), 1)) == []
+
+
+def test_a_probe_can_be_asked_and_a_delay_waits_for_the_clock() -> None:
+    flow = mp.Flow("delayed")
+    source = mp.KafkaSource(["bids"], record="bid", fields=["auction"])
+    gathered = flow.source("bids", source).delay("gathered", step=1_000_000)
+    place = gathered.probe()
+    gathered.sink("out", mp.KafkaSink("out", key="auction", schema=1))
+    with Cluster(flow, schemas={"bids": {"auction": "int64"}}) as cluster:
+        cluster.advance(ms=1)
+        due = cluster.epoch + 999_000
+        cluster.send("bids", [{"auction": 1}])
+        cluster.advance(ms=998)
+        assert cluster.output("out") == []
+        assert place.passed(cluster, due - 1_000)
+        assert not place.passed(cluster, due)
+        cluster.advance(ms=1)
+        assert cluster.output("out") == [{"auction": 1}]
+        assert place.passed(cluster, due)
+        cluster.send("bids", [{"auction": 2}])
+        cluster.finish()
+        assert cluster.output("out") == [{"auction": 1}, {"auction": 2}]
+
+
+def numbering(order: mp.Order) -> mp.Flow:
+    """Numbers the rows of each auction."""
+
+    def number(state: int, price: int) -> tuple[int, tuple[int, int]]:
+        return state + 1, (state + 1, price)
+
+    flow = mp.Flow("numbering")
+    source = mp.KafkaSource(["bids"], record="bid", fields=["auction", "price"])
+    numbered = (
+        flow.source("bids", source)
+        .key_by("auction")
+        .stateful_map(
+            "number",
+            number,
+            value="price",
+            schema={"number": pa.int64(), "price": pa.int64()},
+            initial=int,
+            order=order,
+        )
+    )
+    return numbered.sink("out", mp.KafkaSink("out", key="auction", schema=1))
+
+
+@pytest.mark.parametrize("order", mp.Order)
+@pytest.mark.parametrize("gateways", [1, 3])
+def test_state_of_python_objects_moves_and_comes_back_after_a_stop(order, gateways) -> None:
+    with Cluster(numbering(order), workers=3, gateways=gateways, bins=8) as cluster:
+        for price in range(3):
+            cluster.send("bids", bids(1, 2, 3, price=price))
+        cluster.move(range(8), to=2)
+        cluster.send("bids", bids(1, 2, 3, price=3))
+        assert len(cluster.output("out")) == 12
+        cluster.stop()
+        cluster.restart()
+        cluster.send("bids", bids(1, 2, 3, price=4))
+        own = [row for row in cluster.output("out") if row["auction"] == 2]
+        assert [row["number"] for row in own] == [1, 2, 3, 4, 5]
+        assert [row["price"] for row in own] == [0, 1, 2, 3, 4]
+
+
+def test_an_ordered_vertex_gives_the_same_rows_under_every_schedule() -> None:
+    def history(seed: int) -> dict[int, list[tuple[object, object]]]:
+        cluster = Cluster(numbering(mp.Order.ORDERED), workers=3, bins=8, schedule=seed)
+        with cluster:
+            for price in range(8):
+                cluster.send("bids", bids(1, 2, 3, price=price))
+                if price == 4:
+                    cluster.move(range(8), to=seed % 3, wait=False)
+            cluster.finish()
+            found: dict[int, list[tuple[object, object]]] = {}
+            for row in cluster.output("out"):
+                found.setdefault(int(str(row["auction"])), []).append((row["number"], row["price"]))
+            return found
+
+    first, *others = (history(seed) for seed in range(6))
+    assert first == {key: [(price + 1, price) for price in range(8)] for key in (1, 2, 3)}
+    assert others == [first] * 5
+
+
+def test_so_much_at_one_time_that_its_ticks_run_out_is_read_all_the_same(monkeypatch) -> None:
+    short = replace(lives._SETTINGS, lookahead_us=5, plan_lookahead_us=5)
+    monkeypatch.setattr(lives, "_SETTINGS", short)
+    with Cluster(counting()) as cluster:
+        for _ in range(20):
+            cluster.send("bids", bids(1))
+        assert cluster.latest("out")[1]["bids"] == 20
+        assert 0 < cluster.now_ms < 20
