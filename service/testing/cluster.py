@@ -6,8 +6,8 @@ clock are not there.
 
 Invariants
   CL1  A test that does the same gets the same: nothing depends on time, threads or hashes.
-  CL2  The clock moves only when the test moves it; a call that must wait for a move or a stop says
-       so, and moves it as far as that takes.
+  CL2  The clock moves only when the test moves it, or a call that says so: it waits for a move or a
+       stop, or more was sent at one time than there are ticks in it.
   CL3  With a schedule, the seed decides who goes on, which frames arrive, what is stored, who has
        read the log and where batches are cut; at rest nothing is left to be decided.
   CL4  A crash loses what is in memory and nothing else: the inputs, the results others have seen,
