@@ -2,14 +2,15 @@
 
 Flow: `filter`, `select`, `with_columns`, `branch` -> [expressions] -> functions of batches. Pure.
 
-An Arrow expression (`pyarrow.compute.Expression`) runs in Arrow's engine and a Polars expression in
-Polars; both read the batch's memory as it is. Columns that are only passed on are never touched.
+An Arrow expression (`pyarrow.compute.Expression`) runs as kernels if it can be read, else as a plan
+of Arrow's engine, a Polars expression in Polars; all of them read the batch's memory as it is.
+Columns that are only passed on are never touched.
 
 Invariants
   EX1  An expression gives one value a row, whatever the batch: what is computed over a batch as a
        whole would depend on where batches are cut. Those that tell on an empty batch are refused.
   EX2  Text and bytes that Polars makes have the types Arrow gives them, not its large ones.
-Polars is imported when a flow first uses it: it takes 0.1 s.
+Polars and the engine are imported when a flow first uses them: they take 0.1 s each.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import pyarrow as pa
-import pyarrow.acero as acero
 import pyarrow.compute as pc
 
+from service.dataflow.arrow_kernels import Values, kernels_of
 from service.dataflow.row_vertices import BatchFunction, MaskFunction
 from service.errors import GraphError
 
@@ -185,6 +186,41 @@ def _columns(named: list[tuple[str, str]]) -> _Maker:
 
 
 def _arrow(named: list[tuple[str, pc.Expression]]) -> _Maker:
+    plan = _arrow_plan(named)
+    kernels = [(name, kernels_of(expression)) for name, expression in named]
+    calls = [(name, values) for name, values in kernels if values is not None]
+    if len(calls) < len(kernels):
+        return plan
+    #: Whether kernels do as well; known from the first batch.
+    alike: bool | None = None
+
+    def make(rows: pa.RecordBatch) -> _Made:
+        nonlocal alike
+        if alike is None:
+            alike = _alike(rows.slice(0, 0), plan, calls)
+        return [(name, values(rows)) for name, values in calls] if alike else plan(rows)
+
+    return make
+
+
+def _alike(empty: pa.RecordBatch, plan: _Maker, calls: list[tuple[str, Values]]) -> bool:
+    """Whether kernels give columns, and of the types that the plan gives.
+
+    They do not where the plan takes a literal for the type of a column that is narrower.
+    """
+    expected = [(name, found.type) for name, found in plan(empty)]
+    try:
+        found = [(name, values(empty)) for name, values in calls]
+    except (pa.ArrowException, LookupError, TypeError):
+        return False
+    return all(isinstance(each, pa.Array) for _, each in found) and expected == [
+        (name, each.type) for name, each in found
+    ]
+
+
+def _arrow_plan(named: list[tuple[str, pc.Expression]]) -> _Maker:
+    from pyarrow import acero
+
     names = [name for name, _ in named]
     project = acero.ProjectNodeOptions([expression for _, expression in named], names)
 
