@@ -18,6 +18,10 @@ from service.dataflow.capturing import (
     captures,
     replay,
 )
+from service.dataflow.graph import Dataflow
+from service.dataflow.progress.summary import identity
+from service.dataflow.transport.memory import MemoryNetwork
+from service.dataflow.worker import Worker
 from service.errors import UsageError
 from tests.fakes.ports import Ports
 
@@ -200,3 +204,44 @@ def test_a_time_that_does_not_fit_is_refused(captured, text: str) -> None:
     ports = replaying([[captured]], start=10)
     with pytest.raises(UsageError, match=text):
         ports.step()
+
+
+def test_a_captured_stream_replayed_in_a_dataflow_and_captured_again_is_the_same(
+    tmp_path: Path,
+) -> None:
+    """Two processes' files go through one worker into one file: the same (epoch, rows)."""
+    for peer in range(2):
+        ports = capturing(tmp_path, "first", peer=peer)
+        for epoch in range(20, 29, 1 + peer):
+            ports.put(0, epoch, rows(epoch, peer))
+            ports.step()
+            ports.reach({0: epoch})
+        ports.reach({0: None})
+        ports.step()
+    files = captures(tmp_path, "first")
+    graph = Dataflow()
+    again = ReplayOperator("again", map(replay, files))
+    source = graph.add("again", again, inputs=0, outputs=1, connectivity={}, holds=frozenset({0}))
+    second = CaptureOperator("second", str(tmp_path), SCHEMA)
+    target = graph.add(
+        "second", second, inputs=1, outputs=1, connectivity={(0, 0): identity(1)}, notified=True
+    )
+    graph.connect((source, 0), (target, 0))
+    worker = Worker(graph, 0, 1, (0,), MemoryNetwork(1).transport(0))
+    for _ in range(1_000):
+        worker.step()
+    assert worker.complete
+    (copy,) = captures(tmp_path, "second")
+
+    def content(*paths: Path) -> Counter:
+        return Counter(
+            (each.time, value)
+            for path in paths
+            for each in replay(path)
+            if isinstance(each, CapturedRows)
+            for value in each.rows.column("a").to_pylist()
+        )
+
+    assert content(copy) == content(*files)
+    assert sum(content(copy).values()) == 28
+    assert list(replay(copy))[-1] == CapturedFrontier(())
