@@ -98,6 +98,9 @@ class CaptureOperator:
                 self._file.close()
 
     def _write(self, rows: pa.RecordBatch, metadata: dict[bytes, bytes]) -> None:
+        if not rows.schema.equals(self._schema):
+            # The same columns, but said to hold nulls, or not to.
+            rows = pa.RecordBatch.from_arrays(rows.columns, schema=self._schema)
         try:
             self._writer.write_batch(rows, custom_metadata=metadata)
         except OSError as error:

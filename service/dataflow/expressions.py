@@ -9,7 +9,7 @@ Columns that are only passed on are never touched.
 Invariants
   EX1  An expression gives one value a row, whatever the batch: what is computed over a batch as a
        whole would depend on where batches are cut. Those that tell on an empty batch are refused.
-  EX2  Text and bytes that Polars makes have the types Arrow gives them, not its large ones.
+  EX2  Text, bytes and lists that Polars makes have the types Arrow gives them, not its large ones.
 Polars and the engine are imported when a flow first uses them: they take 0.1 s each.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _Made = list[tuple[str, pa.Array]]
 _Maker = Callable[[pa.RecordBatch], _Made]
 
-_NORMAL: dict[pa.DataType, pa.DataType] = {
+_USUAL: dict[pa.DataType, pa.DataType] = {
     pa.large_string(): pa.string(),
     pa.string_view(): pa.string(),
     pa.large_binary(): pa.binary(),
@@ -274,6 +274,17 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _normal(values: pa.Array) -> pa.Array:
-    """EX2."""
-    usual = _NORMAL.get(values.type)
-    return values if usual is None else values.cast(usual)
+    """EX2. Cost: 1 us where nothing is to do."""
+    usual = _usual(values.type)
+    return values if usual == values.type else values.cast(usual)
+
+
+def _usual(given: pa.DataType) -> pa.DataType:
+    """The type that Arrow itself gives such values; `given` if it is that."""
+    if given.num_fields == 0:
+        return _USUAL.get(given, given)
+    if pa.types.is_large_list(given):
+        return pa.list_(_usual(given.value_type))
+    if pa.types.is_struct(given):
+        return pa.struct([(each.name, _usual(each.type)) for each in given])
+    return given

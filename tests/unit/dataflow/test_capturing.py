@@ -61,6 +61,15 @@ def test_a_file_has_rows_times_and_the_frontier_and_passes_rows_on(tmp_path: Pat
         assert reader.read_all().column("a").to_pylist() == [1, 2, 3]
 
 
+def test_a_batch_that_is_said_to_hold_no_nulls_is_written_like_any_other(tmp_path: Path) -> None:
+    ports = capturing(tmp_path)
+    strict = pa.schema([pa.field("a", pa.int64(), nullable=False)])
+    ports.put(0, 20, pa.RecordBatch.from_arrays(rows(1).columns, schema=strict))
+    ports.step()
+    found, _ = replay(captures(tmp_path, "seen")[0])
+    assert found == CapturedRows((20,), rows(1))
+
+
 def test_a_time_stands_in_the_file_before_a_frontier_that_has_passed_it(tmp_path: Path) -> None:
     ports = capturing(tmp_path)
     ports.put(0, 20, rows(1))

@@ -182,6 +182,18 @@ def test_what_cannot_be_selected_is_refused(columns, named, text: str) -> None:
         Projection.of("p", columns, named)
 
 
+def test_nested_text_has_the_types_arrow_gives_it() -> None:
+    made = select(
+        parts=pl.concat_list("s", "s"), both=pl.struct("a", t=pl.concat_list("s"))
+    ).select()
+    for rows in (ROWS, EMPTY):
+        assert made(rows).schema.types == [
+            pa.list_(pa.string()),
+            pa.struct([("a", pa.int64()), ("t", pa.list_(pa.string()))]),
+        ]
+    assert made(ROWS).column("parts").to_pylist() == [["x", "x"], ["y", "y"], [None, None]]
+
+
 def test_a_function_of_frames_is_a_function_of_batches() -> None:
     made = on_frames(lambda frame: frame.select(pl.col("s"), twice=pl.col("a") * 2))
     for rows in (ROWS, EMPTY):

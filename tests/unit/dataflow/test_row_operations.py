@@ -281,7 +281,8 @@ def test_behind_an_exchange_rows_are_in_workers() -> None:
     }
 
 
-def test_exchange_broadcast_and_delay_work_in_a_loop() -> None:
+@pytest.mark.parametrize("limits", [None, WorkerLimits(data_window=4096, local_queue=512)])
+def test_exchange_broadcast_and_delay_work_in_a_loop(limits) -> None:
     def body(inside: Stream) -> tuple[Stream, Stream]:
         spread = inside.exchange("spread", by="a").delay("later", step=7)
         odd, even = spread.branch("odd", lambda b: pc.equal(pc.bit_wise_and(b["a"], 1), 1))
@@ -290,10 +291,11 @@ def test_exchange_broadcast_and_delay_work_in_a_loop() -> None:
 
     leaving = begun().iterate("halving", body).broadcast("all")
     out(leaving)
-    ran = run(leaving, rows(12, 7), rows(64, 5), workers=2, gateways=1)
+    given = [rows(12, 7), rows(64, 5)] * 20
+    ran = run(leaving, *given, workers=2, gateways=1, limits=limits)
     for peer in range(2):
         assert Counter((r["a"], r["s"]) for r in ran.rows(at=peer)) == Counter(
-            [(3, "s12"), (7, "s7"), (1, "s64"), (5, "s5")]
+            [(3, "s12"), (7, "s7"), (1, "s64"), (5, "s5")] * 20
         )
     assert {time for time, _ in ran.timed()} == {(14,)}
 
