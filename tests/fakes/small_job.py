@@ -50,7 +50,9 @@ class Results:
         (self._input,) = context.inputs
 
     def step(self) -> None:
+        frontier = self._input.frontier()
         while (message := self._input.pull()) is not None:
+            assert frontier.less_equal(message.time), f"{message.time} came after {frontier}"
             self._kept.append((message.time, message.payload))
 
 
