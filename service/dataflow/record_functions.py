@@ -4,7 +4,7 @@ Flow: `map_rows`, `filter_rows`, `flat_map_rows` -> [record functions] -> MapOpe
 
 One Python loop a batch: a record becomes a dict and what comes back becomes a row, about 1 us a
 record for two columns beside the function itself, against some nanoseconds for a function of
-batches. docs/FLOWS.md has the figures.
+batches. docs/benchmarks/operations.md has the figures.
 
 Invariants
   RF1  Results stand in the order of the records.

@@ -2,7 +2,7 @@
 
 Run it by hand: `python -m tests.bench.bench_row_operations`. For each operation: a batch of one row
 through ten of them (us a step), and what a row costs one of them in batches of 8,192 (ns). Medians
-of 300 and 30 steps. Not collected by pytest; docs/FLOWS.md has the figures.
+of 300 and 30 steps. Not collected by pytest; docs/benchmarks/operations.md has the figures.
 """
 
 from __future__ import annotations
