@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
+from heapq import heappop, heappush
 
 import pyarrow as pa
 
@@ -156,6 +157,7 @@ class Worker:
         ]
         for operator, context in zip(dataflow.operators, self._contexts, strict=True):
             operator.logic.open(context)
+        self._logics = [operator.logic for operator in dataflow.operators]
         self._active.update(range(len(dataflow.operators)))
         self._propagate()
 
@@ -333,8 +335,9 @@ class Worker:
         """
         try:
             batch = decode_progress(bytes(received.body))
+            update = self.tracker.update
             for location, time, delta in self._receiver.accept(received.sender, batch):
-                self.tracker.update(location, time, delta)
+                update(location, time, delta)
                 if time[0] > self.newest_epoch and not self._is_source[location]:
                     self.newest_epoch = time[0]
         except ProgressError as error:
@@ -360,14 +363,21 @@ class Worker:
         self._active.add(edge.target[0])
 
     def _run(self) -> None:
-        """Step every active operator once, in the order data flows."""
-        active = sorted(self._active)
-        self._active.clear()
-        for number in active:
-            self._dataflow.operators[number].logic.step()
-            self._ledger.turn += 1
+        """Step every active operator once, in the order data flows, and those they wake below."""
+        active, ledger = self._active, self._ledger
+        queue = sorted(active)
+        active.clear()
+        while queue:
+            number = heappop(queue)
+            self._logics[number].step()
+            ledger.turn += 1
             if self._speaking is Speaking.EVERY_OPERATOR:
                 self._flush()
+            # What it sent is taken in the same pass: a line of operators is one pass, not one each.
+            for below in [other for other in active if other > number]:
+                active.discard(below)
+                if below not in queue:
+                    heappush(queue, below)
 
     def _room(self, channel: int) -> bool:
         if self._targets[channel].bytes >= self._limits.local_queue:

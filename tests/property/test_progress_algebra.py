@@ -200,7 +200,8 @@ def refused_or_canonical(data: bytes) -> None:
 @settings(max_examples=300)
 def test_garbage_is_refused(garbage) -> None:
     refused_or_canonical(garbage)
-    refused_or_canonical(b"\x01\x00" + garbage)
+    refused_or_canonical(b"\x02\x00" + garbage)
+    refused_or_canonical(b"\x02\x00\x01\x00\x00\x00" + garbage)
 
 
 @given(wire_batches, st.data())

@@ -59,29 +59,39 @@ def test_batch_survives_the_wire() -> None:
 
 
 def test_every_integer_of_the_wire_format_is_where_the_layout_says() -> None:
-    batch = ProgressBatch(300, ((2, (1000, 7), 1), (130, (999,), -2)))
-    header = [1, 0, 0xAC, 2, 2]
-    first = [2, 2, 1, 0xD0, 0x0F, 7]  # location, +1, one counter, epoch 1000, the counter
-    second = [0x82, 1, 3, 0, 1]  # location 130, -2, no counter, epoch 1 less
-    assert encode_progress(batch) == bytes([*header, *first, *second])
+    batch = ProgressBatch(300, ((2, (1000, 7), 1), (130, (999,), -2)), True)
+    header = [2, 1, 2, 0, 0, 0, 0x2C, 1, 0, 0, 0, 0, 0, 0]
+    locations = [2, 0, 0, 0, 130, 0, 0, 0]
+    deltas = [1, 0, 0, 0, 0, 0, 0, 0, 0xFE, *[0xFF] * 7]
+    lengths = [2, 1]
+    coordinates = [0xE8, 3, 0, 0, 0, 0, 0, 0, 7, *[0] * 7, 0xE7, 3, 0, 0, 0, 0, 0, 0]
+    expected = bytes([*header, *locations, *deltas, *lengths, *coordinates])
+    assert encode_progress(batch) == expected
+
+
+HEAD = bytes([2, 0, 1, 0, 0, 0, *[0] * 8])
+#: Location 3, delta -1; lengths and coordinates are missing.
+CHANGE = bytes([3, 0, 0, 0, *[0xFF] * 8])
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "at least 2 bytes"),
-        (b"\x02\x00\x00\x00", "format 2"),
-        (b"\x01\x02\x00\x00", "flags 0x2"),
-        (b"\x01\x00\x00", "too early"),
-        (b"\x01\x00\x00\xff\xff\xff\x7f", "too early"),
-        (b"\x01\x00\x00\x00\x00", "1 bytes too many"),
-        (b"\x01\x00\x80\x00\x00", "malformed"),
-        (b"\x01\x00" + b"\xff" * 20, "too long"),
-        (b"\x01\x00" + b"\xff" * 9 + b"\x7f\x00", "malformed"),
-        (b"\x01\x00\x00\x01\x00\x00\x00\x00", "change of zero"),
-        (b"\x01\x00\x00\x01\x00\x02\x00\x01", "epoch -1 out of range"),
+        (b"", "at least 14 bytes, got 0"),
+        (HEAD[:-1], "at least 14 bytes, got 13"),
+        (b"\x01" + HEAD[1:], "format 1"),
+        (HEAD[:1] + b"\x02" + HEAD[2:], "flags 0x2"),
+        (HEAD, "too early for 1 changes"),
+        (HEAD[:2] + b"\xff" * 4 + HEAD[6:] + bytes(21), "too early for 4294967295 changes"),
+        (HEAD + CHANGE + b"\x01" + bytes(7), "too early"),
+        (HEAD + CHANGE + b"\x02" + bytes(8), "should have 43"),
+        (HEAD + CHANGE + b"\x01" + bytes(9), "should have 35"),
+        (HEAD[:2] + bytes(12) + b"\0", "should have 14"),
+        (HEAD + bytes(12) + b"\x01" + bytes(8), "change of zero"),
+        (HEAD[:2] + b"\x02" + HEAD[3:] + bytes([3, 0, 0, 0] * 2) + b"\x01" * 16 + b"\0\x02"
+         + bytes(16), "without an epoch"),
     ],
-)
+)  # fmt: skip
 def test_garbage_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ProgressError, match=reason):
         decode_progress(data)
