@@ -238,6 +238,7 @@ class Tracker:
         sums: dict[tuple[Timestamp, int], int] = {}
         heap: list[tuple[Timestamp, int]] = []
         before: dict[int, tuple[Timestamp, ...]] = {}
+        every_step = self._steps
         for location in entered:
             _schedule(sums, heap, location, self._pending.pop(location))
         while heap:
@@ -247,16 +248,23 @@ class Tracker:
                 continue
             time, location = key
             implied = self._implied[location]
-            before.setdefault(location, implied.elements())
-            moved = implied.update(((time, delta),))
+            if location not in before:
+                before[location] = implied.elements()
+            moved = implied.change(time, delta)
             if not moved:
                 continue
-            for to, summary, is_inside in self._steps[location]:
-                images = moved if summary is None else _images(summary, moved)
-                if is_inside:
-                    _schedule(sums, heap, to, images)
-                else:
-                    self._enqueue(to, images)
+            for to, summary, is_inside in every_step[location]:
+                if not is_inside:
+                    self._enqueue(to, moved if summary is None else _images(summary, moved))
+                    continue
+                # As `_schedule`, whose call would cost more than the one change there mostly is.
+                for moment, change in moved:
+                    key = (moment if summary is None else summary.results_in(moment), to)
+                    if key in sums:
+                        sums[key] += change
+                    else:
+                        sums[key] = change
+                        heappush(heap, key)
         changed += [at for at in sorted(before) if before[at] != self._implied[at].elements()]
 
 
