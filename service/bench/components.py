@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from service.bench.document import Figure
 from service.bench.pair import drive, together
 from service.clock import SystemClock
-from service.dataflow.exchange import ExchangeOperator
 from service.dataflow.graph import Dataflow
 from service.dataflow.loops import FeedbackOperator
 from service.dataflow.operator import OperatorContext, Pact
 from service.dataflow.operators import ConcatOperator
 from service.dataflow.progress.summary import feedback, identity, ingress
+from service.dataflow.spreading import ExchangeOperator
 from service.dataflow.transport.zeromq import ZmqTransport
 from service.dataflow.worker import Speaking, Worker
 from service.errors import MegaphoneError
@@ -187,7 +187,7 @@ def _graph(edges: _Edges, labels: Labels) -> Dataflow:
     spreads = [
         graph.add(
             name,
-            ExchangeOperator(name, "node"),
+            ExchangeOperator("node", PROCESSES),
             inputs=1,
             outputs=1,
             connectivity={(0, 0): inside},

@@ -24,10 +24,10 @@ import zmq
 from service.bench.document import Figure
 from service.bench.pair import drive, together
 from service.clock import SystemClock
-from service.dataflow.exchange import ExchangeOperator
 from service.dataflow.graph import Dataflow
 from service.dataflow.operator import OperatorContext, Pact
 from service.dataflow.progress.summary import identity
+from service.dataflow.spreading import ExchangeOperator
 from service.dataflow.transport.frame import FrameKind
 from service.dataflow.transport.zeromq import ZmqTransport
 from service.dataflow.worker import Worker
@@ -130,7 +130,7 @@ def _graph(source: _Source, sink: _Sink) -> Dataflow:
     feed = graph.add("in", source, inputs=0, outputs=1, connectivity={}, holds=frozenset({0}))
     spread = graph.add(
         "exchange",
-        ExchangeOperator("exchange", "key"),
+        ExchangeOperator("key", PROCESSES),
         inputs=1,
         outputs=1,
         connectivity={(0, 0): identity(1)},
