@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,6 +48,8 @@ class OrderedRows:
     def __init__(self) -> None:
         """Hold nothing."""
         self._times: dict[Timestamp, _Time] = {}
+        #: The same times as a heap.
+        self._order: list[Timestamp] = []
 
     def __len__(self) -> int:
         """Times that wait."""
@@ -57,6 +60,7 @@ class OrderedRows:
         waiting = self._times.get(time)
         if waiting is None:
             waiting = self._times[time] = _Time(retain())
+            heappush(self._order, time)
         size = payload_size(rows)
         waiting.batches.append(rows)
         waiting.size += size
@@ -64,11 +68,12 @@ class OrderedRows:
 
     def take(self, frontier: Antichain) -> HeldRows | None:
         """Rows of the earliest time, sorted, if it is complete (OR1, OR2); None otherwise."""
-        if not self._times:
+        if not self._order:
             return None
-        time = min(self._times)
+        time = self._order[0]
         if any(element <= time for element in frontier.elements()):
             return None
+        heappop(self._order)
         waiting = self._times.pop(time)
         return HeldRows(sorted_rows(waiting.batches), waiting.right, waiting.size)
 

@@ -14,10 +14,11 @@ Cost [measured, one core, 10,000 rows a batch over 1,000 keys]: see docs/KEYED_S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 from operator import itemgetter
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -191,11 +192,17 @@ def _columns_of(outputs: list[Any], names: list[str]) -> Sequence[Sequence[Any]]
 
 def _explained(error: Exception) -> Exception:
     """Say what was expected where it was not the function that failed but its result."""
-    traceback = error.__traceback__
-    inside = traceback is not None and traceback.tb_next is not None
-    if inside or not isinstance(error, TypeError | ValueError) or "unpack" not in str(error):
+    raised_in = [frame.tb_frame.f_code for frame in _frames(error.__traceback__)][-1]
+    ours = raised_in is StatefulMap._run.__code__ and "unpack" in str(error)
+    if not (ours and isinstance(error, TypeError | ValueError)):
         return error
     return TypeError(f"it must return a pair, (state, output): {error}")
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
 
 
 def listed(column: pa.Array) -> list[Any]:

@@ -237,7 +237,8 @@ class World:
         for host in member.hosts.values():
             host.portion_bytes = self.random.choice((1, 2_000, 1 << 19))
             host.drain_rows = self.random.choice((1, 20, 1 << 16))
-            host.merge_from = self.random.choice((1, 8))
+            # Then `drain_rows` decides how much is gathered; one row: nothing.
+            host.merge_from = 1
         return member
 
     def _emit(self, sink: str, rows: pa.RecordBatch) -> None:
