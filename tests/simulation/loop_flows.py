@@ -23,6 +23,19 @@ def nested() -> FlowUnderTest:
     return FlowUnderTest(_nested, _check_nested, lambda stamped: {"tops": len(_tops(stamped))})
 
 
+def stages() -> FlowUnderTest:
+    """Keyed vertices in the outer loop, in the inner one and behind both; they see one walk."""
+    return FlowUnderTest(
+        _stages,
+        _check_stages,
+        lambda stamped: {
+            "entered": len(_entered(stamped)),
+            "tops": len(_tops(stamped)),
+            "groups": len({auction // GROUP for auction in _tops(stamped)}),
+        },
+    )
+
+
 def bounded() -> FlowUnderTest:
     """A keyed vertex counts who passes by, in a loop that never lets anything leave by itself."""
     return FlowUnderTest(
@@ -87,6 +100,45 @@ def _check_nested(outputs: Outputs, stamped: Stamped) -> None:
         assert price >= last.get(auction, 0), f"WO1: auction {auction} at {price}"
         last[auction] = price
     assert last == _tops(stamped), "WO3"
+
+
+def _stages() -> Flow:
+    flow = Flow("stages")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
+    tops = bids.select("prices", "auction", "price").iterate("outer", _outer_stage)
+    groups = tops.map_batches("group", _to_groups, columns=["group", "price"])
+    return (
+        groups.key_by("group")
+        .aggregate("groups", price=highest("price"))
+        .sink("out", KafkaSink("out", key="group", schema=4))
+    )
+
+
+def _outer_stage(rows: Stream) -> tuple[Stream, Stream]:
+    return _outer(rows.key_by("auction").aggregate("entered", price=highest("price")))
+
+
+def _to_groups(rows: pa.RecordBatch) -> pa.RecordBatch:
+    groups = rows.column("auction").to_numpy() // GROUP
+    return pa.RecordBatch.from_arrays([pa.array(groups), rows.column("price")], ["group", "price"])
+
+
+def _entered(stamped: Stamped) -> set[int]:
+    """Auctions at which a round of the outer loop begins."""
+    jumps = {auction // GROUP for auction in _tops(stamped) if auction % GROUP == 0}
+    return set(stamped) | (jumps - {0})
+
+
+def _check_stages(outputs: Outputs, stamped: Stamped) -> None:
+    last: dict[int, int] = {}
+    for output in outputs["out"]:
+        group, price = output["group"], output["price"]
+        assert price >= last.get(group, 0), f"WO1: group {group} at {price}"
+        last[group] = price
+    expected: dict[int, int] = {}
+    for auction, price in _tops(stamped).items():
+        expected[auction // GROUP] = max(expected.get(auction // GROUP, 0), price)
+    assert last == expected, "WO3"
 
 
 def _bounded() -> Flow:
