@@ -126,6 +126,9 @@ def test_mutable_antichain_equals_a_recomputation_from_all_counts(history) -> No
             counts[time] += delta
         expected = Antichain(time for time, count in counts.items() if count > 0)
         assert antichain.frontier == expected
+        assert antichain.elements() == expected.elements()
+        assert antichain.is_empty == (not any(counts.values()))
+        assert all(antichain.count(time) == count for time, count in counts.items())
         assert before.elements() == elements, "AC4"
         # What it reports is exactly the difference, each element once.
         assert len({time for time, _ in reported}) == len(reported)

@@ -133,6 +133,18 @@ def summaries_by_enumeration(
     return found
 
 
+def test_random_graphs_have_loops_and_loops_in_loops() -> None:
+    depths, entered = [], 0
+    for seed in range(200):
+        topology = random_topology(Random(seed), 8)
+        depths.append(max(topology.depths) if any(topology.is_cyclic) else 1)
+        entered += any(summary.tail for steps in topology.steps for _, summary in steps)
+    assert sum(depth >= 2 for depth in depths) >= 100
+    assert sum(depth >= 3 for depth in depths) >= 50
+    assert max(depths) == 4
+    assert entered >= 100, "loops are entered"
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_composed_summaries_of_all_paths_give_the_frontier_of_one_pointstamp(seed: int) -> None:
     random = Random(seed)

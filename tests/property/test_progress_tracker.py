@@ -13,9 +13,15 @@ from random import Random
 import pytest
 
 from service.dataflow.progress.antichain import Antichain
+from service.dataflow.progress.timestamp import Timestamp
 from service.dataflow.progress.topology import FrozenTopology
 from service.dataflow.progress.tracker import Tracker
-from tests.property.test_progress_graphs import frontier_by_walk, random_time, random_topology
+from tests.property.test_progress_graphs import (
+    frontier_by_walk,
+    random_time,
+    random_topology,
+    summaries_by_enumeration,
+)
 
 
 def frontiers(tracker: Tracker) -> list[Antichain]:
@@ -67,6 +73,42 @@ def test_frontiers_are_those_of_the_definition_after_every_batch(seed: int) -> N
     apply(tracker, [(location, time, -count) for (location, time), count in counts.items()])
     assert all(frontier.is_empty for frontier in frontiers(tracker))
     assert tracker.is_empty
+
+
+def is_before_or_at(a: Timestamp, b: Timestamp) -> bool:
+    """The order of timestamps as DESIGN writes it: epochs by <=, and counters lexicographically."""
+    if a[0] > b[0]:
+        return False
+    for x, y in zip(a[1:], b[1:], strict=True):
+        if x != y:
+            return x < y
+    return True
+
+
+def test_could_result_in_is_what_some_path_makes_of_a_time() -> None:
+    """By the definition: all paths enumerated, and an order that the product has no part in."""
+    answers: Counter[bool] = Counter()
+    nested = 0
+    for seed in range(60):
+        random = Random(seed)
+        topology = random_topology(random, 9)
+        nested += max(topology.depths) > 2
+        start = random.randrange(topology.location_count)
+        paths = summaries_by_enumeration(topology, start, topology.location_count)
+        time = random_time(random, topology.depths[start])
+        tracker = Tracker(topology)
+        apply(tracker, [(start, time, 1)])
+        for location, depth in enumerate(topology.depths):
+            for _ in range(4):
+                other = random_time(random, depth)
+                could = any(
+                    is_before_or_at(summary.results_in(time), other)
+                    for summary in paths.get(location, ())
+                )
+                assert tracker.frontier(location).less_equal(other) == could, (seed, location)
+                answers[could] += 1
+    assert nested >= 20
+    assert min(answers.values()) > 500
 
 
 @pytest.mark.parametrize("seed", range(60))
