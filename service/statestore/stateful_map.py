@@ -88,7 +88,8 @@ class StatefulMap:
         at: _Place,
     ) -> None:
         """The loop over the rows: every name in it is local, for that is what Python is fast at."""
-        function, initial, flat = self.function, self.initial, self.flat
+        function = _listing(self.function) if self.flat else self.function
+        initial = self.initial
         states = objects.states
         find, came, went, gather = states.get, objects.came, objects.went, outputs.append
         key = None
@@ -105,8 +106,7 @@ class StatefulMap:
                     went.append(key)
                 else:
                     states[key] = state
-                # A generator runs here, where what it raises is told of its key.
-                gather(output if not flat else () if output is None else list(output))
+                gather(output)
         finally:
             at.key = key
 
@@ -171,6 +171,16 @@ class StatefulMap:
         return UserFunctionError(self.vertex, time, rows.num_rows, columns, error, key=key)
 
 
+def _listing(function: StateFunction) -> StateFunction:
+    """`function` with its outputs as a list: a generator runs where its key is known."""
+
+    def listing(state: Any, row: Any) -> tuple[Any, Any]:
+        state, outputs = function(state, row)
+        return state, () if outputs is None else list(outputs)
+
+    return listing
+
+
 #: What Arrow and this file raise at outputs that the declared columns cannot hold.
 _UNFITTING = (pa.ArrowException, TypeError, ValueError, OverflowError, LookupError)
 
@@ -193,7 +203,7 @@ def _columns_of(outputs: list[Any], names: list[str]) -> Sequence[Sequence[Any]]
 def _explained(error: Exception) -> Exception:
     """Say what was expected where it was not the function that failed but its result."""
     raised_in = [frame.tb_frame.f_code for frame in _frames(error.__traceback__)][-1]
-    ours = raised_in is StatefulMap._run.__code__ and "unpack" in str(error)
+    ours = raised_in.co_filename == _listing.__code__.co_filename and "unpack" in str(error)
     if not (ours and isinstance(error, TypeError | ValueError)):
         return error
     return TypeError(f"it must return a pair, (state, output): {error}")
