@@ -26,6 +26,7 @@ from service.dataflow.vertices import (
     StatefulMapVertex,
 )
 from service.errors import GraphError
+from service.migration.ordered import sorted_rows
 from service.statestore.aggregate import AggregateProgram
 from service.statestore.columns import ColumnType
 from service.statestore.distinct import DistinctProgram
@@ -160,9 +161,12 @@ def _numbers(schema: pa.Schema) -> dict[str, ColumnType]:
 
 def _require_sortable(vertex: str, fields: Sequence[pa.Field]) -> None:
     for field in fields:
-        if pa.types.is_nested(field.type):
+        both = pa.schema([pa.field("key", pa.int64()), field.with_name("column")])
+        try:
+            sorted_rows([pa.RecordBatch.from_pylist([], schema=both)])
+        except pa.ArrowException as error:
             raise GraphError(
                 f"{vertex!r} is ordered, and rows of one time are put in order by their columns, "
-                f"but column {field.name!r} of type {field.type} has no order; leave it out, or "
-                "take it apart before key_by"
-            )
+                f"but column {field.name!r} of type {field.type} has no order; cast it, take it "
+                "apart before key_by, or leave it out"
+            ) from error

@@ -54,6 +54,9 @@ def test_an_ordered_vertex_needs_columns_with_an_order() -> None:
     ordered = Order.ORDERED
     with pytest.raises(GraphError, match=r"'d' is ordered, .*column 'l' of type list.*no order"):
         parts_of(lambda s: s.key_by("a").distinct("d", order=ordered))
+    views = pa.schema([("a", pa.int64()), ("v", pa.string_view())])
+    with pytest.raises(GraphError, match="column 'v' of type string_view has no order; cast it"):
+        parts_of(lambda s: s.key_by("a").distinct("d", order=ordered), views)
     parts_of(lambda s: s.key_by("a").aggregate("c", n=count(), order=ordered))
     parts_of(
         lambda s: s.key_by("a").stateful_map("m", identity, schema=INT, value="s", order=ordered)
