@@ -48,10 +48,11 @@ $(STAMP): requirements/dev.txt pyproject.toml
 		--no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock: setup ## Compile both requirements locks from pyproject.toml (UPGRADE=--upgrade for new versions)
+lock: setup ## Compile the requirements locks from pyproject.toml (UPGRADE=--upgrade for new versions)
 	$(COMPILE) $(UPGRADE) --extra demo --extra dev --output-file requirements/dev.txt pyproject.toml
 	$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/runtime.txt \
 		pyproject.toml
+	$(COMPILE) $(UPGRADE) --output-file requirements/peers/bytewax.txt requirements/peers/bytewax.in
 
 demo: setup ## Run the main job, e.g. make demo ARGS="--seconds 60 --rate 100000"
 	@$(BIN)/python -m demo $(ARGS)

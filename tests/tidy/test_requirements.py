@@ -18,6 +18,8 @@ LOCKS = {
         *PROJECT["optional-dependencies"]["dev"],
     ],
 }
+#: What benchmarks are run beside, each in an environment of its own.
+PEERS = ["peers/bytewax.txt"]
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==\S+ \\$", re.MULTILINE)
 
 
@@ -31,7 +33,7 @@ def test_each_requirement_of_the_project_is_pinned(lock):
     assert asked <= set(PIN.findall(_text(lock)))
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, *PEERS])
 def test_each_pin_has_a_hash_and_no_line_names_a_place(lock):
     blocks = PIN.split(_text(lock))[1:]
     names, rest = blocks[::2], blocks[1::2]

@@ -142,11 +142,12 @@ def test_every_invariant_cited_is_stated_in_the_file_it_links_to() -> None:
 def test_every_option_named_is_an_option() -> None:
     # Of pip-compile, of mypy, and of every command.
     known = {"--upgrade", "--strict", "--help"}
-    for app in (service_cli.app, loadgen_cli.app):
-        group = typer.main.get_command(app)
-        for command in group.commands.values():  # type: ignore[attr-defined]  # apps are groups
-            for parameter in command.params:
-                known |= {*parameter.opts, *parameter.secondary_opts}
+    left = [typer.main.get_command(app) for app in (service_cli.app, loadgen_cli.app)]
+    while left:
+        command = left.pop()
+        left += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            known |= {*parameter.opts, *parameter.secondary_opts}
     known |= set(OPTION.findall((ROOT / "demo" / "options.py").read_text(encoding="utf-8")))
     unknown = {
         f"{name}: {option}"
