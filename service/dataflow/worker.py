@@ -413,4 +413,5 @@ class Worker:
 
     def _propagate(self) -> None:
         for location in self.tracker.propagate():
-            self._active.update(self._watchers.get(location, ()))
+            if location in self._watchers:
+                self._active.update(self._watchers[location])
