@@ -22,11 +22,13 @@ import pyarrow.compute as pc
 
 from service.bench.document import Figure
 from service.clock import SystemClock
+from service.dataflow.flow import Flow
 from service.dataflow.graph import Dataflow
 from service.dataflow.operator import OperatorContext
 from service.dataflow.operators import MapOperator
 from service.dataflow.progress.summary import identity
 from service.dataflow.transport.memory import MemoryNetwork
+from service.dataflow.vertices import KafkaSource, MapVertex
 from service.dataflow.worker import Worker
 
 IDLE_OPERATORS = 1_000
@@ -145,23 +147,23 @@ def one_row() -> pa.RecordBatch:
 
 
 def ten_maps() -> list[_Map]:
-    """Filters, selections and arithmetic, none of which drops the row of `one_row`."""
-
-    def computed(name: str, function: Callable[[pa.RecordBatch], pa.Array]) -> _Map:
-        return lambda batch: batch.append_column(name, function(batch))
-
-    maps: list[_Map] = [
-        lambda batch: batch.filter(pc.greater(batch["price"], 100)),
-        lambda batch: batch.select(["auction", "bidder", "price"]),
-        computed("euro", lambda batch: pc.multiply(pc.cast(batch["price"], pa.float64()), 0.908)),
-        lambda batch: batch.filter(pc.less(batch["euro"], 1e6)),
-        computed("cheap", lambda batch: pc.less(batch["price"], 1000)),
-        computed("pair", lambda batch: pc.add(batch["auction"], batch["bidder"])),
-        lambda batch: batch.filter(batch["cheap"]),
-        lambda batch: batch.select(["auction", "euro", "pair"]),
-        computed("rest", lambda batch: pc.subtract(batch["pair"], batch["auction"])),
-        lambda batch: batch.rename_columns(["auction", "euro", "pair", "bidder"]),
-    ]
+    """Filters, selections and arithmetic as a flow has them; none drops the row of `one_row`."""
+    flow, price = Flow("ten"), pc.field("price")
+    columns = one_row().schema.names
+    (
+        flow.source("in", KafkaSource(["bids"], record="bid", fields=columns))
+        .filter("not cheap", price > 100)
+        .select("numbers", "auction", "bidder", "price")
+        .with_columns("in euro", euro=pc.multiply(price.cast(pa.float64()), 0.908))
+        .filter("bounded", pc.field("euro") < 1e6)
+        .with_columns("a pair", pair=pc.field("auction") + pc.field("bidder"))
+        .filter("of two", (pc.field("pair") > pc.field("bidder")) & (price < 1000))
+        .with_columns("the rest", rest=pc.field("pair") - pc.field("auction"))
+        .select("results", "auction", "euro", "rest")
+        .filter("still there", pc.field("rest") != 0)
+        .select("named", "auction", "euro", bidder=pc.field("rest"))
+    )
+    maps = [vertex.function for vertex in flow.vertices if isinstance(vertex, MapVertex)]
     assert len(maps) == OPERATORS, "the figure is of ten operators"
     return maps
 

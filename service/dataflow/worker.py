@@ -401,12 +401,13 @@ class Worker:
         early = self._speaking is not Speaking.ACCUMULATED
         while (early and not self._sender.is_empty) or self._sender.ready(self.tracker):
             batch = self._sender.take()
-            encoded = encode_progress(batch)
-            for other in range(self.peers):
-                if other != self.peer:
-                    self._transport.send(other, FrameKind.PROGRESS, 0, (), [encoded])
+            if self.peers > 1:
+                encoded = encode_progress(batch)
+                for other in range(self.peers):
+                    if other != self.peer:
+                        self._transport.send(other, FrameKind.PROGRESS, 0, (), [encoded])
+                self.progress_bytes_sent += len(encoded) * (self.peers - 1)
             self.progress_batches_sent += 1
-            self.progress_bytes_sent += len(encoded) * (self.peers - 1)
             for location, time, delta in batch.changes:
                 self.tracker.update(location, time, delta)
             self._propagate()

@@ -103,7 +103,7 @@ def test_each_of_the_ten_functions_does_something() -> None:
         assert isinstance(after, pa.RecordBatch)
         assert after.num_rows == 1
         batch = after
-    assert batch.schema.names == ["auction", "euro", "pair", "bidder"]
+    assert batch.schema.names == ["auction", "euro", "bidder"]
     assert batch["bidder"].to_pylist() == [4]
 
 
