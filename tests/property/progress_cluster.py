@@ -109,6 +109,8 @@ class Cluster:
     tracker_type: type[Tracker] = Tracker
     receiver_type: type[ProgressReceiver] = ProgressReceiver
     in_order = True
+    #: Messages in all.
+    sends = 80
     #: How often a message is answered at an output, and how often the right to answer is kept.
     answers = 0.6
     keeps = 0.2
@@ -120,7 +122,7 @@ class Cluster:
         self.sources = [o.sources[0] for o in self.topology.operators if not o.targets]
         self.is_wanting = True
         #: Messages that may still be sent: what comes round a loop must end some time.
-        self.sends_left = 100
+        self.sends_left = self.sends
         self.founders = random.choice((3, 3, 4))
         self.truth = Tracker(self.topology)
         self.processes = [self.process(number) for number in range(self.founders)]
@@ -130,7 +132,7 @@ class Cluster:
 
     def graph(self) -> FrozenTopology:
         """The dataflow that runs."""
-        return random_topology(self.random, self.random.choice((4, 6, 8, 10)))
+        return random_topology(self.random, self.random.choice((4, 5, 7, 9)))
 
     def process(self, number: int) -> Process:
         sender = self.sender_type(self.topology)

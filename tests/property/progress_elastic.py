@@ -27,6 +27,7 @@ class Elastic(Cluster):
     joiner_type: type[Joiner] = Joiner
     may_leave = True
     joins_max = 2
+    replacements_max = 1
 
     def __init__(self, seed: int, sender_type: type[ProgressSender] = ProgressSender) -> None:
         super().__init__(seed, sender_type)
@@ -40,7 +41,7 @@ class Elastic(Cluster):
         everyone = range(self.founders)
         self.heard_by = {peer: set(everyone) for peer in everyone}
         self.joins_left = self.random.randint(min(1, self.joins_max), self.joins_max)
-        self.replacements = min(1, self.joins_max)
+        self.replacements = self.replacements_max if self.joins_max else 0
         self.joined = 0
 
     # Who is who ---------------------------------------------------------------------------------

@@ -93,6 +93,8 @@ class Unnumbered(Elastic):
 
     receiver_type = OutOfOrder
     joins_max = 0
+    sends = 160
+    keeps = 0.0
 
 
 class Overtaking(Unnumbered):
@@ -225,11 +227,16 @@ class Pairs(Watched):
     """Everybody uses Naiad's own algorithm, in two nested loops in which nothing lingers."""
 
     tracker_type = OneSummaryPerPair
+    sends = 160
     answers = 0.8
     keeps = 0.0
 
     def graph(self) -> FrozenTopology:
         return two_loops()
+
+    def later(self, time: Timestamp) -> Timestamp:
+        """Sources hurry on, so that what goes round is all that holds frontiers back."""
+        return (time[0] + self.random.randint(1, 3),) if len(time) == 1 else super().later(time)
 
     def let_in(self, process: Process, joiner: Joiner) -> None:
         assert joiner.tracker is not None
@@ -323,7 +330,13 @@ class OnlyWhomItAsked(Joiner):
         return super().install(View(view.changes, expected, view.left))
 
 
-class NewcomersThatForgetWhoLeft(Elastic):
+class Replacing(Elastic):
+    """Whoever leaves is often replaced at once."""
+
+    replacements_max = 6
+
+
+class NewcomersThatForgetWhoLeft(Replacing):
     joiner_type = OnlyWhomItAsked
 
 

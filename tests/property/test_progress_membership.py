@@ -29,7 +29,8 @@ from tests.property.progress_elastic import Elastic
 from tests.property.progress_mutants import GivenSumsOfAll
 
 SEEDS = int(os.environ.get("MEGAPHONE_PROGRESS_SEEDS", "5000"))
-BLOCKS = 20
+#: Enough schedules to a block for shares to mean something, few enough for a test's time limit.
+BLOCKS = max(1, SEEDS // 250)
 
 
 def schedule(seed: int) -> Elastic:

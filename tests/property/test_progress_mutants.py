@@ -42,7 +42,11 @@ MUTANTS = {
         sender=broken.SplittingSender, said=UNSAFE, control_sender=broken.EagerSender
     ),
     "batches overtake one another": Mutant(
-        broken.Overtaking, said=UNSAFE, control=broken.Unnumbered
+        broken.Overtaking,
+        broken.EagerSender,
+        said=UNSAFE,
+        control=broken.Unnumbered,
+        control_sender=broken.EagerSender,
     ),
     "batches overtake one another and numbers are looked at": Mutant(
         broken.OvertakingAndNoticed, said="progress was lost or repeated"
@@ -52,12 +56,12 @@ MUTANTS = {
         broken.ComponentWiseCluster, said=UNSAFE, control=broken.TwoLoops
     ),
     "one summary per pair is kept and counters compared component by component": Mutant(
-        broken.ComponentWisePairs, said=UNSAFE, control=broken.Pairs
+        broken.ComponentWisePairs, said=UNSAFE, control=broken.Pairs, enough=1
     ),
     "a newcomer is given per-peer sums": Mutant(broken.GivenSums, control=broken.GivenSumsOfAll),
     "a newcomer takes any view": Mutant(broken.HastyNewcomers),
     "a newcomer forgets who left before it could ask": Mutant(
-        broken.NewcomersThatForgetWhoLeft, enough=1
+        broken.NewcomersThatForgetWhoLeft, control=broken.Replacing
     ),
     "a newcomer's right was not counted before": Mutant(broken.Ungranted, said=UNSAFE),
     "a newcomer's right is no later than its granter's": Mutant(
