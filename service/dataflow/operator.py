@@ -172,7 +172,7 @@ class Capability:
                 f"a capability of location {self.location}, dropped at {self.time}, "
                 f"was used for {time}"
             )
-        if not less_equal(self.time, time):
+        if len(time) != len(self.time) or not less_equal(self.time, time):
             raise CapabilityError(
                 f"a capability of location {self.location} at {self.time} does not allow {time}"
             )

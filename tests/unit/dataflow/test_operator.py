@@ -133,6 +133,8 @@ def test_a_capability_allows_its_time_and_later_ones_only() -> None:
         right.downgrade((7,))
     with pytest.raises(CapabilityError, match=r"at \(9,\) does not allow \(8,\)"):
         later.delayed((8,))
+    with pytest.raises(CapabilityError, match=r"at \(8,\) does not allow \(9, 0\)"):
+        right.delayed((9, 0))
     right.downgrade((8,))
     assert right.time == (8,)
     assert dict(ledger.items()) == {(7, (8,)): 1, (7, (9,)): 1}
