@@ -47,7 +47,7 @@ def _aim(values: NDArray[np.int64], workers: int, target: NDArray[np.uint32]) ->
 
     The upper half of the hash times the number of workers, its upper half again, is the worker: no
     division, and a row's worker says nothing about its slot in a bin's table.
-    Cost: 1 ns a row.
+    Cost: 0.8 ns a row.
     """
     for row in range(values.shape[0]):
         half = mix64(np.uint64(values[row])) >> np.uint64(32)
@@ -58,7 +58,7 @@ def _aim(values: NDArray[np.int64], workers: int, target: NDArray[np.uint32]) ->
 def _sort(target: NDArray[np.uint32], counts: NDArray[np.int64], order: NDArray[np.int64]) -> None:
     """Counting sort by worker: `order` lists rows grouped by worker, `counts` how many each gets.
 
-    Cost: 2 ns a row.
+    Cost: 2 ns a row, up to 6 for two workers.
     """
     rows, workers = target.shape[0], counts.shape[0]
     for row in range(rows):
@@ -82,7 +82,7 @@ def _group(
 
     Each value is written where the next one of a worker goes, and the place goes on only if it was
     of that worker. So `grouped` has one entry more than there are rows, which means nothing.
-    Cost: 0.5 ns a row and worker.
+    Cost: 0.7 ns a row and worker.
     """
     place = 0
     for worker in range(counts.shape[0]):

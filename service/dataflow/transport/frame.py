@@ -153,7 +153,7 @@ def encode_header(frame: Frame) -> bytes:
 
 
 def decode_header(data: bytes) -> Frame:
-    """Read a header back (FR1); about 1 us.
+    """Read a header back (FR1); about 0.5 us.
 
     Raises:
         ProtocolViolation: not a header, another version, an unknown kind, or out of bounds (FR3).
