@@ -27,12 +27,14 @@ from service.errors import (
     UsageError,
     UserFunctionError,
 )
+from service.ingest.captured import CaptureSource
 from service.ingest.files import FileSource
 from service.ingest.lists import ListSource
 from service.standalone.run import run_local
 from service.statestore.object_store import StateCodec
 
 __all__ = [
+    "CaptureSource",
     "CapturedFrontier",
     "CapturedRows",
     "DataError",

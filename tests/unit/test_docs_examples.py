@@ -9,7 +9,7 @@ import pytest
 
 import megaphone
 from service.dataflow import flow, keyed, row_operations
-from service.ingest import files, lists, shape
+from service.ingest import captured, files, lists, shape
 from service.standalone import run
 from service.testing import cluster, script
 
@@ -24,7 +24,9 @@ def test_the_examples_of_a_module_run_as_printed(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [cluster, files, lists, run, script, shape], ids=lambda module: module.__name__
+    "module",
+    [captured, cluster, files, lists, run, script, shape],
+    ids=lambda module: module.__name__,
 )
 def test_the_example_of_a_class_or_function_runs_as_printed(module: ModuleType) -> None:
     result = doctest.testmod(module)
