@@ -8,7 +8,7 @@ read here, and the expression built anew from what was read has to be equal to t
 
 Invariants
   AK1  What was read is what was given: Arrow's own `equals` says so, or nothing is returned.
-  AK2  Only the kernels are called that the expression names, without options and with literals of
+  AK2  Only the kernels are called that the expression names, with its options and with literals of
        the types given. Whether they give the type that the plan gives is for the caller to see.
   AK3  They are called in the order written, in every process; the engine may reorder sums and
        products, whose last binary digit may then differ from it.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from ast import literal_eval
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -26,7 +27,8 @@ import pyarrow.compute as pc
 
 Values = Callable[[pa.RecordBatch], Any]
 
-_TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[(),]|[^\s(),"]+)')
+_TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|\{[^{}]*\}|[(),]|[^\s(),"{}]+)')
+_CAST = re.compile(r"\{to_type=([^,{}]+), (?:allow_\w+=(true|false)(?:, )?)+\}")
 _INFIX = {
     "==": "equal",
     "!=": "not_equal",
@@ -37,7 +39,10 @@ _INFIX = {
     "and": "and_kleene",
     "or": "or_kleene",
 }
-_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+_WHOLE = re.compile(r"-?\d+")
+_FRACTION = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+#: Whole numbers in one expression whose kinds are tried out: 64 readings at most.
+_WHOLES_MAX = 6
 
 
 class _Read(NamedTuple):
@@ -51,52 +56,91 @@ class _Unreadable(Exception):
     """The text is beyond this reader."""
 
 
+#: What reading may raise where the text is no expression that can be built anew.
+_REFUSALS = (
+    _Unreadable,
+    StopIteration,
+    AttributeError,
+    TypeError,
+    ValueError,
+    pa.ArrowException,
+)
+
+
 def kernels_of(expression: pc.Expression) -> Values | None:
     """What computes `expression` by kernels; None if that is not known to be the same (AK1)."""
-    text = str(expression)
-    if "{" in text:
-        # Options of a function.
-        return None
-    tokens = iter(_TOKEN.findall(text))
-    try:
-        read = _read(next(tokens), tokens)
-    except (_Unreadable, StopIteration, AttributeError, TypeError, ValueError, pa.ArrowException):
-        return None
-    whole = next(tokens, None) is None and read.expression.equals(expression)
-    return read.values if whole else None
+    tokens: list[str] = _TOKEN.findall(str(expression))
+    wholes = sum(1 for token in tokens if _WHOLE.fullmatch(token))
+    # 1e6 is printed like 1000000, so each whole number may be of either kind.
+    kinds = product((int, float), repeat=wholes) if wholes <= _WHOLES_MAX else [(int,) * wholes]
+    for each in kinds:
+        left = iter(tokens)
+        try:
+            read = _Reader(left, iter(each)).read(next(left))
+        except _REFUSALS:
+            return None
+        if next(left, None) is None and read.expression.equals(expression):
+            return read.values
+    return None
 
 
-def _read(word: str, tokens: Iterator[str]) -> _Read:
-    if word == "(":
-        left = _read(next(tokens), tokens)
-        name = _INFIX.get(next(tokens))
-        right = _read(next(tokens), tokens)
-        if name is None or next(tokens) != ")":
+class _Reader:
+    """Reads the tokens of one text, its whole numbers as of these `kinds`, one after the other."""
+
+    def __init__(self, tokens: Iterator[str], kinds: Iterator[type[int] | type[float]]) -> None:
+        self._tokens = tokens
+        self._kinds = kinds
+
+    def read(self, word: str) -> _Read:
+        """The part that begins with `word`."""
+        if word == "(":
+            left = self._next()
+            name = _INFIX.get(next(self._tokens))
+            right = self._next()
+            if name is None or next(self._tokens) != ")":
+                raise _Unreadable
+            return _call(name, [left, right])
+        if word.startswith('"'):
+            return _literal(literal_eval(word))
+        if word in ("true", "false"):
+            return _literal(word == "true")
+        if _WHOLE.fullmatch(word):
+            return _literal(next(self._kinds)(word))
+        if _FRACTION.fullmatch(word):
+            return _literal(float(word))
+        if hasattr(pc, word):
+            if next(self._tokens) != "(":
+                # A column that is called like a function.
+                raise _Unreadable
+            return self._cast() if word == "cast" else _call(word, self._arguments())
+        return _Read(pc.field(word), lambda rows: rows.column(word))
+
+    def _next(self) -> _Read:
+        return self.read(next(self._tokens))
+
+    def _arguments(self) -> list[_Read]:
+        found = []
+        word = next(self._tokens)
+        while word != ")":
+            found.append(self.read(word))
+            word = next(self._tokens)
+            if word == ",":
+                word = next(self._tokens)
+        return found
+
+    def _cast(self) -> _Read:
+        """A cast that is safe in all respects or in none."""
+        given, comma, said, end = self._next(), *(next(self._tokens) for _ in range(3))
+        options = _CAST.fullmatch(said)
+        if options is None or (comma, end) != (",", ")"):
             raise _Unreadable
-        return _call(name, [left, right])
-    if word.startswith('"'):
-        return _literal(literal_eval(word))
-    if word in ("true", "false"):
-        return _literal(word == "true")
-    if _NUMBER.fullmatch(word):
-        return _literal(literal_eval(word))
-    if hasattr(pc, word):
-        return _call(word, _arguments(tokens))
-    return _Read(pc.field(word), lambda rows: rows.column(word))
-
-
-def _arguments(tokens: Iterator[str]) -> list[_Read]:
-    if next(tokens) != "(":
-        # A column that is called like a function.
-        raise _Unreadable
-    found = []
-    word = next(tokens)
-    while word != ")":
-        found.append(_read(word, tokens))
-        word = next(tokens)
-        if word == ",":
-            word = next(tokens)
-    return found
+        target, safe = pa.type_for_alias(options[1]), options[2] == "false"
+        how = pc.CastOptions.safe(target) if safe else pc.CastOptions.unsafe(target)
+        function, values = pc.get_function("cast"), given.values
+        return _Read(
+            given.expression.cast(target, safe=safe),
+            lambda rows: function.call([values(rows)], how),
+        )
 
 
 def _literal(value: object) -> _Read:

@@ -45,6 +45,8 @@ def numbers(depth: int) -> st.SearchStrategy[pc.Expression]:
         st.builds(pc.add, inner, inner),
         st.builds(pc.multiply_checked, inner, inner),
         st.builds(pc.negate, inner),
+        st.builds(lambda x: x.cast(pa.float64()), inner),
+        st.builds(lambda x, safe: x.cast(pa.int64(), safe=safe), inner, st.booleans()),
     )
 
 
@@ -99,6 +101,10 @@ def test_values_and_types_are_those_of_the_engine(expression, records) -> None:
         pc.utf8_upper(pc.field("s")),
         pc.coalesce(pc.field("a"), pc.field("small"), pc.scalar(7)),
         pc.field("f") >= -0.5,
+        pc.field("f") < 1e6,
+        (pc.field("f") < 1e6) & (pc.field("a") > 5),
+        pc.field("a").cast(pa.int32()),
+        pc.multiply(pc.field("a").cast(pa.float64(), safe=False), 0.5),
         pc.field("a"),
     ],
 )
@@ -109,7 +115,8 @@ def test_the_usual_ones_are_computed_by_kernels(expression) -> None:
 @pytest.mark.parametrize(
     "expression",
     [
-        pc.field("a").cast(pa.int32()),
+        pc.field("a").cast(pa.decimal128(12, 2)),
+        pc.field("f").cast(options=pc.CastOptions(pa.int64(), allow_float_truncate=True)),
         pc.field("a").isin([1, 2]),
         pc.field("a").is_null(),
         pc.field("x", "y"),
