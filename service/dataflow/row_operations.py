@@ -165,7 +165,7 @@ class RowOperations(ABC):
             GraphError: the condition is none of these.
 
         Cost: 10 us a batch with one Arrow kernel, by function or expression; 40 with an Arrow
-        expression that has options (a cast, `isin`); 70 with a Polars expression.
+        expression that has options (`isin`); 70 with a Polars expression.
         """
         keep = Keep(mask_of(name, condition))
         return self._then(MapVertex(name, keep, self.vertex, "filter"), self.columns)
