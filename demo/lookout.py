@@ -34,8 +34,14 @@ class Progress:
     measured: Measured = field(default_factory=Measured)
     #: Moves asked for, in order.
     requests: list[MoveRequest] = field(default_factory=list)
-    #: (epoch µs, records no gateway has read) at each look at the stream.
+    #: (epoch µs, records no gateway has read) at each look while the stream's events are due.
     lag: list[tuple[int, int]] = field(default_factory=list)
+
+    def take_lag(self, now_us: int, records: int) -> None:
+        """Keep the lag at a look; behind the stream's end it falls, whatever it did before."""
+        schedule = self.generated.schedule
+        if schedule is not None and schedule[0] <= now_us <= schedule[1]:
+            self.lag.append((now_us, records))
 
 
 class Lookout:
@@ -129,7 +135,7 @@ class Lookout:
         progress, view = self.progress, self._job.view
         detail = self._picture.detail
         if self._picture.stage is Stage.STREAM and progress.generated.schedule is not None:
-            progress.lag.append((self._clock.wall_us(), view.lag))
+            progress.take_lag(self._clock.wall_us(), view.lag)
             over = max(0.0, min(1.0, self.elapsed())) * self._seconds
             detail = f"{over:.1f} of {self._seconds:g} s"
         self._picture = replace(
