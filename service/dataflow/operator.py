@@ -246,7 +246,7 @@ class OutputPort:
     def ready(self) -> bool:
         """Whether one more message may be sent without overrunning a bound."""
         # A loop, as a generator costs more than the question.
-        for edge in self.edges:  # noqa: SIM110  (see above)
+        for edge in self.edges:  # noqa: SIM110 - a generator costs more than the loop
             if not self._outlet.has_room(edge):
                 return False
         return True

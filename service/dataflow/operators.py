@@ -120,7 +120,7 @@ class MapOperator(_UserOperator):
             assert isinstance(given, pa.RecordBatch), "a data channel carries record batches"
             try:
                 rows = self._function(given)
-            except Exception as error:  # noqa: BLE001  (a function of a user may raise anything)
+            except Exception as error:  # noqa: BLE001 - a function of a user may raise anything
                 if not (self._catches and isinstance(self._function, RecordFunction)):
                     self._failed(message, given, error)
                     continue
@@ -175,7 +175,7 @@ class FlatMapOperator(_UserOperator):
                 parts = self._function(given)
                 # With an error stream a batch leaves by one of the two, never by both (OP1).
                 self._parts = iter(list(parts) if self._catches else parts)
-            except Exception as error:  # noqa: BLE001  (a function of a user may raise anything)
+            except Exception as error:  # noqa: BLE001 - a function of a user may raise anything
                 self._failed(message, given, error)
                 continue
             self._given = given
@@ -220,7 +220,7 @@ class BranchOperator(_UserOperator):
             assert isinstance(rows, pa.RecordBatch), "a data channel carries record batches"
             try:
                 mask = checked_mask(self._mask(rows), rows)
-            except Exception as error:  # noqa: BLE001  (a function of a user may raise anything)
+            except Exception as error:  # noqa: BLE001 - a function of a user may raise anything
                 self._failed(message, rows, error)
                 continue
             taken = mask.true_count

@@ -43,7 +43,7 @@ class RecordFunction(ABC):
         for row, record in enumerate(rows.to_pylist()):
             try:
                 parts.append(self._results(rows.slice(row, 1), [record]))
-            except Exception as error:  # noqa: BLE001  (a function of a user may raise anything)
+            except Exception as error:  # noqa: BLE001 - a function of a user may raise anything
                 refused.append((row, error))
         return pa.concat_batches(parts), refused
 

@@ -383,7 +383,7 @@ class Worker:
         if self._targets[channel].bytes >= self._limits.local_queue:
             return not self._dataflow.edges[channel].bounded
         # A loop, as a generator costs more than the windows of a small job.
-        for window in self._needed[channel]:  # noqa: SIM110  (see above)
+        for window in self._needed[channel]:  # noqa: SIM110 - a generator costs more than the loop
             if not window.can_send():
                 return False
         return True

@@ -266,7 +266,7 @@ class MutableAntichain:
 def _is_dominated(elements: tuple[Timestamp, ...], time: Timestamp) -> bool:
     """Whether some element is <= `time`."""
     # A loop, as a generator costs more than the few elements there are.
-    for element in elements:  # noqa: SIM110  (see above)
+    for element in elements:  # noqa: SIM110 - a generator costs more than the loop
         if element[0] <= time[0] and element[1:] <= time[1:]:
             return True
     return False
