@@ -46,7 +46,7 @@ class Circling(World):
         (peer,) = (p for p, steps in enumerate(self.steps) if steps > before[1][p])
         member = self.members[peer]
         for host in member.hosts.values():
-            self.chained = max([self.chained, *map(len, host._coming.values())])
+            self.chained = max([self.chained, *map(len, host.waiting._cuts.values())])
         if len(self.reports) > before[0]:
             tracker = member.worker.tracker
             self.in_motion += any(

@@ -31,7 +31,8 @@ from service.migration.control_source import ControlSource
 from service.migration.horizon import TickClock
 from service.migration.records import Move
 from service.migration.router import Router
-from service.migration.state_host import _NEVER, StateHost
+from service.migration.state_host import StateHost
+from service.migration.waiting import NEVER
 from tests.simulation.flows import branches, two_stages
 from tests.simulation.loop_flows import bounded, nested
 from tests.simulation.test_cluster import TIGHT
@@ -78,15 +79,15 @@ class NotWaiting(StateHost):
 
     def _plan(self, move: Move, right: Capability) -> None:
         super()._plan(move, right)
-        self._hold_from[:] = _NEVER
-        self._hold_min = _NEVER
+        self.waiting.hold_from[:] = NEVER
+        self.waiting.hold_min = NEVER
 
 
 class Presuming(StateHost):
     """Applies rows beyond the horizon it has read."""
 
     def _horizon(self) -> int:
-        return _NEVER
+        return NEVER
 
 
 class Clinging(StateHost):
@@ -108,7 +109,7 @@ class Clinging(StateHost):
             self._control.at_next_horizon(self._context.activate)
             return True
         bins = bins_of(self._keys(rows), self.store.bin_bits)
-        return bool((self._hold_from[bins] <= message.time[0]).any())
+        return bool((self.waiting.hold_from[bins] <= message.time[0]).any())
 
 
 class Latest(Router):

@@ -263,7 +263,7 @@ def test_pressure_does_not_flicker_around_the_budget() -> None:
 
     worker.worker.announce_pressure = note  # type: ignore[method-assign]  # counts the calls
     for held in (900, 1_001, 990, 1_010, 600, 501, 500, 900, 1_000):
-        host.held_bytes = held
+        host.waiting.nbytes = held
         worker.step()
     assert announced == [True, False]
 

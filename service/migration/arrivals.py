@@ -1,0 +1,111 @@
+"""Bins that come to S: installed when whole, released when the gate is open, reported by cut.
+
+Flow: a move read by S -> [Arrivals.add]; chunks of the state input -> [Arrivals.receive]; each step
+of S -> [Arrivals.release] -> the rows that waited may go.
+
+Invariants
+  AR1  A chunk belongs to a bin of a move at its cut that is not installed yet, or ends the
+       generation.
+  AR2  Rows of an arriving bin wait from the cut on until it is installed and the gate is open (S4).
+  AR3  Bins of a cut are released together, the earliest cut first, at least an eighth of them at
+       once; the cut is reported with the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ProtocolViolation
+from service.migration.handover import Arrival, CutReport
+from service.migration.waiting import WaitingBins
+from service.statestore.chunk import bin_of_chunk
+from service.statestore.hosted import HostedStore
+
+#: Bins of a cut that have arrived are released together, at least this part of them at once: each
+#: release goes through all rows that wait.
+_RELEASE_PARTS = 8
+
+
+class Arrivals:
+    """What comes to one vertex's S here."""
+
+    def __init__(
+        self,
+        store: HostedStore,
+        installed: NDArray[np.bool_],
+        waiting: WaitingBins,
+        gate_open: Callable[[int], bool],
+    ) -> None:
+        """Nothing comes.
+
+        Args:
+            store: where bins are installed.
+            installed: bool[bins], whose state is here; set for what is installed.
+            waiting: rows that wait for bins.
+            gate_open: whether everything below a cut has passed all that lies downstream.
+        """
+        self._store = store
+        self._installed = installed
+        self._waiting = waiting
+        self._gate_open = gate_open
+        self._arrivals: dict[int, Arrival] = {}
+        #: Reports not yet taken by the shell.
+        self.reports: list[CutReport] = []
+
+    def __bool__(self) -> bool:
+        """Whether something is to come."""
+        return bool(self._arrivals)
+
+    def add(self, cut: int, bins: set[int]) -> None:
+        """Expect these bins at `cut`; their rows wait from there on (AR2)."""
+        for bin_id in bins:
+            self._waiting.wait_for(bin_id, cut)
+        self._arrivals[cut] = Arrival(cut, len(bins), bins)
+
+    def receive(self, cut: int, chunk: bytes) -> None:
+        """Take one chunk of an arriving bin; install the bin when it is whole.
+
+        Raises:
+            ProtocolViolation: no move names the bin at `cut` (AR1).
+            StateCorrupt, FormatMismatch: what came is not the bin's state.
+        """
+        arrival = self._arrivals.get(cut)
+        moved = bin_of_chunk(chunk)
+        if arrival is None or moved not in arrival.missing:
+            raise ProtocolViolation(
+                f"a chunk of bin {moved} at {cut} arrived, but no move names it"
+            )
+        assembler = arrival.assemblers.get(moved)
+        if assembler is None:
+            assembler = arrival.assemblers[moved] = self._store.assembler(moved)
+        arrival.bytes += len(chunk)
+        if assembler.feed(chunk):
+            self._store.install(moved, assembler)
+            arrival.rows += self._store.rows(moved)
+            del arrival.assemblers[moved]
+            arrival.missing.discard(moved)
+            arrival.installed.append(moved)
+            self._installed[moved] = True
+
+    def release(self) -> None:
+        """Let arrived bins' rows go once the gate is open (AR3)."""
+        for cut in sorted(self._arrivals):
+            arrival = self._arrivals[cut]
+            if not self._gate_open(cut):
+                return
+            if arrival.missing and len(arrival.installed) * _RELEASE_PARTS < arrival.bins:
+                continue
+            self._waiting.release(arrival.installed, cut)
+            arrival.installed.clear()
+            if not arrival.missing:
+                self._report(arrival)
+                del self._arrivals[cut]
+
+    def _report(self, arrival: Arrival) -> None:
+        vertex = self._store.vertex
+        self.reports.append(
+            CutReport(vertex, arrival.cut, arrival.bins, arrival.bytes, arrival.rows)
+        )

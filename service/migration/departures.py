@@ -1,0 +1,98 @@
+"""Bins that leave S: extracted when settled, sent in portions, the earliest cut first.
+
+Flow: a move read by S -> [Departures.add]; each step of S -> [Departures.step] -> chunks on the
+state output. What settled means is S's to say (S2).
+
+Invariants
+  DE1  Bins leave in the order of their cuts; of one cut, each as soon as it is settled.
+  DE2  A right at the cut is held until the last chunk of the cut is sent (S3).
+  DE3  A step sends about a portion and says whether there is more that could be sent (S8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.dataflow.operator import Capability, OutputPort
+from service.migration.handover import Departure
+from service.statestore.hosted import HostedStore
+
+
+class Departures:
+    """What leaves one vertex's S here."""
+
+    def __init__(
+        self,
+        store: HostedStore,
+        installed: NDArray[np.bool_],
+        output: OutputPort,
+        inputs_reached: Callable[[int], bool],
+        unsettled: Callable[[int], NDArray[np.bool_]],
+    ) -> None:
+        """Nothing leaves.
+
+        Args:
+            store: where bins are taken from.
+            installed: bool[bins], whose state is here; cleared for what is taken.
+            output: the state output.
+            inputs_reached: whether nothing below a cut can arrive any more.
+            unsettled: bool[bins], which of them may not leave at a cut, given that.
+        """
+        self._store = store
+        self._installed = installed
+        self._output = output
+        self._inputs_reached = inputs_reached
+        self._unsettled = unsettled
+        self._departures: dict[int, Departure] = {}
+
+    def __bool__(self) -> bool:
+        """Whether something is to leave."""
+        return bool(self._departures)
+
+    def add(self, cut: int, right: Capability, bins: list[tuple[int, int]]) -> None:
+        """Let (bin, target) pairs leave at `cut`; keeps `right` (DE2)."""
+        self._departures[cut] = Departure(right, bins)
+
+    def step(self, portion: int) -> bool:
+        """Send about `portion` bytes while credit lasts; whether the portion ended it (DE3)."""
+        left = portion
+        while self._departures:
+            cut = min(self._departures)
+            if not (self._inputs_reached(cut) and self._output.ready()):
+                return False
+            departure = self._departures[cut]
+            unsettled = self._unsettled(cut)
+            waiting: list[tuple[int, int]] = []
+            while departure.bins or departure.chunks is not None:
+                if left <= 0 or not self._output.ready():
+                    departure.bins += waiting
+                    return left <= 0
+                if departure.chunks is None:
+                    moved, target = departure.bins.pop()
+                    if unsettled[moved]:
+                        waiting.append((moved, target))
+                        continue
+                    self._begin(departure, moved, target, cut)
+                assert departure.chunks is not None, "a bin was begun"
+                chunk = next(departure.chunks, None)
+                if chunk is None:
+                    departure.chunks = None
+                    continue
+                self._output.send(departure.right, chunk, departure.target)
+                left -= len(chunk)
+            departure.bins += waiting
+            if departure.bins:
+                return False
+            departure.right.drop()
+            del self._departures[cut]
+        return False
+
+    def _begin(self, departure: Departure, moved: int, target: int, cut: int) -> None:
+        departure.chunks = self._store.extract(moved, cut=cut)
+        # What `extract` yields is a copy: the bin's memory is free from here on.
+        self._store.delete(moved)
+        departure.target = target
+        self._installed[moved] = False
