@@ -1,15 +1,16 @@
-"""Kernels of the arena: find, insert, grow, extract. One call handles a whole batch of all bins.
+"""Kernels of the arena: find, insert, remove, resize, extract; one call for a batch of all bins.
 
 Flow: KeyedTable holds the arrays -> [these kernels] change them in place, without the GIL.
 
 A slot is a row of `cells`: stamp, key, state columns, side by side, so that a key's whole row lies
 in one or two cache lines. (Measured against one array per column: 1 M keys 2.5 times as fast.) A
-stamp of zero means an empty slot; version + 1 a row; a negative stamp, between `touch` and `store`
-only, -(position + 1) of the row's key among the distinct keys of the batch.
+stamp of zero means an empty slot; (version + 1) << MARK_BITS with the marks below, a row; a
+negative stamp, between `touch` and `store` only, -(position + 1) of the row's key among the
+distinct keys of the batch.
 
 Invariants
   K1  A bin's rows are in its region only; a row is found by linear probing from the low bits of its
-      hash without crossing an empty slot. Rows are never removed singly.
+      hash without crossing an empty slot. So removing a row moves later rows of its run back.
   K2  Each region keeps at least one empty slot, so that probing ends.
   K3  Full keys are compared.
 """
@@ -25,6 +26,9 @@ from service.statestore import _signatures as kinds
 from service.statestore._layout import (
     FIRST_COLUMN,
     KEY,
+    MARK_BITS,
+    MARKS,
+    NEW_ROW,
     NO_REGION,
     NOTHING,
     ORDER_BITS,
@@ -41,9 +45,13 @@ from service.statestore._regions import allocate, release
 TOUCHED_SLOTS = 0
 TOUCHED_STAMPS = 1
 TOUCHED_KEYS = 2
-TOUCHED_STATE = 3
+TOUCHED_NEW = 3
+TOUCHED_STATE = 4
 #: Load thresholds are in 1/1024.
 LOAD_SHIFT = 10
+#: A bin moves into a smaller region when its rows are at most this part of what makes it double.
+#: There it fills at most half of that, so that many rows come or go before it moves again.
+SPARSE_SHIFT = 3
 #: How many rows ahead of its use a row is asked for; 16 to 32 measure alike.
 AHEAD = 24
 
@@ -70,7 +78,7 @@ def _find(cells: Int64s, region: int, key: int, hashed: np.uint64) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _enlarge(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
+def _resize(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
     """Give the bin a region of the given order and move its rows there; False if none is left.
 
     Rows touched by the batch in progress take their entry of `slots` with them.
@@ -102,7 +110,7 @@ def _enlarge(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
 def _double(arena: Arena, bin_id: int, slots: Int64s) -> bool:
     """Give the bin a region twice as large, or its first one; False if none is left."""
     order = (arena.regions[bin_id] & ORDER_MASK) + 1
-    return _enlarge(arena, bin_id, max(order, SMALLEST), slots)
+    return _resize(arena, bin_id, max(order, SMALLEST), slots)
 
 
 @njit(inline="always")
@@ -123,7 +131,7 @@ def _ask_for(cells: Int64s, regions: Int64s, bin_bits: int, key: int) -> None:
 @njit(kinds.TOUCH, cache=True, nogil=True)
 def touch(
     arena: Arena, bin_bits: int, keys: Int64s, positions: NDArray[np.int32], touched: Int64s
-) -> tuple[int, bool]:
+) -> tuple[int, int, bool]:
     """Find or insert every key; number the distinct ones in order of first occurrence.
 
     Leaves the stamps of all touched rows negative, until `store` or `restore`.
@@ -133,16 +141,17 @@ def touch(
         bin_bits: 0..20.
         keys: n keys.
         positions: out, n numbers of distinct keys.
-        touched: out, a line each of slots, previous stamps, keys, and every state column of the
-            distinct keys; at least n wide.
+        touched: out, a line each of slots, previous stamps, keys, positions of new keys, and every
+            state column of the distinct keys; at least n wide.
 
     Returns:
-        How many distinct keys were touched, and whether those are all (False: no address space).
+        How many distinct keys were touched, how many of those were inserted, and whether all were
+        touched (False: no address space).
     """
     # Arrays are taken out of the tuple once: each access to its fields counts a reference.
     cells, regions, rows = arena.cells, arena.regions, arena.rows
     loads, initial, slots = arena.loads, arena.initial, touched[TOUCHED_SLOTS]
-    count = 0
+    count = new = 0
     for row in range(keys.shape[0]):
         if row + AHEAD < keys.shape[0]:
             _ask_for(cells, regions, bin_bits, keys[row + AHEAD])
@@ -158,15 +167,16 @@ def touch(
         else:
             if _is_full(rows[bin_id], loads[bin_id], regions[bin_id]):
                 if not _double(arena, bin_id, slots):
-                    return count, False
+                    return count, new, False
                 slot = _find(cells, regions[bin_id], key, hashed)
             slot = ~slot
             rows[bin_id] += 1
             cells[slot, KEY] = key
             for column in range(initial.shape[0]):
                 cells[slot, FIRST_COLUMN + column] = initial[column]
-            # Version 0: present, never marked as changed.
-            stamp = 1
+            touched[TOUCHED_NEW, new] = count
+            new += 1
+            stamp = NEW_ROW
         positions[row] = count
         touched[TOUCHED_SLOTS, count] = slot
         touched[TOUCHED_STAMPS, count] = stamp
@@ -175,18 +185,19 @@ def touch(
             touched[TOUCHED_STATE + column, count] = cells[slot, FIRST_COLUMN + column]
         count += 1
         cells[slot, STAMP] = -count
-    return count, True
+    return count, new, True
 
 
 @njit(kinds.STORE, cache=True, nogil=True)
 def store(arena: Arena, touched: Int64s, count: int, version: int) -> None:
     """End a `touch`: write the `count` rows' state columns back, and the version."""
     cells, columns = arena.cells, arena.initial.shape[0]
+    stamp = (version + 1) << MARK_BITS | MARKS
     for position in range(count):
         if position + AHEAD < count:
             prefetch(cells, touched[TOUCHED_SLOTS, position + AHEAD])
         slot = touched[TOUCHED_SLOTS, position]
-        cells[slot, STAMP] = version + 1
+        cells[slot, STAMP] = stamp
         for column in range(columns):
             cells[slot, FIRST_COLUMN + column] = touched[TOUCHED_STATE + column, position]
 
@@ -213,10 +224,72 @@ def lookup(arena: Arena, bin_bits: int, keys: Int64s, slots: Int64s) -> None:
 
 @njit(kinds.MARK, cache=True, nogil=True)
 def mark(arena: Arena, slots: Int64s, version: int) -> None:
-    """Give the rows at these slots the version."""
+    """Give the rows at these slots the version, as changed."""
     cells = arena.cells
     for row in range(slots.shape[0]):
-        cells[slots[row], STAMP] = version + 1
+        cells[slots[row], STAMP] = (version + 1) << MARK_BITS | MARKS
+
+
+@njit(inline="always")
+def _take_out(cells: Int64s, region: int, slot: int) -> None:
+    """Empty a slot, and move later rows of its run back so that each is still found (K1)."""
+    start = region >> ORDER_BITS
+    mask = (1 << (region & ORDER_MASK)) - 1
+    hole = offset = slot - start
+    while True:
+        offset = (offset + 1) & mask
+        source = start + offset
+        if cells[source, STAMP] == 0:
+            break
+        home = np.int64(mix64(np.uint64(cells[source, KEY]))) & mask
+        # Probing from its home reaches the hole before it reaches the row.
+        if (offset - home) & mask >= (offset - hole) & mask:
+            for cell in range(cells.shape[1]):
+                cells[start + hole, cell] = cells[source, cell]
+            hole = offset
+    cells[start + hole, STAMP] = 0
+
+
+@njit(cache=True, nogil=True)
+def _shrink(arena: Arena, bin_id: int) -> None:
+    """Move a bin that has become sparse into a smaller region, or into none."""
+    region, rows, load = arena.regions[bin_id], arena.rows[bin_id], arena.loads[bin_id]
+    if rows == 0:
+        arena.regions[bin_id] = NO_REGION
+        release(arena, region)
+        return
+    order = SMALLEST
+    while _is_full(2 * rows, load, order):
+        order += 1
+    if order < region & ORDER_MASK:
+        # Without address space for a smaller region it stays where it is.
+        _resize(arena, bin_id, order, np.empty(0, dtype=np.int64))
+
+
+@njit(kinds.REMOVE, cache=True, nogil=True)
+def remove(arena: Arena, bin_bits: int, keys: Int64s) -> int:
+    """Remove the rows of these keys; keys that are absent, or come again, are passed over.
+
+    Returns:
+        How many rows were removed.
+    """
+    cells, regions, rows, loads = arena.cells, arena.regions, arena.rows, arena.loads
+    removed = 0
+    for row in range(keys.shape[0]):
+        if row + AHEAD < keys.shape[0]:
+            _ask_for(cells, regions, bin_bits, keys[row + AHEAD])
+        key = keys[row]
+        hashed = mix64(np.uint64(key))
+        bin_id = _bin_of(hashed, bin_bits)
+        slot = _find(cells, regions[bin_id], key, hashed)
+        if slot < 0:
+            continue
+        _take_out(cells, regions[bin_id], slot)
+        rows[bin_id] -= 1
+        removed += 1
+        if not _is_full(rows[bin_id] << SPARSE_SHIFT, loads[bin_id], regions[bin_id]):
+            _shrink(arena, bin_id)
+    return removed
 
 
 @njit(kinds.EXTRACT, cache=True, nogil=True)
@@ -226,14 +299,14 @@ def extract(arena: Arena, bin_ids: Int64s, since: int, out: Int64s) -> int:
     Args:
         arena: the table.
         bin_ids: bins, each once.
-        since: epoch, or 0.
+        since: version, or 0.
         out: a line per cell of a slot, wide enough for all rows of the bins.
 
     Returns:
         How many rows were copied.
     """
     cells = arena.cells
-    least = since + 2 if since > 0 else 1
+    least = (since + 2) << MARK_BITS if since > 0 else 1
     count = 0
     for bin_id in bin_ids:
         region = arena.regions[bin_id]
@@ -284,4 +357,4 @@ def reserve(arena: Arena, bin_id: int, expected: int) -> bool:
     order = SMALLEST
     while _is_full(expected - 1, arena.loads[bin_id], order):
         order += 1
-    return _enlarge(arena, bin_id, order, np.empty(0, dtype=np.int64))
+    return _resize(arena, bin_id, order, np.empty(0, dtype=np.int64))

@@ -21,12 +21,26 @@ STAMP = 0
 KEY = 1
 FIRST_COLUMN = 2
 
+#: The low bits of a row's stamp; version + 1 stands above them.
+MARK_BITS = 2
+#: Touched since the clock hand last came by.
+REFERENCED = 1
+#: Changed since the row was last written to, or read from, the database behind the table.
+DIRTY = 2
+MARKS = REFERENCED | DIRTY
+#: Stamp of a row that a batch has just made: version 0.
+NEW_ROW = 1 << MARK_BITS | MARKS
+
 #: Registers of an allocator; the heads of the free lists follow.
 TOP = 0
 HIGH_WATER = 1
 CAPACITY = 2
 IN_USE = 3
 HEADS = 4
+#: How many regions were released since their memory was last given back, and which ones; more than
+#: RELEASED_MAX are counted but not listed.
+RELEASED = HEADS + ORDERS
+RELEASED_MAX = 256
 
 #: A bin's region packed into one number: start << ORDER_BITS | order.
 ORDER_BITS = 6

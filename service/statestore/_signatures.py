@@ -39,11 +39,13 @@ _done = _types.Tuple((_int, _bool))
 # _regions
 ALLOCATE: Signature = _int(_arena, _int)
 RELEASE: Signature = _void(_arena, _int)
+RETURNABLE: Signature = _int(_arena, _int, _lines)
 
 # _kernels
-TOUCH: Signature = _done(_arena, _int, _ints_read, _small_ints, _lines)
+TOUCH: Signature = _types.Tuple((_int, _int, _bool))(_arena, _int, _ints_read, _small_ints, _lines)
 STORE: Signature = _void(_arena, _lines_read, _int, _int)
 RESTORE: Signature = _void(_arena, _lines_read, _int)
+REMOVE: Signature = _int(_arena, _int, _ints_read)
 LOOKUP: Signature = _void(_arena, _int, _ints_read, _ints)
 MARK: Signature = _void(_arena, _ints_read, _int)
 EXTRACT: Signature = _int(_arena, _ints_read, _int, _lines)

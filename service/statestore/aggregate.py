@@ -153,7 +153,7 @@ class AggregateProgram:
             table: made with this program's `state_columns`.
             keys: n keys.
             values: n values of each of `input_columns`, in their declared types.
-            version: epoch of the batch.
+            version: what the rows it changes are to have; see `VertexStore`.
 
         Returns:
             The m distinct keys and, per output name, their m new values (G1); fresh arrays.

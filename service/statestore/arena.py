@@ -5,9 +5,10 @@ folds -> [KeyedTable.store]; a bin that moves -> [extract] -> chunks -> [install
 
 Each bin owns one region of slots; a bin that fills doubles its own region and rehashes only itself.
 Address space for the largest table is reserved at the start and costs nothing until it is touched:
-growing never copies another bin's rows and never moves an array. Load thresholds differ from bin to
-bin, spread over a factor of two, so that bins which fill evenly double one after the other and not
-all in one batch.
+growing never copies another bin's rows and never moves an array. A bin that has lost most of its
+rows moves into a smaller region, and what is released goes back to the system. Load thresholds
+differ from bin to bin, spread over a factor of two, so that bins which fill evenly double one after
+the other and not all in one batch.
 
 Invariants
   A1  A key is in the region of bin hash >> (64 - bin_bits) and nowhere else.
@@ -47,6 +48,8 @@ _SMALL_PAGES_BYTES = 4 << 20
 #: Load thresholds in 1/1024, least and greatest: a factor of two, so that growth is even in time.
 _LOAD_LEAST = 410
 _LOAD_GREATEST = 820
+#: Ranges of memory given back in one call, at most; see `_regions.returnable`.
+_RANGES = _layout.RELEASED_MAX + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,9 @@ class Touched:
     state: Int64s
     #: Slot of each row.
     slots: Int64s
-    #: All of it as the kernels take it; `keys`, `state` and `slots` are views of it.
+    #: Positions of the keys that the table did not have.
+    new: Int64s
+    #: All of it as the kernels take it; the arrays of int64 above are views of it.
     lines: Int64s
 
 
@@ -92,9 +97,9 @@ class KeyedTable:
         self.bins = 1 << bin_bits
         self.columns = tuple(columns)
         self._width = _layout.FIRST_COLUMN + len(self.columns)
-        buffer = _reserve(reserved_bytes)
-        capacity = len(buffer) // (8 * self._width)
-        cells = np.frombuffer(buffer, dtype=np.int64, count=capacity * self._width)
+        self._memory = _reserve(reserved_bytes)
+        capacity = len(self._memory) // (8 * self._width)
+        cells = np.frombuffer(self._memory, dtype=np.int64, count=capacity * self._width)
         markers = _reserve((capacity >> _layout.SMALLEST) + 1)
         self._arena = _layout.Arena(
             cells=cells.reshape(capacity, self._width),
@@ -149,12 +154,13 @@ class KeyedTable:
         positions = np.empty(len(keys), dtype=np.int32)
         depth = _kernels.TOUCHED_STATE + len(self.columns)
         lines = np.empty((depth, _staggered(len(keys))), dtype=np.int64)
-        count, complete = _kernels.touch(self._arena, self.bin_bits, keys, positions, lines)
+        count, new, complete = _kernels.touch(self._arena, self.bin_bits, keys, positions, lines)
         touched = Touched(
             positions=positions,
             keys=lines[_kernels.TOUCHED_KEYS, :count],
             state=lines[_kernels.TOUCHED_STATE :, :count],
             slots=lines[_kernels.TOUCHED_SLOTS, :count],
+            new=lines[_kernels.TOUCHED_NEW, :new],
             lines=lines,
         )
         if not complete:
@@ -163,8 +169,8 @@ class KeyedTable:
         return touched
 
     def store(self, touched: Touched, version: int) -> None:
-        """Write the changed state of touched rows back, as changed at epoch `version` >= 0."""
-        assert version >= 0, "versions are epochs"
+        """Write the changed state of touched rows back, as changed at `version` >= 0."""
+        assert version >= 0, "versions count from 0"
         _kernels.store(self._arena, touched.lines, len(touched.keys), version)
 
     def restore(self, touched: Touched) -> None:
@@ -203,8 +209,26 @@ class KeyedTable:
 
     def mark_changed(self, slots: Int64s, version: int) -> None:
         """Set the version (>= 0) of the rows at these slots, repeated as they like."""
-        assert version >= 0, "versions are epochs"
+        assert version >= 0, "versions count from 0"
         _kernels.mark(self._arena, slots, version)
+
+    def remove(self, keys: Int64s) -> int:
+        """Remove the rows of these keys; those that are absent are passed over.
+
+        Args:
+            keys: n int64 keys, repeated as they like.
+
+        Returns:
+            How many rows there were.
+
+        Cost: one cache miss a key. A bin that keeps an eighth of the rows it would double at moves
+        into a smaller region.
+        """
+        keys = np.ascontiguousarray(keys, dtype=np.int64)
+        removed = _kernels.remove(self._arena, self.bin_bits, keys)
+        if self._arena.space[_layout.RELEASED]:
+            self._give_back()
+        return removed
 
     def extract(self, bin_id: int, since: int = 0) -> Rows:
         """Copies of the bin's rows changed after `since` (A3), in no particular order."""
@@ -214,6 +238,7 @@ class KeyedTable:
         """As `extract`, for several bins at once; rows come bin by bin in the order given."""
         out = np.empty((self._width, int(self._arena.rows[bin_ids].sum())), dtype=np.int64)
         count = _kernels.extract(self._arena, bin_ids, since, out)
+        out[_layout.STAMP, :count] >>= _layout.MARK_BITS
         out[_layout.STAMP, :count] -= 1
         columns = {
             spec.name: out[_layout.FIRST_COLUMN + index, :count].view(spec.dtype)
@@ -222,17 +247,38 @@ class KeyedTable:
         return Rows(out[_layout.KEY, :count], out[_layout.STAMP, :count], columns)
 
     def delete(self, bin_id: int) -> None:
-        """Forget all rows of the bin; its memory serves other bins from now on."""
+        """Forget all rows of the bin, and give its memory back to the system."""
+        self._release(bin_id)
+        self._give_back()
+
+    def clear(self) -> None:
+        """Delete every bin."""
+        for bin_id in np.flatnonzero(self._arena.regions != _layout.NO_REGION):
+            self._release(int(bin_id))
+        self._give_back()
+
+    def _release(self, bin_id: int) -> None:
         region = int(self._arena.regions[bin_id])
         if region != _layout.NO_REGION:
             _regions.release(self._arena, region)
         self._arena.regions[bin_id] = _layout.NO_REGION
         self._arena.rows[bin_id] = 0
 
-    def clear(self) -> None:
-        """Delete every bin."""
-        for bin_id in np.flatnonzero(self._arena.regions != _layout.NO_REGION):
-            self.delete(int(bin_id))
+    def _give_back(self) -> None:
+        """Let the system have the memory of regions released since the last call (R5)."""
+        arena, page = self._arena, mmap.PAGESIZE
+        ranges = np.empty((_RANGES, 2), dtype=np.int64)
+        count = _regions.returnable(arena, page, ranges)
+        end, behind = ranges[0].tolist()
+        try:
+            for start, nbytes in ranges[:count].tolist():
+                if nbytes:
+                    self._memory.madvise(mmap.MADV_DONTNEED, start, nbytes)
+        except OSError:
+            # Memory that is locked stays; nothing but its size depends on this.
+            return
+        if behind:
+            arena.space[_layout.HIGH_WATER] = -(-end // (8 * self._width))
 
     def install(self, bin_id: int, rows: Rows) -> None:
         """Replace all rows of the bin, or fail and leave it as it was (A4).
@@ -262,6 +308,7 @@ class KeyedTable:
             raise
         if region != _layout.NO_REGION:
             _regions.release(arena, region)
+            self._give_back()
 
     def append(self, rows: Rows) -> None:
         """Add rows of any bins whose keys the table does not have.
@@ -288,9 +335,11 @@ class KeyedTable:
             [(name, str(values.dtype)) for name, values in rows.columns.items()],
         )
         incoming = np.empty((self._width, len(rows)), dtype=np.int64)
-        np.add(rows.versions, 1, out=incoming[_layout.STAMP])
-        if len(rows) and incoming[_layout.STAMP].min() < 1:
+        if len(rows) and rows.versions.min() < 0:
             raise StateCorrupt("a row to install has a negative version")
+        np.add(rows.versions, 1, out=incoming[_layout.STAMP])
+        incoming[_layout.STAMP] <<= _layout.MARK_BITS
+        incoming[_layout.STAMP] |= _layout.MARKS
         incoming[_layout.KEY] = rows.keys
         for index, values in enumerate(rows.columns.values()):
             incoming[_layout.FIRST_COLUMN + index] = values.view(np.int64)

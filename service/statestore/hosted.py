@@ -54,6 +54,13 @@ class HostedStore(Protocol):
         """Change the state by a batch at `time`, and return what it gives; perhaps no rows."""
         ...
 
+    def change_mark(self) -> int:
+        """A counter that rises with every change, so that later changes can be told from earlier.
+
+        It is the store's own: it says nothing about epochs, nor about another store.
+        """
+        ...
+
     def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's state as of `cut` (HS1, HS3)."""
         ...

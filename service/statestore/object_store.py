@@ -102,6 +102,8 @@ class ObjectStore:
         self._objects = Objects()
         #: Bin -> its keys (OB5); bins without keys are left out.
         self._members: dict[int, set[int]] = {}
+        #: Batches applied and bins installed.
+        self._changes = 0
         #: False while a batch is applied, and for good after one that failed (OB3).
         self._whole = True
         #: Types of states that were encoded (OB4), and the mean length of the encodings seen.
@@ -143,6 +145,7 @@ class ObjectStore:
         """
         self._require_whole()
         self._whole = False
+        self._changes += 1
         keys = numbers_of(rows, self.program.key).tolist()
         outputs = self.program.apply(self._objects, keys, rows, time)
         self._note_members()
@@ -150,6 +153,10 @@ class ObjectStore:
         if keys:
             self._sample(keys[-1], len(keys))
         return outputs
+
+    def change_mark(self) -> int:
+        """How often the state has changed: by a batch, or by a bin that was installed."""
+        return self._changes
 
     def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's objects as of `cut` (OB1).
@@ -198,6 +205,7 @@ class ObjectStore:
             states[key] = self._decode(key, joined[start:end])
         if len(states) != len(rows):
             raise StateCorrupt(f"objects for bin {bin_id} hold a key twice")
+        self._changes += 1
         self.delete(bin_id)
         self._objects.states.update(states)
         if states:

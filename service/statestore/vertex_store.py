@@ -7,7 +7,10 @@ Invariants
   V1  `extract` copies at the call; what it yields does not see later changes.
   V2  `install` deletes the bin's range first: nothing of an older copy of the bin survives.
   V3  `install` refuses state of another vertex, another number of bins, other columns, or one that
-      holds only changes since some epoch; then the bin is as before.
+      holds only changes since some mark; then the bin is as before.
+  V4  A row's version is the store's change counter as of its last change: a row changed after
+      `change_mark` gave m has a version above m. Times do not serve for that, as rows of an older
+      one may come later. The counter never falls, and no row here is ahead of it.
 """
 
 from __future__ import annotations
@@ -58,6 +61,8 @@ class VertexStore:
         self.program = program
         self.bin_bits = bin_bits
         self.table = KeyedTable(bin_bits, program.state_columns)
+        #: V4.
+        self._changes = 0
         #: Bin -> opaque timer entries; a bin without timers has no entry.
         self._timers: dict[int, tuple[bytes, ...]] = {}
 
@@ -74,19 +79,26 @@ class VertexStore:
     def apply(
         self, keys: NDArray[np.int64], values: Mapping[str, Values], version: int
     ) -> tuple[NDArray[np.int64], dict[str, Values]]:
-        """Fold a batch into the state; see the program's `apply`."""
+        """Fold a batch into the state as changed at `version` (V4); see the program's `apply`."""
+        self._changes = max(self._changes, version)
         return self.program.apply(self.table, keys, values, version)
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """Fold a batch at `time` into the state; see the program's `apply_rows`."""
-        return self.program.apply_rows(self.table, rows, time[0])
+        self._changes += 1
+        return self.program.apply_rows(self.table, rows, self._changes)
+
+    def change_mark(self) -> int:
+        """The change counter: what changes from now on has a greater version (V4)."""
+        return self._changes
 
     def extract(self, bin_id: int, since: int = 0, cut: int = 0) -> Iterator[bytes]:
         """Chunks of the bin's rows changed after `since` (0: all), and of all its timers (V1).
 
         Args:
             bin_id: the bin.
-            since: epoch; rows of later versions only. Unless 0, it cannot be installed (V3).
+            since: a change mark; rows of later versions only. Unless 0, it cannot be installed
+                (V3).
             cut: the epoch that the state is of, stamped on each chunk.
         """
         metadata = {"vertex": self.vertex, "bins": str(self.bins), "since": str(since)}
@@ -115,7 +127,9 @@ class VertexStore:
                     f"state of bin {bin_id} has {name} {found.get(name, 'unnamed')}, "
                     f"{value} is needed"
                 )
-        self.table.install(bin_id, assembler.rows())
+        rows = assembler.rows()
+        self.table.install(bin_id, rows)
+        self._reach(rows.versions)
         self.set_timers(bin_id, assembler.timers())
 
     def delete(self, bin_id: int) -> None:
@@ -180,6 +194,11 @@ class VertexStore:
             for index, (name, dtype) in enumerate(self.columns)
         }
         self.table.append(Rows(keys, cells[:, 0], columns))
+        self._reach(cells[:, 0])
+
+    def _reach(self, versions: NDArray[np.int64]) -> None:
+        """Bring the counter to where rows that came from elsewhere are (V4)."""
+        self._changes = max(self._changes, int(versions.max(initial=0)))
 
     def nbytes(self, bin_id: int) -> int:
         """Bytes that the bin takes: its region of the table and its timers."""

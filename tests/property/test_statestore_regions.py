@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from service.statestore import _layout, _regions
 
 CAPACITY = 1 << 10
+#: Slots have two cells; a page of four slots shows what happens at its edges.
+PAGE = 64
 FIRST = 1 << _layout.SMALLEST
 
 
@@ -61,11 +63,40 @@ def check(arena, taken):
     assert (arena.cells[arena.space[_layout.HIGH_WATER] :] == 0).all(), "R3"
 
 
-@given(st.lists(st.tuples(st.integers(3, 9), st.integers(0, 7)), max_size=60))
-def test_regions_never_overlap_and_none_is_lost(steps):
+def give_back(arena):
+    """Do to the memory what the system does: it reads zero. Whether there was room for all."""
+    ranges = np.empty((20, 2), dtype=np.int64)
+    count = _regions.returnable(arena, PAGE, ranges)
+    assert (ranges[:count] % PAGE == 0).all()
+    content = arena.cells.reshape(-1)
+    for start, nbytes in ranges[:count].tolist():
+        content[start // 8 : (start + nbytes) // 8] = 0
+    if ranges[0, 1]:
+        arena.space[_layout.HIGH_WATER] = ranges[0, 0] // 16
+    assert arena.space[_layout.RELEASED] == 0
+    return count < len(ranges)
+
+
+@given(
+    st.lists(st.tuples(st.integers(3, 9), st.integers(0, 9)), max_size=80),
+    st.booleans(),
+)
+def test_regions_never_overlap_and_none_is_lost(steps, overflows):
     arena, taken = new_arena(), []
     for order, choice in steps:
-        if choice < 4 or not taken:
+        if choice > 7:
+            # As if so many had been released before: above RELEASED_MAX all free regions are seen.
+            released = int(arena.space[_layout.RELEASED])
+            if released and overflows:
+                arena.space[_layout.RELEASED] = _layout.RELEASED_MAX + released
+            complete = give_back(arena)
+            held = [arena.cells[start : start + (1 << order)] for start, order in taken]
+            assert all((cells == 77).all() for cells in held), "R5"
+            if complete and released and overflows:
+                for start, free_order in free_regions(arena):
+                    inner = arena.cells[start + 4 : start + (1 << free_order)]
+                    assert not inner.any(), "all but the first page of what is free was given back"
+        elif choice < 4 or not taken:
             start = _regions.allocate(arena, order)
             if start == _layout.NOTHING:
                 free = free_regions(arena)
@@ -74,7 +105,7 @@ def test_regions_never_overlap_and_none_is_lost(steps):
                 assert aligned + (1 << order) > CAPACITY
                 continue
             cells = arena.cells[start : start + (1 << order)]
-            assert (cells[:, _layout.STAMP] == 0).all(), "R3"
+            assert not cells[:, _layout.STAMP].any(), "R3"
             cells[:] = 77
             taken.append((start, order))
         else:

@@ -68,6 +68,19 @@ class TableAgainstDictionary(RuleBasedStateMachine):
             x = self.rows.setdefault(key, [0, 3, 0.5])[2]
             self.rows[key] = [epoch, key >> 1, x]
 
+    @rule(keys=KEYS)
+    def remove(self, keys):
+        there = {key for key in keys if key in self.rows}
+        assert self.table.remove(self.array(keys)) == len(there)
+        for key in there:
+            del self.rows[key]
+
+    @rule(part=st.integers(0, 12), seed=st.integers(0, 3))
+    def remove_most(self, part, seed):
+        keys = [key for key in self.rows if (key ^ seed) % 13 != part]
+        assert self.table.remove(self.array(keys)) == len(keys)
+        self.rows = {key: row for key, row in self.rows.items() if key not in set(keys)}
+
     @rule(choice=st.integers(0, 31))
     def delete(self, choice):
         bin_id = choice % self.table.bins
@@ -111,6 +124,10 @@ class TableAgainstDictionary(RuleBasedStateMachine):
         assert (self.table.nbytes == 0) or self.rows
         regions = sum(self.table.bin_nbytes(b) for b in range(self.table.bins))
         assert regions == self.table.nbytes
+        for bin_id in range(self.table.bins):
+            # The smallest region has 8 slots of 32 bytes; others are never almost empty.
+            slots = self.table.bin_nbytes(bin_id) // 32
+            assert slots <= max(8, 32 * self.table.rows(bin_id) + 8)
 
 
 TestTableAgainstDictionary = TableAgainstDictionary.TestCase

@@ -5,6 +5,9 @@ Cannot catch: interleavings that nobody thought of; the property test drives ran
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -124,6 +127,57 @@ def test_deleting_a_bin_leaves_the_others_and_gives_its_memory_to_them():
     assert table.rows(1) == kept
     assert table.row_count == 10_000
     assert table._arena.space[_layout.HIGH_WATER] <= high_water + 2 * table.bin_nbytes(0)
+
+
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * mmap.PAGESIZE
+
+
+def test_memory_of_a_deleted_bin_goes_back_to_the_system():
+    table = KeyedTable(1, COLUMNS)
+    table.upsert(np.arange(1_500_000))
+    taken, before = table.bin_nbytes(0), resident_bytes()
+    assert taken >= 32 << 20
+    gone = table.extract(0)
+    table.delete(0)
+    assert resident_bytes() < before + 4 * 8 * len(gone) - 0.8 * taken
+    table.install(0, gone)
+    assert sorted(table.extract(0).keys.tolist()) == sorted(gone.keys.tolist())
+    assert table.row_count == 1_500_000
+
+
+def test_a_bin_that_loses_most_of_its_rows_moves_into_a_smaller_region():
+    table = KeyedTable(0, COLUMNS)
+    keys = np.arange(100_000)
+    slots = table.upsert(keys)
+    table.column("n")[slots] = keys * 3
+    full = table.nbytes
+    assert table.remove(keys[1_000:]) == 99_000
+    assert table.nbytes <= full / 16
+    assert content(table) == {key: (0, key * 3, -0.5) for key in range(1_000)}
+    assert table.remove(keys) == 1_000
+    assert table.nbytes == 0
+
+
+def test_rows_that_come_and_go_at_the_edge_do_not_move_their_bin_each_time():
+    table = KeyedTable(0, COLUMNS)
+    table.upsert(np.arange(10_000))
+    sizes = []
+    for row in range(9_000):
+        table.remove(np.array([row]))
+        table.upsert(np.array([row]))
+        table.remove(np.array([row]))
+        sizes.append(table.nbytes)
+    assert np.count_nonzero(np.diff(sizes)) <= 3
+
+
+def test_removing_absent_keys_and_keys_twice_counts_each_row_once():
+    table = KeyedTable(2, COLUMNS)
+    table.upsert(np.array([1, 2, 3]))
+    assert table.remove(np.array([2, 9, 2])) == 1
+    assert table.remove(np.array([], dtype=np.int64)) == 0
+    assert sorted(content(table)) == [1, 3]
 
 
 def test_an_empty_table_takes_no_region_and_clearing_gives_all_back():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from service.errors import FormatMismatch, StateCorrupt, StateError
@@ -95,6 +96,29 @@ def test_changes_since_an_epoch_are_extracted_but_not_installed_as_a_whole_bin()
     assert sorted(assembler.rows().keys.tolist()) == changed[:2]
     with pytest.raises(FormatMismatch, match="since 3, 0 is needed"):
         target.install(1, assembler)
+
+
+def batch(keys):
+    return pa.record_batch({"k": pa.array(keys, pa.int64()), "v": pa.array(keys, pa.int64())})
+
+
+def test_what_changes_after_a_mark_is_extracted_since_it_whatever_its_time():
+    made = store(filled=False, bin_bits=0)
+    made.apply_rows(batch(range(20)), (900,))
+    mark = made.change_mark()
+    made.apply_rows(batch([3, 4]), (100,))
+    assert sorted(made.table.extract(0, mark).keys.tolist()) == [3, 4]
+    assert len(made.table.extract(0, made.change_mark())) == 0
+
+
+def test_rows_that_came_with_greater_versions_are_not_taken_for_later_changes():
+    source, target = store(filled=False, bin_bits=0), store(filled=False, bin_bits=0)
+    for _ in range(5):
+        source.apply_rows(batch(range(20)), (1,))
+    moved(source, target, 0)
+    mark = target.change_mark()
+    target.apply_rows(batch([7]), (1,))
+    assert target.table.extract(0, mark).keys.tolist() == [7]
 
 
 @pytest.mark.parametrize(
