@@ -26,7 +26,7 @@ from service.errors import (
     ProtocolViolation,
 )
 from service.ids import Membership, Slot
-from service.migration.records import Generation, Move, Promise, Stop, decode_log
+from service.migration.records import Generation, LogRecord, decode_log
 
 #: What one look waits while nothing else is to be done.
 _JOIN_WAIT_S = 0.01
@@ -90,7 +90,7 @@ class LogReader:
         self._looked_ns = now_ns
         self._silent_ns = 0
 
-    def read(self, now_ns: int, *, silence_allowed: bool) -> list[Promise | Move | Stop]:
+    def read(self, now_ns: int, *, silence_allowed: bool) -> list[LogRecord]:
         """What was written since the last look.
 
         Args:
@@ -110,7 +110,7 @@ class LogReader:
         self._silent_ns = 0 if entries or silence_allowed else self._silent_ns + elapsed
         if self._silent_ns > limit:
             raise self._silence()
-        records: list[Promise | Move | Stop] = []
+        records: list[LogRecord] = []
         for entry in entries:
             record = decode_log(entry.value or b"")
             if not isinstance(record, Generation):

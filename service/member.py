@@ -29,7 +29,7 @@ from service.hashing import bin_bits_of
 from service.ids import Membership, Role, Slot
 from service.ingest.source import SourceOperator
 from service.migration.control_source import ControlSource
-from service.migration.handover import CutReport
+from service.migration.handover import CopyReport, CutReport
 from service.migration.horizon import LogFollower, TickClock
 from service.migration.lowering import Edges, lower
 from service.migration.records import Generation, LogRecord
@@ -206,6 +206,14 @@ class Member:
         for host in self.hosts.values():
             reports.extend(host.reports)
             host.reports.clear()
+        return reports
+
+    def take_copy_reports(self) -> list[CopyReport]:
+        """Copies from here that have become ready since the last call."""
+        reports = []
+        for host in self.hosts.values():
+            reports.extend(host.copies.reports)
+            host.copies.reports.clear()
         return reports
 
     def owned_bins(self) -> list[int]:

@@ -24,6 +24,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from service.dataflow.aside import Aside
 from service.dataflow.progress.antichain import Antichain
 from service.dataflow.progress.change_batch import ChangeBatch
 from service.dataflow.progress.summary import PathSummary
@@ -327,6 +328,8 @@ class OperatorContext:
     outputs: tuple[OutputPort, ...]
     #: Capabilities at the dataflow's first time, one per output that was declared to hold one.
     initial: dict[int, Capability]
+    #: To and from the same operator in other processes, outside of time.
+    aside: Aside
     #: Frontier of any location of the graph, over all processes (a probe).
     frontier_of: Callable[[int], Antichain]
     #: Ask for another `step` although nothing may arrive.

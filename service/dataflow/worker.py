@@ -18,7 +18,6 @@ Source: DESIGN §5; Naiad (SOSP 2013) §3.3; reference "own contribution" accumu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -26,6 +25,8 @@ from heapq import heappop, heappush
 
 import pyarrow as pa
 
+from service.dataflow.aside import Aside, Said, aside_of
+from service.dataflow.credits import Credits
 from service.dataflow.graph import Dataflow
 from service.dataflow.operator import (
     Capability,
@@ -48,21 +49,13 @@ from service.dataflow.progress.errors import ProgressError
 from service.dataflow.progress.timestamp import Timestamp
 from service.dataflow.progress.tracker import Tracker
 from service.dataflow.transport.base import BodyPart, Received, Transport, length_of
-from service.dataflow.transport.credit import (
-    CreditClass,
-    CreditReturns,
-    CreditWindow,
-    charge_of,
-    decode_credit,
-    encode_credit,
-)
+from service.dataflow.transport.credit import CreditClass, charge_of
 from service.dataflow.transport.frame import FLAG_ON, FrameKind
 from service.dataflow.transport.rows import SchemaCache
 from service.errors import ProtocolViolation
 
 #: Rounds of operator steps within one worker step; a bound, so that receiving is never starved.
 _ROUNDS_MAX = 16
-_CREDIT_CLASSES = frozenset(int(kind) for kind in CreditClass)
 #: Frames taken from the transport in one worker step.
 _FRAMES_MAX = 512
 
@@ -75,6 +68,8 @@ class WorkerLimits:
     data_window: int = 8 << 20
     #: State chunks in flight to one peer.
     state_window: int = 8 << 20
+    #: What has no time (`Aside`) in flight to one peer.
+    aside_window: int = 4 << 20
     #: Bytes queued between two operators of this process.
     local_queue: int = 8 << 20
 
@@ -124,15 +119,12 @@ class Worker:
         windows = {
             CreditClass.DATA: self._limits.data_window,
             CreditClass.STATE: self._limits.state_window,
+            CreditClass.ASIDE: self._limits.aside_window,
         }
-        #: Credit this worker may still spend, by peer and class.
-        self._windows = {
-            (other, kind): CreditWindow(size) for other in others for kind, size in windows.items()
-        }
-        #: Credit this worker owes, by peer and class.
-        self._returns = {
-            (other, kind): CreditReturns(size) for other in others for kind, size in windows.items()
-        }
+        self._credits = Credits(transport, others, windows)
+        self._asides: list[Aside] = []
+        #: Operators that were refused room for what has no time.
+        self._short: set[int] = set()
         self._inputs: dict[tuple[int, int], InputPort] = {}
         self._contexts: list[OperatorContext] = []
         self._active: set[int] = set()
@@ -151,8 +143,9 @@ class Worker:
             self._contexts.append(self._build(number, start))
         #: By channel: the input it leads to here, and the windows a message on it may need.
         self._targets = [self._inputs[edge.target] for edge in dataflow.edges]
+        all_windows = self._credits.windows
         self._needed = [
-            [] if edge.pact is Pact.PIPELINE else [self._windows[o, edge.credit] for o in others]
+            [] if edge.pact is Pact.PIPELINE else [all_windows[o, edge.credit] for o in others]
             for edge in dataflow.edges
         ]
         for operator, context in zip(dataflow.operators, self._contexts, strict=True):
@@ -227,9 +220,7 @@ class Worker:
             assert isinstance(payload, bytes), "only rows and chunks leave a process"
             kind = FrameKind.STATE
             parts = [payload]
-        charge = charge_of(length_of(parts))
-        taken = self._windows[peer, edge.credit].try_take(charge)
-        assert taken, "W3: an operator sends at most one message to each peer after `ready`"
+        self._credits.spend(peer, edge.credit, length_of(parts))
         self._transport.send(peer, kind, edge.channel, time, parts, flags)
 
     def has_room(self, edge: Edge) -> bool:
@@ -246,7 +237,7 @@ class Worker:
         inputs = []
         for port in range(operator.inputs):
             location = self._dataflow.target(number, port)
-            consumed = self._consumer(self._credit_class(number, port))
+            consumed = self._credits.consumer(self._credit_class(number, port))
             built = InputPort(location, self._ledger, self.tracker.frontier, consumed)
             self._inputs[number, port] = built
             inputs.append(built)
@@ -266,6 +257,8 @@ class Worker:
                 self.tracker.update(location, first, self.peers)
                 self._sender.assume([(location, first, 1)])
                 initial[port] = Capability.initial(location, first, self._ledger)
+        aside = aside_of(number, self._transport, self._credits, self._short)
+        self._asides.append(aside)
         return OperatorContext(
             operator.name,
             self.peer,
@@ -274,6 +267,7 @@ class Worker:
             tuple(inputs),
             tuple(outputs),
             initial,
+            aside,
             self.tracker.frontier,
             partial(self._active.add, number),
             partial(self._later.add, number),
@@ -286,17 +280,6 @@ class Worker:
                 return edge.credit
         return CreditClass.DATA
 
-    def _consumer(self, credit: CreditClass) -> Callable[[int, int], None]:
-        def consumed(sender: int, size: int) -> None:
-            self._return(sender, credit, self._returns[sender, credit].consumed(size))
-
-        return consumed
-
-    def _return(self, peer: int, credit: CreditClass, amount: int) -> None:
-        if amount:
-            body = encode_credit(amount)
-            self._transport.send(peer, FrameKind.CREDIT, credit.value, (), [body])
-
     def _receive(self) -> None:
         """Take what arrived: progress to the tracker, messages to ports, credit to windows."""
         moved = False
@@ -308,14 +291,11 @@ class Worker:
             elif kind is FrameKind.DATA or kind is FrameKind.STATE:
                 self._deliver(received)
             elif kind is FrameKind.CREDIT:
-                if received.channel not in _CREDIT_CLASSES:
-                    raise ProtocolViolation(
-                        f"peer {received.sender} returned credit of class {received.channel}, "
-                        "which there is not"
-                    )
-                credit = CreditClass(received.channel)
-                amount = decode_credit(bytes(received.body))
-                self._windows[received.sender, credit].give_back(amount)
+                if self._credits.give_back(received) is CreditClass.ASIDE:
+                    self._active |= self._short
+                    self._short.clear()
+            elif kind is FrameKind.ASIDE:
+                self._hear(received)
             elif kind is FrameKind.PRESSURE:
                 on = bool(received.flags & FLAG_ON)
                 (self.pressed.add if on else self.pressed.discard)(received.sender)
@@ -361,6 +341,15 @@ class Worker:
         charge = charge_of(received.body_length)
         self._inputs[edge.target].push(Message(received.time, payload, charge, received.sender))
         self._active.add(edge.target[0])
+
+    def _hear(self, received: Received) -> None:
+        if received.channel >= len(self._asides):
+            raise ProtocolViolation(
+                f"peer {received.sender} named operator {received.channel} of {len(self._asides)}"
+            )
+        charge = charge_of(received.body_length)
+        self._asides[received.channel].push(Said(received.sender, received.body, charge))
+        self._active.add(received.channel)
 
     def _run(self) -> None:
         """Step every active operator once, in the order data flows, and those they wake below."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ProtocolViolation
+from service.migration.copies import Copies
 from service.migration.handover import Arrival, CutReport
 from service.migration.waiting import WaitingBins
 from service.statestore.chunk import bin_of_chunk
@@ -35,6 +36,7 @@ class Arrivals:
     def __init__(
         self,
         store: HostedStore,
+        copies: Copies,
         installed: NDArray[np.bool_],
         waiting: WaitingBins,
         gate_open: Callable[[int], bool],
@@ -43,11 +45,13 @@ class Arrivals:
 
         Args:
             store: where bins are installed.
+            copies: told of each bin that has come.
             installed: bool[bins], whose state is here; set for what is installed.
             waiting: rows that wait for bins.
             gate_open: whether everything below a cut has passed all that lies downstream.
         """
         self._store = store
+        self._copies = copies
         self._installed = installed
         self._waiting = waiting
         self._gate_open = gate_open
@@ -84,6 +88,7 @@ class Arrivals:
         arrival.bytes += len(chunk)
         if assembler.feed(chunk):
             self._store.install(moved, assembler)
+            self._copies.arrived(moved, cut)
             arrival.rows += self._store.rows(moved)
             del arrival.assemblers[moved]
             arrival.missing.discard(moved)

@@ -36,6 +36,8 @@ class ControlSource:
         self.stop: Stop | None = None
         #: Locations behind everything that asks the table (C5); lowering names them.
         self.readers: list[int] = []
+        #: Told every record as it is read, after the table and before the control ports.
+        self.followers: list[Callable[[LogRecord], None]] = []
         self._pending: list[Move | Stop] = []
         self._waiting: set[Callable[[], None]] = set()
         #: One per output; none after the stop (C3).
@@ -58,6 +60,8 @@ class ControlSource:
             if isinstance(command, Move):
                 self.table.apply(command)
             self._pending.append(command)
+        for follow in self.followers:
+            follow(record)
         self.table.advance(self.follower.horizon)
         self._context.activate()
         if self.follower.horizon > before:

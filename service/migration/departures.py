@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.dataflow.operator import Capability, OutputPort
+from service.migration.copies import Copies
 from service.migration.handover import Departure
 from service.statestore.hosted import HostedStore
 
@@ -27,6 +28,7 @@ class Departures:
     def __init__(
         self,
         store: HostedStore,
+        copies: Copies,
         installed: NDArray[np.bool_],
         output: OutputPort,
         inputs_reached: Callable[[int], bool],
@@ -36,12 +38,14 @@ class Departures:
 
         Args:
             store: where bins are taken from.
+            copies: of a bin that was copied before, only what is left leaves.
             installed: bool[bins], whose state is here; cleared for what is taken.
             output: the state output.
             inputs_reached: whether nothing below a cut can arrive any more.
             unsettled: bool[bins], which of them may not leave at a cut, given that.
         """
         self._store = store
+        self._copies = copies
         self._installed = installed
         self._output = output
         self._inputs_reached = inputs_reached
@@ -91,8 +95,8 @@ class Departures:
         return False
 
     def _begin(self, departure: Departure, moved: int, target: int, cut: int) -> None:
-        departure.chunks = self._store.extract(moved, cut=cut)
-        # What `extract` yields is a copy: the bin's memory is free from here on.
-        self._store.delete(moved)
+        left = self._copies.leave(moved, cut)
+        # Nothing changes the bin from here on: what is not below the cut belongs to its new owner.
+        departure.chunks = self._store.give_up(moved, cut=cut) if left is None else left
         departure.target = target
         self._installed[moved] = False

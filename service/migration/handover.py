@@ -47,3 +47,13 @@ class CutReport:
     bins: int
     bytes: int
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What an old owner tells the controller when its copies of one number are ready."""
+
+    vertex: str
+    number: int
+    #: Keys that have changed since they were told.
+    left: int

@@ -16,6 +16,7 @@ Invariants
        another generation may follow. A generation's number is higher than the last one's, its first
        epoch above every earlier horizon and command, which it cancels.
   HZ5  Ticks of a gateway strictly increase and lie below the horizon it has read.
+  HZ6  Numbers of copies rise along the log of a generation; a move claims one that was given.
 Not handled here: joining and leaving members, a generation that begins while another runs.
 """
 
@@ -24,7 +25,15 @@ from __future__ import annotations
 from collections import deque
 
 from service.errors import ProtocolViolation
-from service.migration.records import MAX_EPOCH, Generation, LogRecord, Move, Promise, Stop
+from service.migration.records import (
+    MAX_EPOCH,
+    Generation,
+    LogRecord,
+    Move,
+    PreCopy,
+    Promise,
+    Stop,
+)
 
 #: The horizon after the last command.
 HORIZON_END = MAX_EPOCH
@@ -49,6 +58,8 @@ class LogFollower:
         self.generation: Generation | None = None
         #: The last command, once read (HZ4).
         self.stop: Stop | None = None
+        #: Newest number of a copy (HZ6); 0 before the first.
+        self.copies = 0
         #: Largest finite horizon or command time read.
         self._floor = 0
         #: Command times not yet passed by a promise, ascending (HZ3).
@@ -68,7 +79,7 @@ class LogFollower:
             The command the record holds; none for a promise or a generation.
 
         Raises:
-            ProtocolViolation: the record breaks HZ1-HZ4; nothing has changed.
+            ProtocolViolation: the record breaks HZ1-HZ4 or HZ6; nothing has changed.
         """
         if record.clock < self.clock:
             raise ProtocolViolation(f"HZ1: clock {record.clock} after {self.clock}")
@@ -79,6 +90,8 @@ class LogFollower:
             case Promise():
                 self._promise(record.horizon)
             case Move():
+                if record.precopy > self.copies:
+                    raise ProtocolViolation(f"HZ6: a move claims copy {record.precopy}")
                 self._command(record.at)
                 commands = (record,)
             case Stop():
@@ -86,6 +99,10 @@ class LogFollower:
                 self.stop = record
                 self.horizon = HORIZON_END
                 commands = (record,)
+            case PreCopy():
+                if record.number <= self.copies:
+                    raise ProtocolViolation(f"HZ6: copy {record.number} after {self.copies}")
+                self.copies = record.number
             case Generation():
                 self._begin(record)
         self.clock = record.clock
@@ -122,6 +139,7 @@ class LogFollower:
             )
         self.generation = record
         self.stop = None
+        self.copies = 0
         self._ahead.clear()
         self.horizon = record.horizon
         self._floor = record.horizon

@@ -65,14 +65,31 @@ class Move(_LogRecord, frozen=True, kw_only=True, tag="move"):
     waves: Positive
     #: (bin, worker ordinal), bins distinct, at least one.
     moves: list[tuple[Count, Count]]
+    #: Number of the `PreCopy` that this move completes; 0: none.
+    precopy: Count = 0
 
     def __post_init__(self) -> None:
         if self.wave > self.waves:
             raise ValueError(f"wave {self.wave} of {self.waves}")
-        if not self.moves:
-            raise ValueError("a move without bins")
-        if len({bin_ for bin_, _ in self.moves}) != len(self.moves):
-            raise ValueError("a bin moves twice in one wave")
+        _check_moves(self.moves)
+
+
+class PreCopy(_LogRecord, frozen=True, kw_only=True, tag="precopy"):
+    """Copies of these bins begin to travel to the workers beside them; nothing moves by it."""
+
+    #: Rises along the log of a generation.
+    number: Positive
+    #: Id of the request it serves.
+    request: str
+    #: As in `Move`.
+    moves: list[tuple[Count, Count]]
+
+    def __post_init__(self) -> None:
+        _check_moves(self.moves)
+
+
+class PreCopyEnd(_LogRecord, frozen=True, kw_only=True, tag="precopy-end"):
+    """Every copy that no move has claimed is dropped."""
 
 
 class Stop(_LogRecord, frozen=True, kw_only=True, tag="stop"):
@@ -81,6 +98,13 @@ class Stop(_LogRecord, frozen=True, kw_only=True, tag="stop"):
     at: Time
     #: True for `--until-end`: the input is complete, so what is open is closed.
     drain: bool
+
+
+def _check_moves(moves: Sequence[tuple[int, int]]) -> None:
+    if not moves:
+        raise ValueError("a move without bins")
+    if len({bin_ for bin_, _ in moves}) != len(moves):
+        raise ValueError("a bin moves twice in one wave")
 
 
 class SlotBinding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,7 +162,7 @@ class Generation(_LogRecord, frozen=True, kw_only=True, tag="generation"):
         check_positions(self.partition_owners, self.positions)
 
 
-LogRecord = Promise | Move | Stop | Generation
+LogRecord = Promise | Move | PreCopy | PreCopyEnd | Stop | Generation
 
 
 def check_owner_tables(

@@ -42,12 +42,13 @@ from service.dataflow.vertices import Order
 from service.hashing import bins_of
 from service.migration.arrivals import Arrivals
 from service.migration.control_source import ControlSource
+from service.migration.copies import Copies
 from service.migration.departures import Departures
 from service.migration.gathering import gather
 from service.migration.handover import CutReport
 from service.migration.held import HeldRows, WaitingRows
 from service.migration.ordered import OrderedRows
-from service.migration.records import Move
+from service.migration.records import LogRecord, Move, PreCopy, PreCopyEnd, Stop
 from service.migration.waiting import NEVER, WaitingBins
 from service.statestore.columns import numbers_of
 from service.statestore.hosted import HostedStore
@@ -79,6 +80,8 @@ class StateHost:
         self._early_bytes = 0
         #: Bytes of state taken, and sent, in one step (S8): 2 to 4 ms of work at the taking end.
         self.portion_bytes = 1 << 19
+        #: Bytes of copies sent, and taken, in one step: less, as nothing waits for them.
+        self.copy_bytes = 1 << 18
         #: Rows that waited are applied in batches of about this many.
         self.drain_rows = 1 << 16
         #: From this many batches on that wait in the queue, they are applied together.
@@ -95,14 +98,19 @@ class StateHost:
         self._output, self._state_output = context.outputs
         #: Bins whose state is here.
         self.installed = self._control.table.latest == self._peer
+        self.copies = Copies(self.store, self.installed, self._peer, context.aside)
         self._departures = Departures(
             self.store,
+            self.copies,
             self.installed,
             self._state_output,
             self._inputs_reached,
             self._unsettled,
         )
-        self._arrivals = Arrivals(self.store, self.installed, self.waiting, self._gate_open)
+        self._arrivals = Arrivals(
+            self.store, self.copies, self.installed, self.waiting, self._gate_open
+        )
+        self._control.followers.append(self._read)
 
     def input_frontier(self) -> Antichain:
         """Times of rows that may still arrive, over all processes."""
@@ -129,6 +137,7 @@ class StateHost:
         while (command := self._commands.pull()) is not None:
             if isinstance(command.payload, Move):
                 self._plan(command.payload, self._state_output.retain(2, command))
+        self._take_copies()
         self._take_chunks()
         if self._arrivals:
             self._arrivals.release()
@@ -139,6 +148,8 @@ class StateHost:
             else:
                 self._take_ordered(self._ordered)
         if self._departures and self._departures.step(self.portion_bytes):
+            self._context.resume()
+        if self.copies.step(self.copy_bytes):
             self._context.resume()
 
     # Rows ---------------------------------------------------------------------------------------
@@ -285,9 +296,30 @@ class StateHost:
             unsettled[bins_of(self._keys(rows), self.store.bin_bits)] = True
         return unsettled
 
+    def _read(self, record: LogRecord) -> None:
+        """What the log says of copies, in its order."""
+        match record:
+            case PreCopy():
+                self.copies.announced(record, self._control.table.latest)
+            case Move():
+                self.copies.moved(record)
+            case PreCopyEnd():
+                self.copies.ended()
+            case Stop():
+                self.copies.ended(for_good=True)
+            case _:
+                return
+        self._context.activate()
+
+    def _take_copies(self) -> None:
+        if self.copies.take(self.copy_bytes):
+            self._context.resume()
+
     def _take_chunks(self) -> None:
         """Take a portion of the chunks that have arrived (S8)."""
         taken = 0
+        if self._state.queue:
+            self.copies.take_before_chunks()
         while taken < self.portion_bytes and (chunk := self._state.pull()) is not None:
             assert isinstance(chunk.payload, bytes), "a state channel carries chunks"
             self._arrivals.receive(chunk.time[0], chunk.payload)

@@ -52,6 +52,11 @@ EXTRACT: Signature = _int(_arena, _ints_read, _int, _lines)
 APPEND: Signature = _done(_arena, _int, _lines_read)
 RESERVE: Signature = _bool(_arena, _int, _int)
 
+# _scans
+SCAN: Signature = _types.Tuple((_int, _int))(_lines_read, _int, _int, _lines)
+RUNS: Signature = _int(_lines_read, _ints_read, _ints_read, _ints)
+DIGEST: Signature = _types.Tuple((_int, _int))(_lines_read, _int, _int)
+
 # _folds
 COUNT: Signature = _void(_small_ints_read, _ints)
 ADD_INTEGERS: Signature = _bool(_small_ints_read, _ints_read, _ints, _small_ints)

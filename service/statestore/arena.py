@@ -20,7 +20,7 @@ Invariants
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -100,6 +100,12 @@ class KeyedTable:
         self._memory = _reserve(reserved_bytes)
         capacity = len(self._memory) // (8 * self._width)
         cells = np.frombuffer(self._memory, dtype=np.int64, count=capacity * self._width)
+        #: Told the keys of rows that may be changed, before they are.
+        self.on_change: Callable[[Int64s], None] | None = None
+        #: The same of rows that are removed: rows behind them may change their slots.
+        self.on_removal: Callable[[Int64s], None] | None = None
+        #: Rises when a bin may have come back to a region that it had before.
+        self.turns = 0
         markers = _reserve((capacity >> _layout.SMALLEST) + 1)
         self._arena = _layout.Arena(
             cells=cells.reshape(capacity, self._width),
@@ -163,6 +169,8 @@ class KeyedTable:
             new=lines[_kernels.TOUCHED_NEW, :new],
             lines=lines,
         )
+        if self.on_change is not None:
+            self.on_change(touched.keys)
         if not complete:
             self.restore(touched)
         self._require_space(complete)
@@ -210,6 +218,8 @@ class KeyedTable:
     def mark_changed(self, slots: Int64s, version: int) -> None:
         """Set the version (>= 0) of the rows at these slots, repeated as they like."""
         assert version >= 0, "versions count from 0"
+        if self.on_change is not None:
+            self.on_change(self._arena.cells[slots, _layout.KEY])
         _kernels.mark(self._arena, slots, version)
 
     def remove(self, keys: Int64s) -> int:
@@ -225,10 +235,18 @@ class KeyedTable:
         into a smaller region.
         """
         keys = np.ascontiguousarray(keys, dtype=np.int64)
+        if self.on_removal is not None:
+            self.on_removal(keys)
         removed = _kernels.remove(self._arena, self.bin_bits, keys)
         if self._arena.space[_layout.RELEASED]:
+            # A bin that shrinks may come back to a region that it had before.
+            self.turns += 1
             self._give_back()
         return removed
+
+    def slots(self) -> tuple[Int64s, Int64s]:
+        """All cells, and the region of each bin, packed as `_layout` says (A2); to be read."""
+        return self._arena.cells, self._arena.regions
 
     def extract(self, bin_id: int, since: int = 0) -> Rows:
         """Copies of the bin's rows changed after `since` (A3), in no particular order."""
@@ -327,13 +345,21 @@ class KeyedTable:
             raise StateCorrupt(f"key {incoming[_layout.KEY, done]} comes twice")
         self._require_space(done == incoming.shape[1])
 
-    def _stacked(self, rows: Rows) -> Int64s:
-        """The rows as one array, a line per cell of a slot: stamps, keys, state columns."""
+    def require_columns(self, rows: Rows) -> None:
+        """Check that rows have this table's columns.
+
+        Raises:
+            FormatMismatch: they have not.
+        """
         require_same_columns(
             "the state to install",
             [(spec.name, spec.dtype) for spec in self.columns],
             [(name, str(values.dtype)) for name, values in rows.columns.items()],
         )
+
+    def _stacked(self, rows: Rows) -> Int64s:
+        """The rows as one array, a line per cell of a slot: stamps, keys, state columns."""
+        self.require_columns(rows)
         incoming = np.empty((self._width, len(rows)), dtype=np.int64)
         if len(rows) and rows.versions.min() < 0:
             raise StateCorrupt("a row to install has a negative version")

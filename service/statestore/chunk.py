@@ -22,7 +22,7 @@ Invariants
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,8 @@ _DIGEST_BYTES = 16
 #: Room for header, digest, schema and batch messages beside the columns' own bytes.
 _FRAME_BYTES_MAX = 16 << 10
 _BODY_BYTES_MAX = CHUNK_BYTES_MAX - _FRAME_BYTES_MAX
+#: Rows of about these bytes fit into one chunk.
+PORTION_BYTES = _BODY_BYTES_MAX
 _TIMERS = pa.schema([pa.field("timer", pa.binary(), nullable=False)])
 #: Bytes that one timer entry costs beside its own: its offset.
 _TIMER_OFFSET_BYTES = 4
@@ -69,15 +71,45 @@ def encode_bin(
     Raises:
         StateError: a timer entry or the metadata is too large.
     """
+    step = max(1, PORTION_BYTES // (8 * (2 + len(rows.columns))))
+    portions = [rows.slice(start, step) for start in range(0, max(1, len(rows)), step)]
+    return encode_portions(bin_id, cut, portions, timers, metadata)
+
+
+def encode_portions(
+    bin_id: int,
+    cut: int,
+    portions: Iterable[Rows],
+    timers: Iterable[bytes] = (),
+    metadata: Mapping[str, str] | None = None,
+    before_end: Callable[[], None] | None = None,
+) -> Iterator[bytes]:
+    """As `encode_bin`, for rows that are made as they are asked for.
+
+    Args:
+        bin_id: 0..2**20 - 1.
+        cut: the epoch that the state is of.
+        portions: at least one, perhaps of no rows; each of PORTION_BYTES at most.
+        timers: as there.
+        metadata: as there.
+        before_end: called when all but the end chunk was taken.
+
+    Raises:
+        StateError: as there.
+    """
     numbered = _Writer(bin_id, cut)
-    for body in _row_bodies(rows, metadata or {}):
-        yield numbered.chunk(_SECTION_ROWS, body)
+    row_count = 0
+    for number, rows in enumerate(portions):
+        row_count += len(rows)
+        yield numbered.chunk(_SECTION_ROWS, _row_body(rows, metadata or {}, number == 0))
     timer_count = 0
     for entries in _timer_groups(timers):
         timer_count += len(entries)
         batch = pa.record_batch([pa.array(entries, pa.binary())], schema=_TIMERS)
         yield numbered.chunk(_SECTION_TIMERS, batch.serialize())
-    yield numbered.end(timer_count, len(rows))
+    if before_end is not None:
+        before_end()
+    yield numbered.end(timer_count, row_count)
 
 
 def bin_of_chunk(chunk: bytes) -> int:
@@ -120,17 +152,14 @@ class _Writer:
         )
 
 
-def _row_bodies(rows: Rows, metadata: Mapping[str, str]) -> Iterator[bytes | pa.Buffer]:
+def _row_body(rows: Rows, metadata: Mapping[str, str], is_first: bool) -> bytes | pa.Buffer:
     fields = []
     for name, values in {"key": rows.keys, "version": rows.versions, **rows.columns}.items():
         fields.append(pa.field(name, _ARROW_TYPES[str(values.dtype)], nullable=False))
     schema = pa.schema(fields, metadata=dict(metadata) or None)
     arrays = [pa.array(a) for a in (rows.keys, rows.versions, *rows.columns.values())]
-    whole = pa.record_batch(arrays, schema=schema)
-    step = max(1, _BODY_BYTES_MAX // (8 * len(fields)))
-    yield b"".join((schema.serialize(), whole.slice(0, step).serialize()))
-    for start in range(step, len(rows), step):
-        yield whole.slice(start, step).serialize()
+    body = pa.record_batch(arrays, schema=schema).serialize()
+    return b"".join((schema.serialize(), body)) if is_first else body
 
 
 def _timer_groups(timers: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -73,6 +73,12 @@ class Rows:
     def __len__(self) -> int:
         return int(self.keys.shape[0])
 
+    def slice(self, start: int, length: int) -> Rows:
+        """Up to `length` rows from `start` on; the arrays are views."""
+        end = start + length
+        columns = {name: values[start:end] for name, values in self.columns.items()}
+        return Rows(self.keys[start:end], self.versions[start:end], columns)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""

@@ -7,6 +7,8 @@ Invariants every store keeps
   HS1  `extract` copies at the call; what it yields does not see later changes.
   HS2  `install` deletes the bin's state first, and leaves the bin as it was if it fails.
   HS3  State goes out of a store only as it is between two batches, never from the middle of one.
+  HS4  `give_up` reads the bin as its chunks are taken; its caller lets nothing change the bin from
+       the call on. The bin is forgotten before the last chunk is given.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.statestore.chunk import BinAssembler
+from service.statestore.copying import BinCopier
 
 #: Encoded rows of state in a checkpoint: all of one length as `void`, or bytes as objects.
 StoredValues = NDArray[np.void] | NDArray[np.object_]
@@ -65,12 +68,24 @@ class HostedStore(Protocol):
         """Chunks of the bin's state as of `cut` (HS1, HS3)."""
         ...
 
+    def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
+        """Chunks of the bin's state as of `cut`, which is forgotten with the last (HS3, HS4)."""
+        ...
+
+    @property
+    def copier(self) -> BinCopier:
+        """Copies bins to their next owner before they move."""
+        ...
+
     def assembler(self, bin_id: int) -> BinAssembler:
         """An assembler for chunks of the bin; feed it, then `install`."""
         ...
 
     def install(self, bin_id: int, assembler: BinAssembler) -> None:
-        """Replace the bin's state by what a complete assembler holds (HS2)."""
+        """Replace the bin's state by what a complete assembler holds (HS2).
+
+        Chunks of `BinCopier.leave` complete what was staged instead.
+        """
         ...
 
     def delete(self, bin_id: int) -> None:

@@ -37,16 +37,17 @@ from numpy.typing import NDArray
 from service.errors import FormatMismatch, StateCorrupt, StateError
 from service.hashing import bins_of
 from service.statestore import object_codec
+from service.statestore.changes import ChangedKeys
 from service.statestore.chunk import BinAssembler, encode_bin
 from service.statestore.columns import Rows, numbers_of
+from service.statestore.copying import copy_of
 from service.statestore.hosted import StoredValues
+from service.statestore.object_copying import SIZE, ObjectCopier, entries_of
 
 #: Rows applied between two samples of the states' sizes.
 SAMPLE_ROWS = 1 << 16
 #: What a key takes beside its object: its places in the dict and in its bin's set, and itself.
 _KEY_BYTES = 200
-_PIECE_BYTES = 1 << 19
-_SIZE = "bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,9 @@ class ObjectStore:
         self._sampled_bytes = 0
         self._samples = 0
         self._unsampled = 0
+        #: Where keys are noted that a batch may change; None: nowhere.
+        self.changes: ChangedKeys | None = None
+        self.copier = ObjectCopier(self)
 
     @property
     def bins(self) -> int:
@@ -146,7 +150,10 @@ class ObjectStore:
         self._require_whole()
         self._whole = False
         self._changes += 1
-        keys = numbers_of(rows, self.program.key).tolist()
+        numbers = np.asarray(numbers_of(rows, self.program.key), dtype=np.int64)
+        if self.changes is not None:
+            self.changes.note(numbers)
+        keys = numbers.tolist()
         outputs = self.program.apply(self._objects, keys, rows, time)
         self._note_members()
         self._whole = True
@@ -166,12 +173,14 @@ class ObjectStore:
         """
         keys, encoded = self._encoded(bin_id)
         lengths = np.array([len(each) for each in encoded], dtype=np.int64)
-        rows = Rows(np.array(keys, dtype=np.int64), np.zeros_like(lengths), {_SIZE: lengths})
-        joined = b"".join(encoded)
-        pieces = [
-            joined[start : start + _PIECE_BYTES] for start in range(0, len(joined), _PIECE_BYTES)
-        ]
-        return encode_bin(bin_id, cut, rows, pieces, self._described)
+        rows = Rows(np.array(keys, dtype=np.int64), np.zeros_like(lengths), {SIZE: lengths})
+        return encode_bin(bin_id, cut, rows, entries_of(encoded), self.described)
+
+    def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
+        """Chunks of the bin's objects, encoded at the call; the bin is forgotten."""
+        chunks = self.extract(bin_id, cut=cut)
+        self.delete(bin_id)
+        return chunks
 
     def assembler(self, bin_id: int) -> BinAssembler:
         """An assembler for chunks of the bin; feed it, then `install`."""
@@ -187,17 +196,20 @@ class ObjectStore:
         """
         if assembler.bin != bin_id:
             raise StateCorrupt(f"state of bin {assembler.bin} came for bin {bin_id}")
-        for name, value in self._described.items():
+        for name, value in self.described.items():
             found = assembler.metadata.get(name, "unnamed")
             if found != value:
                 raise FormatMismatch(f"state of bin {bin_id} has {name} {found}, {value} is needed")
+        if copy_of(assembler.metadata) is not None:
+            self.copier.adopt(bin_id, assembler)
+            return
         rows = assembler.rows()
-        if list(rows.columns) != [_SIZE]:
+        if list(rows.columns) != [SIZE]:
             raise FormatMismatch(f"state of bin {bin_id} has columns {list(rows.columns)}")
         if np.any(bins_of(rows.keys, self.bin_bits) != bin_id):
             raise StateCorrupt(f"objects for bin {bin_id} hold a key of another bin")
         joined = b"".join(assembler.timers())
-        ends = [0, *np.cumsum(rows.columns[_SIZE]).tolist()]
+        ends = [0, *np.cumsum(rows.columns[SIZE]).tolist()]
         if ends[-1] != len(joined):
             raise StateCorrupt(f"objects of bin {bin_id} have {len(joined)} bytes, not {ends[-1]}")
         states: dict[int, object] = {}
@@ -206,6 +218,7 @@ class ObjectStore:
         if len(states) != len(rows):
             raise StateCorrupt(f"objects for bin {bin_id} hold a key twice")
         self._changes += 1
+        self.copier.replaced(bin_id)
         self.delete(bin_id)
         self._objects.states.update(states)
         if states:
@@ -214,6 +227,7 @@ class ObjectStore:
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's objects."""
+        self.copier.end(bin_id)
         for key in self._members.pop(bin_id, ()):
             del self._objects.states[key]
 
@@ -287,9 +301,44 @@ class ObjectStore:
         self._count_sample(sum(map(len, values)), len(values))
 
     @property
-    def _described(self) -> dict[str, str]:
+    def described(self) -> dict[str, str]:
+        """What the chunks of its bins say of themselves."""
         (column,) = self.columns
         return {"vertex": self.vertex, "bins": str(self.bins), "object": column[1]}
+
+    # What the copier asks for -------------------------------------------------------------------
+
+    def keys_of(self, bin_id: int) -> list[int]:
+        """All keys of the bin."""
+        return list(self._members.get(bin_id, ()))
+
+    def encoded(self, keys: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+        """Each key and its encoded object; None for a key without one. Raises as `extract`."""
+        self._require_whole()
+        for key in keys:
+            state = self._objects.states.get(key)
+            yield key, None if state is None else self._encode(key, state)
+
+    def write_encoded(self, bin_id: int, keys: Sequence[int], encoded: Sequence[bytes]) -> None:
+        """Keep these objects of the bin in place of what there is of their keys.
+
+        Raises:
+            StateCorrupt: an object cannot be decoded; none was kept.
+        """
+        decoded = {key: self._decode(key, each) for key, each in zip(keys, encoded, strict=True)}
+        if decoded:
+            self._objects.states.update(decoded)
+            self._members.setdefault(bin_id, set()).update(decoded)
+            self._count_sample(sum(map(len, encoded)), len(decoded))
+
+    def remove(self, bin_id: int, keys: Sequence[int]) -> None:
+        """Forget the objects of these keys of the bin, if there are any."""
+        members = self._members.get(bin_id, set())
+        for key in members.intersection(keys):
+            members.discard(key)
+            del self._objects.states[key]
+        if not members:
+            self._members.pop(bin_id, None)
 
     def _encoded(self, bin_id: int) -> tuple[list[int], list[bytes]]:
         self._require_whole()

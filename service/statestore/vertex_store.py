@@ -16,6 +16,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +25,12 @@ from numpy.typing import NDArray
 
 from service.errors import FormatMismatch, StateCorrupt
 from service.statestore.arena import KeyedTable
-from service.statestore.chunk import BinAssembler, encode_bin
+from service.statestore.chunk import BinAssembler, encode_bin, encode_portions
 from service.statestore.columns import ColumnSpec, Rows, Values
+from service.statestore.copying import copy_of
 from service.statestore.hosted import StoredValues
+from service.statestore.scanning import portions_of
+from service.statestore.table_copying import TableCopier
 
 
 class ArenaProgram(Protocol):
@@ -65,6 +69,9 @@ class VertexStore:
         self._changes = 0
         #: Bin -> opaque timer entries; a bin without timers has no entry.
         self._timers: dict[int, tuple[bytes, ...]] = {}
+        self.copier = TableCopier(
+            vertex, self.table, self.timers, self.set_timers, self._next_change
+        )
 
     @property
     def bins(self) -> int:
@@ -85,8 +92,11 @@ class VertexStore:
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """Fold a batch at `time` into the state; see the program's `apply_rows`."""
+        return self.program.apply_rows(self.table, rows, self._next_change())
+
+    def _next_change(self) -> int:
         self._changes += 1
-        return self.program.apply_rows(self.table, rows, self._changes)
+        return self._changes
 
     def change_mark(self) -> int:
         """The change counter: what changes from now on has a greater version (V4)."""
@@ -105,6 +115,16 @@ class VertexStore:
         rows = self.table.extract(bin_id, since)
         return encode_bin(bin_id, cut, rows, self.timers(bin_id), metadata)
 
+    def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
+        """Chunks of the bin's state, read as they are taken; it is forgotten with the last.
+
+        Cost: memory of one chunk, whatever the bin holds.
+        """
+        metadata = {"vertex": self.vertex, "bins": str(self.bins), "since": "0"}
+        portions = portions_of(self.table, bin_id)
+        forget = partial(self.delete, bin_id)
+        return encode_portions(bin_id, cut, portions, self.timers(bin_id), metadata, forget)
+
     def assembler(self, bin_id: int) -> BinAssembler:
         """An assembler for chunks of the bin; feed it, then `install`."""
         return BinAssembler(bin_id)
@@ -121,12 +141,18 @@ class VertexStore:
             raise StateCorrupt(f"state of bin {assembler.bin} came for bin {bin_id}")
         expected = {"vertex": self.vertex, "bins": str(self.bins), "since": "0"}
         found = assembler.metadata
+        if copy_of(found) is not None:
+            del expected["since"]
         for name, value in expected.items():
             if found.get(name) != value:
                 raise FormatMismatch(
                     f"state of bin {bin_id} has {name} {found.get(name, 'unnamed')}, "
                     f"{value} is needed"
                 )
+        if "since" not in expected:
+            self.copier.adopt(bin_id, assembler)
+            return
+        self.copier.replaced(bin_id)
         rows = assembler.rows()
         self.table.install(bin_id, rows)
         self._reach(rows.versions)
@@ -134,6 +160,7 @@ class VertexStore:
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's rows and timers."""
+        self.copier.end(bin_id)
         self.table.delete(bin_id)
         self._timers.pop(bin_id, None)
 

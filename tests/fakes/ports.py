@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from service.dataflow.aside import Aside, Said
 from service.dataflow.operator import (
     Capability,
     Edge,
@@ -63,6 +64,14 @@ class Ports:
         self.sent: list[Sent] = []
         #: (sender, size) of each remote message pulled: its credit went back.
         self.credited: list[tuple[int, int]] = []
+        #: (peer, body) of what was sent outside of time, and peers that take none of it now.
+        self.said: list[tuple[int, bytes]] = []
+        self.deaf: set[int] = set()
+        self._aside = Aside(
+            lambda peer: peer not in self.deaf,
+            lambda peer, body: self.said.append((peer, body)),
+            self._consumed,
+        )
         self.activations = 0
         self.resumptions = 0
         routed = frozenset(routed)
@@ -91,6 +100,7 @@ class Ports:
                 inputs=self.inputs,
                 outputs=tuple(ports),
                 initial=initial,
+                aside=self._aside,
                 frontier_of=self._frontier,
                 activate=self._activate,
                 resume=self._resume,
@@ -101,6 +111,10 @@ class Ports:
         """Queue a message at an input, as if it had been counted by its sender."""
         self.ledger.update(port, (epoch,), 1)
         self.inputs[port].push(Message((epoch,), payload, 64, sender))
+
+    def say(self, sender: int, body: bytes) -> None:
+        """Queue bytes that have no time, as from `sender`."""
+        self._aside.push(Said(sender, body, 64))
 
     def step(self) -> list[Sent]:
         """Step the operator; returns what it sent meanwhile."""

@@ -16,6 +16,7 @@ Checked at the end
   WO6  No epoch is stamped at or beyond the stop, and positions are those of what was stamped.
   WO7  Nothing is held, nobody is under pressure, and all credit is accounted for.
   WO8  Every arrival of every wave was reported once.
+  WO9  No copy is under way or staged, and none was reported ready twice.
 """
 
 from __future__ import annotations
@@ -36,8 +37,17 @@ from service.dataflow.worker import WorkerLimits
 from service.ids import Membership
 from service.ingest.source import ReadRows
 from service.member import Member
-from service.migration.handover import CutReport
-from service.migration.records import Generation, LogRecord, Move, Promise, SlotBinding, Stop
+from service.migration.handover import CopyReport, CutReport
+from service.migration.records import (
+    Generation,
+    LogRecord,
+    Move,
+    PreCopy,
+    PreCopyEnd,
+    Promise,
+    SlotBinding,
+    Stop,
+)
 from tests.simulation.flows import COLUMNS, FlowUnderTest, one_stage
 
 FIRST_EPOCH = 1_000_000
@@ -102,6 +112,8 @@ class Shape:
     rows: int = 800
     #: Waves of the run; 0: nothing moves.
     waves: int = 25
+    #: Whether bins are copied before they move, some of them in vain.
+    copies: bool = False
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     held_budget: int = 1 << 20
 
@@ -134,6 +146,10 @@ class World:
         self.stop: Stop | None = None
         self.turns = 0
         self.reports: list[CutReport] = []
+        #: By number: copies announced and neither claimed nor called off.
+        self.copies: dict[int, list[tuple[int, int]]] = {}
+        self.copies_announced = 0
+        self.copy_reports: list[tuple[int, CopyReport]] = []
         #: By member: how often it was stepped.
         self.steps = [0] * peers
         #: By gateway: rows read, and how many of them a tick has stamped.
@@ -239,6 +255,9 @@ class World:
             host.drain_rows = self.random.choice((1, 20, 1 << 16))
             # Then `drain_rows` decides how much is gathered; one row: nothing.
             host.merge_from = 1
+            if self.shape.copies:
+                host.copy_bytes = self.random.choice((1, 400, 1 << 18))
+                host.copies.few_keys = self.random.choice((0, 0, 3))
         return member
 
     def _emit(self, sink: str, rows: pa.RecordBatch) -> None:
@@ -252,6 +271,8 @@ class World:
         if self.stop is not None or len(self.log) - min(self.read) > BEHIND_MAX:
             return False
         self.clock += self.random.randrange(300)
+        if self.shape.copies and len(self.waves) < self.shape.waves:
+            self._copy()
         if self.random.random() < 0.5:
             for _ in range(self.random.randrange(1, 4)):
                 if len(self.waves) < self.shape.waves:
@@ -265,15 +286,51 @@ class World:
             self.log.append(self.stop)
         return True
 
+    def _copy(self) -> None:
+        """Announce a copy, or call all of them off, or neither."""
+        draw = self.random.random()
+        if draw < 0.5:
+            self.copies_announced += 1
+            self.copies[self.copies_announced] = moves = self._some_moves()
+            self.log.append(
+                PreCopy(number=self.copies_announced, request="r", moves=moves, clock=self.clock)
+            )
+        elif draw < 0.6:
+            self.copies.clear()
+            self.log.append(PreCopyEnd(clock=self.clock))
+
+    def _some_moves(self) -> list[tuple[int, int]]:
+        bins = self.random.sample(range(self.shape.bins), self.random.randrange(1, 5))
+        workers = range(self.shape.workers)
+        return [(b, self.random.choice([w for w in workers if w != self.owners[b]])) for b in bins]
+
     def _move(self) -> None:
         self.cut = max(self.cut, self.horizon) + self.random.randrange(1, 100)
+        if self.copies and self.random.random() < 0.7:
+            number = self.random.choice(list(self.copies))
+            moves = [(b, to) for b, to in self.copies.pop(number) if self.owners[b] != to]
+            if moves:
+                self._issue(moves, number)
+                return
         moves = []
         most = self.random.randrange(1, max(2, self.shape.bins // 2))
         for moved in self.random.sample(range(self.shape.bins), most):
             others = [w for w in range(self.shape.workers) if w != self.owners[moved]]
-            self.owners[moved] = self.random.choice(others)
-            moves.append((moved, self.owners[moved]))
-        wave = Move(at=self.cut, request="r", wave=1, waves=1, moves=moves, clock=self.clock)
+            moves.append((moved, self.random.choice(others)))
+        self._issue(moves, 0)
+
+    def _issue(self, moves: list[tuple[int, int]], precopy: int) -> None:
+        for moved, target in moves:
+            self.owners[moved] = target
+        wave = Move(
+            at=self.cut,
+            request="r",
+            wave=1,
+            waves=1,
+            moves=moves,
+            precopy=precopy,
+            clock=self.clock,
+        )
         self.log.append(wave)
         self.waves.append(wave)
 
@@ -360,6 +417,7 @@ class World:
         if not member.has_work:
             self.awake.discard(peer)
         self.reports += member.take_reports()
+        self.copy_reports += [(peer, report) for report in member.take_copy_reports()]
         return True
 
     def _now_us(self) -> int:
@@ -383,6 +441,7 @@ class World:
             self.check_sources()
             self.check_rest()
             self.check_reports()
+            self.check_copies()
         return sum(map(len, self.outputs.values()))
 
     def check_ownership(self) -> None:
@@ -415,9 +474,25 @@ class World:
             assert member.held_bytes == 0, "WO7: held"
             assert worker.queued_bytes() == 0, "WO7: queued"
             assert not worker.pressed, "WO7: pressure"
-            for (other, kind), window in worker._windows.items():
-                owed = self.members[other].worker._returns[worker.peer, kind].owed
+            for (other, kind), window in worker._credits.windows.items():
+                owed = self.members[other].worker._credits.returns[worker.peer, kind].owed
                 assert window.outstanding == owed, f"WO7: credit of {kind.name}"
+
+    def check_copies(self) -> None:
+        """WO9."""
+        for member in self.members:
+            for host in member.hosts.values():
+                assert host.copies.is_idle, "WO9: a copy is left"
+                for number in range(self.shape.bins):
+                    assert not host.store.copier.is_copied(number), "WO9: a copy goes on"
+        ready = [(peer, report.vertex, report.number) for peer, report in self.copy_reports]
+        assert len(ready) == len(set(ready)), "WO9: ready twice"
+
+    @property
+    def bins_completed(self) -> int:
+        """Bins that moved as what was left of their copy."""
+        hosts = [host for member in self.members for host in member.hosts.values()]
+        return sum(host.copies.bins_completed for host in hosts)
 
     def check_reports(self) -> None:
         """WO8."""

@@ -1,9 +1,9 @@
 """Credits: how many bytes may be under way to a peer before it has consumed what came earlier.
 
-Flow: before a DATA or STATE frame the sender takes its charge from the CreditWindow of (peer,
-class); the receiver counts the charge in CreditReturns once it has consumed the rows, or has put
-them into a store of its own, and gives it back in a CREDIT frame. Progress, control and feedback
-edges take no credit: a circle of credits would deadlock.
+Flow: before a DATA, STATE or ASIDE frame the sender takes its charge from the CreditWindow of
+(peer, class); the receiver counts the charge in CreditReturns once it has consumed the rows, or has
+put them into a store of its own, and gives it back in a CREDIT frame. Progress, control and
+feedback edges take no credit: a circle of credits would deadlock.
 
 Invariants
   CR1  0 <= outstanding < capacity + the largest charge: the last frame may overshoot, so that a
@@ -38,6 +38,8 @@ class CreditClass(IntEnum):
 
     DATA = 1
     STATE = 2
+    #: What has no time.
+    ASIDE = 3
 
 
 def charge_of(body_length: int) -> int:

@@ -59,6 +59,8 @@ class FrameKind(IntEnum):
     PULSE = 8
     #: Last on a link: the sender leaves on purpose; a body says why the generation cannot go on.
     BYE = 9
+    #: Bytes from an operator to itself in another process, outside of time; its window is its own.
+    ASIDE = 10
 
 
 #: DATA: the first part of the body is the schema of the channel.

@@ -86,6 +86,7 @@ def test_log_records_say_their_type_and_the_clock_in_plain_json() -> None:
         "wave": 1,
         "waves": 2,
         "moves": [[0, 1], [3, 0]],
+        "precopy": 0,
     }
 
 

@@ -1,0 +1,256 @@
+"""State from one worker to another: all bins of a vertex at one cut, over the real transport.
+
+Flow: a filled StateHost in one process == state channel ==> an empty one in another. Nothing else
+runs in either: the figure is what the path of a chunk allows.
+
+Invariants
+  XF1  The time counts from the moment the old owner reads the move to the moment the new one has
+       installed and released the last bin; both processes read the machine's one monotonic clock.
+  XF2  What arrived is what left: as many rows, and the same sum of their values.
+  XF3  With a copy before the move, the copy's own time is a figure of its own.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from service.bench.document import BenchDocument, Figure
+from service.bench.machine import commit, machine
+from service.bench.pair import together
+from service.bench.stall import StallProbe
+from service.clock import SystemClock
+from service.dataflow.graph import Dataflow
+from service.dataflow.operator import OperatorContext, Pact
+from service.dataflow.progress.summary import identity
+from service.dataflow.transport.credit import CreditClass
+from service.dataflow.transport.zeromq import ZmqTransport
+from service.dataflow.worker import Worker
+from service.errors import MegaphoneError
+from service.hashing import bin_bits_of
+from service.migration.control_source import ControlSource
+from service.migration.horizon import LogFollower
+from service.migration.records import Generation, Move, PreCopy, Promise, SlotBinding, Stop
+from service.migration.routing_table import RoutingTable
+from service.migration.state_host import StateHost
+from service.statestore.aggregate import AggregateProgram, Count, Max, Sum
+from service.statestore.vertex_store import VertexStore
+
+#: The issue's figure.
+BOUND_MB_S = 400.0
+#: A small bin's share of rows; that many bins must not cost more than few.
+TINY_BINS = 1 << 16
+_FIRST, _CUT, _STOP = 1, 1_000, 2_000
+_BATCH = 1 << 18
+_WAIT_S = 0.002
+_PAGE_KB = resource.getpagesize() >> 10
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """What moves."""
+
+    rows: int = 4_000_000
+    bins: int = 1 << 10
+    #: Whether bins are copied before they move.
+    copied: bool = False
+    #: Rows changed between the copy and the cut.
+    changed: int = 0
+
+
+class Transferred(NamedTuple):
+    """What one process saw; times are readings of the machine's monotonic clock, ns."""
+
+    rows: int
+    total: int
+    copy_began: int
+    copied: int
+    began: int
+    ended: int
+    nbytes: int
+    #: Largest memory above that before the move, bytes.
+    grown: int
+
+
+class _Silent:
+    """The rows of a job without rows."""
+
+    def open(self, context: OperatorContext) -> None:
+        """Hold no right to send."""
+
+    def step(self) -> None:
+        """Send nothing."""
+
+
+class _Side:
+    """One worker's S and its control source, driven by hand."""
+
+    def __init__(self, transport: ZmqTransport, options: TransferOptions) -> None:
+        """Build it; the first process owns every bin."""
+        self.options = options
+        generation = Generation(
+            clock=0,
+            generation=1,
+            horizon=_FIRST + 1,
+            first_epoch=_FIRST,
+            bins=options.bins,
+            workers=2,
+            gateways=1,
+            slots=[
+                SlotBinding(slot=slot, incarnation="1", address="")
+                for slot in ("worker-0", "worker-1", "gateway-0")
+            ],
+            bin_owners=[0] * options.bins,
+            sink_owners=[0],
+            partition_owners={},
+            positions={},
+            manifest=None,
+            until_end=False,
+        )
+        self.control = ControlSource(LogFollower(generation), RoutingTable.of(generation))
+        program = AggregateProgram(
+            "key", {"n": Count(), "total": Sum("v"), "top": Max("v")}, {"v": "int64"}
+        )
+        self.store = VertexStore("moved", program, bin_bits_of(options.bins))
+        self.host = StateHost(self.store, "key", self.control, options.bins)
+        graph = Dataflow()
+        source = graph.add(
+            "control",
+            self.control,
+            inputs=0,
+            outputs=1,
+            connectivity={},
+            holds=frozenset({0}),
+        )
+        rows = graph.add("rows", _Silent(), inputs=0, outputs=1, connectivity={})
+        same = identity(1)
+        host = graph.add(
+            "S",
+            self.host,
+            inputs=3,
+            outputs=2,
+            connectivity={(2, 0): same, (2, 1): same, (0, 0): same, (1, 0): same},
+            notified=True,
+        )
+        graph.connect((host, 1), (host, 1), Pact.ROUTED, CreditClass.STATE)
+        graph.connect((rows, 0), (host, 0))
+        graph.connect((source, 0), (host, 2))
+        self.control.readers.append(graph.source(host, 0))
+        self._transport = transport
+        self.worker = Worker(graph, transport.index, 2, (_FIRST,), transport)
+
+    def fill(self, keys: int, start: int = 0) -> None:
+        """Apply rows of the keys from `start` on."""
+        for at in range(start, start + keys, _BATCH):
+            numbers = np.arange(at, min(at + _BATCH, start + keys))
+            batch = pa.record_batch({"key": numbers, "v": numbers})
+            self.store.apply_rows(batch, (_FIRST,))
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Step until `done`."""
+        while not done():
+            self.worker.step()
+            if not self.worker.has_work and not done():
+                self._transport.wait(_WAIT_S)
+
+    def total(self) -> int:
+        """Sum of all values in the state, as 64 bits hold it."""
+        rows = self.store.table.extract_bins(np.arange(self.options.bins))
+        return int(rows.columns["total"].view(np.int64).sum())
+
+
+def transfer(transport: ZmqTransport, peers: int, options: TransferOptions) -> Transferred:
+    """One process's part."""
+    clock = SystemClock()
+    assert peers == 2, "from one to the other"
+    side = _Side(transport, options)
+    control, host = side.control, side.host
+    first = transport.index == 0
+    if first:
+        side.fill(options.rows)
+    moves = [(bin_, 1) for bin_ in range(options.bins)]
+    resting = _resident()
+    copy_began = copied = clock.monotonic_ns()
+    if options.copied:
+        control.feed(PreCopy(number=1, request="b", moves=moves, clock=0))
+        if first:
+            side.until(lambda: bool(host.copies.reports))
+            copied = clock.monotonic_ns()
+            side.fill(options.changed)
+    total = side.total() if first else 0
+    began = clock.monotonic_ns()
+    precopy = int(options.copied)
+    control.feed(Move(at=_CUT, request="b", wave=1, waves=1, moves=moves, precopy=precopy, clock=0))
+    control.feed(Promise(horizon=_CUT + 1, clock=0))
+    side.until(lambda: host.settled and (first or host.installed.all()))
+    ended = clock.monotonic_ns()
+    nbytes = sum(report.bytes for report in host.reports)
+    if not first:
+        total = side.total()
+    control.feed(Stop(at=_STOP, drain=False, clock=0))
+    side.until(lambda: side.worker.complete)
+    return Transferred(
+        side.store.row_count, total, copy_began, copied, began, ended, nbytes, _peak() - resting
+    )
+
+
+def _resident() -> int:
+    """Bytes of memory this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KB << 10
+
+
+def _peak() -> int:
+    """Most bytes of memory this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def run_transfer(runs: int, rows: int) -> BenchDocument:
+    """Measure `runs` times, `rows` rows each.
+
+    Raises:
+        MegaphoneError: rows were lost or changed, which would be a bug (XF2).
+    """
+    where = machine()
+    with StallProbe() as probe:
+        figures = list(_figures(runs, rows))
+    where["stall_ms"] = round(probe.stall_ms, 3)
+    return BenchDocument("transfer", commit(), where, {"runs": runs, "rows": rows}, figures)
+
+
+def _figures(runs: int, rows: int) -> Iterator[Figure]:
+    cases = {
+        "1,024 bins": TransferOptions(rows),
+        f"{TINY_BINS:,} bins": TransferOptions(rows, TINY_BINS),
+        "1 bin": TransferOptions(rows, 1),
+    }
+    for name, options in cases.items():
+        found = [_round(options) for _ in range(runs)]
+        bound = BOUND_MB_S if options.bins < TINY_BINS else None
+        rates = [taken.nbytes * 1e3 / (taken.ended - gave.began) for gave, taken in found]
+        yield Figure.of(f"state of {name}, worker to worker", "MB/s", rates, at_least=bound)
+        grown = [taken.grown / (1 << 20) for _, taken in found]
+        yield Figure.of(f"memory at the new owner of {name}, above none", "MiB", grown)
+    changed = rows // 100
+    found = [_round(TransferOptions(rows, copied=True, changed=changed)) for _ in range(runs)]
+    size = rows * 5 * 8
+    rates = [size * 1e3 / max(1, gave.copied - gave.copy_began) for gave, _ in found]
+    yield Figure.of("state of 1,024 bins, copied before the cut", "MB/s", rates)
+    cuts = [(taken.ended - gave.began) / 1e6 for gave, taken in found]
+    yield Figure.of("cut of 1,024 copied bins, a hundredth changed since", "ms", cuts)
+    whole = [_round(TransferOptions(rows)) for _ in range(runs)]
+    cuts = [(taken.ended - gave.began) / 1e6 for gave, taken in whole]
+    yield Figure.of("cut of 1,024 bins that were not copied", "ms", cuts)
+
+
+def _round(options: TransferOptions) -> tuple[Transferred, Transferred]:
+    (sides,) = together(transfer, 2, [options])
+    gave, taken = sides
+    if (gave.rows, taken.rows, taken.total) != (0, options.rows, gave.total):
+        raise MegaphoneError(f"a transfer of {options.rows} rows lost or changed some: {sides}")
+    return gave, taken

@@ -1,0 +1,163 @@
+"""Pieces of bins of an arena table.
+
+Flow: `VertexStore` -> [TableCopier]; see `copying` for the protocol.
+
+A piece, little endian:
+    rows u32 | gone u32 | lines of int64: keys, each state column | keys that are gone
+
+Invariants
+  TC1  A piece holds keys of its bin, or is refused as a whole.
+  TC2  A bin whose region moved during the first round is gone through anew, so that no row that
+       changed its slot is missed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import StateCorrupt
+from service.hashing import bins_of
+from service.statestore import scanning
+from service.statestore.arena import KeyedTable
+from service.statestore.changes import ChangedKeys
+from service.statestore.chunk import PORTION_BYTES, BinAssembler, encode_portions
+from service.statestore.columns import Rows, no_rows
+from service.statestore.copying import BinCopier, Int64s, since_copy
+from service.statestore.place import Place
+
+_HEADER = struct.Struct("<II")
+
+
+class TableCopier(BinCopier):
+    """Copies bins of one vertex's table."""
+
+    def __init__(
+        self,
+        vertex: str,
+        table: KeyedTable,
+        timers: Callable[[int], tuple[bytes, ...]],
+        set_timers: Callable[[int, list[bytes]], None],
+        next_change: Callable[[], int],
+    ) -> None:
+        """Copy bins of `table`, and their timers whole at the cut; changes count on here."""
+        super().__init__(table.bin_bits)
+        self._vertex = vertex
+        self._table = table
+        self._timers = timers
+        self._set_timers = set_timers
+        self._next_change = next_change
+        self._width = 1 + len(table.columns)
+
+    def _notes_go_to(self, changes: ChangedKeys | None) -> None:
+        table = self._table
+        if changes is None:
+            table.on_change = table.on_removal = None
+            return
+
+        def removing(keys: Int64s) -> None:
+            changes.note(keys)
+            changes.note(scanning.behind(table, keys))
+
+        table.on_change, table.on_removal = changes.note, removing
+
+    def _all_keys(self, bin_id: int) -> Int64s | None:
+        return None
+
+    def _scan(self, bin_id: int, place: Place, nbytes: int) -> bytes:
+        most = max(1, nbytes // (8 * self._width))
+        lines = scanning.next_rows(self._table, bin_id, place, most)
+        return b"" if lines is None else _piece(lines, lines[0, :0])
+
+    def _read(self, keys: Int64s, nbytes: int) -> tuple[bytes, int]:
+        some = keys[: max(1, nbytes // (8 * self._width))]
+        return _piece(*scanning.rows_of(self._table, some)), len(some)
+
+    def _chunks_left(self, bin_id: int, number: int, cut: int) -> Iterator[bytes]:
+        rows, digest = scanning.digest(self._table, bin_id)
+        metadata = {
+            "vertex": self._vertex,
+            "bins": str(self._table.bins),
+            "since": since_copy(number),
+            "rows": str(rows),
+            "digest": str(digest),
+        }
+
+        def forget() -> None:
+            self.end(bin_id)
+            self._table.delete(bin_id)
+            self._set_timers(bin_id, [])
+
+        portions = self._portions_left(bin_id)
+        return encode_portions(bin_id, cut, portions, self._timers(bin_id), metadata, forget)
+
+    def _portions_left(self, bin_id: int) -> Iterator[Rows]:
+        copy = self._copies[bin_id]
+        most = PORTION_BYTES // (8 * (1 + self._width))
+        if copy.place is None and not len(copy.keys):
+            yield no_rows(self._table.columns)
+        while copy.place is not None:
+            lines = scanning.next_rows(self._table, bin_id, copy.place, most)
+            if lines is None:
+                copy.place = None
+                lines = np.empty((self._width, 0), dtype=np.int64)
+            yield scanning.as_rows(self._table, lines)
+        for start in range(0, len(copy.keys), most):
+            lines, gone = scanning.rows_of(self._table, copy.keys[start : start + most])
+            yield scanning.as_rows(self._table, lines)
+            if len(gone):
+                yield scanning.as_gone(self._table, gone)
+
+    def _write(self, bin_id: int, piece: bytes | memoryview) -> None:
+        lines, gone = _parts(bin_id, piece, self._width)
+        for keys in (lines[0], gone):
+            if len(keys) and np.any(bins_of(keys, self._bin_bits) != bin_id):
+                raise StateCorrupt(f"a piece of bin {bin_id} holds keys of another bin")
+        self._write_lines(lines, gone)
+
+    def _complete(self, bin_id: int, assembler: BinAssembler) -> None:
+        found = assembler.metadata
+        rows = assembler.rows()
+        if np.any(bins_of(rows.keys, self._bin_bits) != bin_id):
+            raise StateCorrupt(f"what completes bin {bin_id} holds keys of another bin")
+        gone = rows.versions < 0
+        stays = slice(None) if not gone.any() else ~gone
+        lines = scanning.as_lines(self._table, rows)
+        self._write_lines(np.ascontiguousarray(lines[:, stays]), rows.keys[gone])
+        count, digest = scanning.digest(self._table, bin_id)
+        if (str(count), str(digest)) != (found.get("rows"), found.get("digest")):
+            raise StateCorrupt(
+                f"bin {bin_id} of {self._vertex!r} has {count} rows of digest {digest} after its "
+                f"copy was completed; its old owner had {found.get('rows')} of "
+                f"{found.get('digest')}; nothing was installed"
+            )
+        self._set_timers(bin_id, assembler.timers())
+
+    def _write_lines(self, lines: Int64s, gone: Int64s) -> None:
+        # To whoever asks what changed here, all of it has.
+        scanning.put(self._table, lines, self._next_change())
+        if len(gone):
+            self._table.remove(gone)
+
+    def _forget_rows(self, bin_id: int) -> None:
+        self._table.delete(bin_id)
+
+
+def _piece(lines: Int64s, gone: Int64s) -> bytes:
+    header = _HEADER.pack(lines.shape[1], len(gone))
+    return b"".join((header, lines.tobytes(), gone.tobytes()))
+
+
+def _parts(
+    bin_id: int, piece: bytes | memoryview, width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if len(piece) < _HEADER.size:
+        raise StateCorrupt(f"a piece of bin {bin_id} has {len(piece)} bytes")
+    rows, gone = _HEADER.unpack_from(piece)
+    if len(piece) != _HEADER.size + 8 * (rows * width + gone):
+        raise StateCorrupt(f"a piece of bin {bin_id} with {rows} rows has {len(piece)} bytes")
+    cells = np.frombuffer(piece, dtype="<i8", offset=_HEADER.size)
+    return cells[: rows * width].reshape(width, rows), cells[rows * width :]
