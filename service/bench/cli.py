@@ -8,27 +8,21 @@ Exit status 3 if a figure missed its bound.
 from __future__ import annotations
 
 from contextlib import closing
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from service.bench.dataflow import Part, Sizes, run_dataflow
-from service.bench.document import BenchDocument
 from service.bench.ingest import Options, run_ingest
+from service.bench.output import Output, printed
 from service.bench.peers import Peer, environment
+from service.bench.words.command import word_count
 from service.broker.lookup import VARIABLE, find_broker
 from service.clock import SystemClock
 from service.config import load_config
 
 app = typer.Typer(help="Measure parts of the service.", no_args_is_help=True)
-
-
-class Output(StrEnum):
-    """How a document is printed."""
-
-    TEXT = "text"
-    JSON = "json"
+app.command("word-count")(word_count)
 
 
 @app.callback()
@@ -51,7 +45,7 @@ def ingest(
         typer.echo(f"fills a topic, then reads it {2 * runs + 2} times", err=True)
         options = Options(records, runs)
         document = run_ingest(broker.bootstrap_servers, options, load_config(), SystemClock())
-    _print(document, output)
+    typer.echo(printed(document, output))
     raise typer.Exit(document.exit_status)
 
 
@@ -73,9 +67,5 @@ def dataflow(
     """Measure the dataflow engine alone, in processes on this machine and without Kafka."""
     python = None if peer is None else environment(peer)
     document = run_dataflow(only or list(Part), runs, Sizes.scaled(scale), python)
-    _print(document, output)
+    typer.echo(printed(document, output))
     raise typer.Exit(document.exit_status)
-
-
-def _print(document: BenchDocument, output: Output) -> None:
-    typer.echo(document.json() if output is Output.JSON else document.text())

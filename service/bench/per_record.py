@@ -155,15 +155,20 @@ def run_ours(options: RecordOptions) -> tuple[float, str]:
     return options.records * 1e9 / took, digest_of(written)
 
 
-def run_bytewax(python: Path, options: RecordOptions) -> tuple[float, str]:
+def run_bytewax(python: Path, options: RecordOptions, *function: str) -> tuple[float, str]:
     """The same of Bytewax, run with the interpreter `python` of its environment.
+
+    Args:
+        python: the interpreter.
+        options: what it runs on.
+        function: `count` for a running count in place of the mean.
 
     Raises:
         MegaphoneError: it failed.
     """
     numbers = (options.records, options.keys, options.batch)
     done = subprocess.run(
-        [python, "-m", _SIDE, *map(str, numbers)],
+        [python, "-m", _SIDE, *map(str, numbers), *function],
         cwd=_ROOT,  # where `-m` finds the package: it is not installed there
         capture_output=True,
         text=True,

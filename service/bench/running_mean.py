@@ -1,4 +1,4 @@
-"""The per-record function that both sides of the `stateful_map` benchmark run, and its input.
+"""The per-record functions that both sides of a benchmark run, and their input.
 
 Imports the standard library only: Bytewax runs it with the interpreter of its own environment.
 """
@@ -22,6 +22,12 @@ def running_mean(state: State | None, value: int) -> tuple[State, float]:
     count, total = state or (0, 0)
     count, total = count + 1, total + value
     return (count, total), total / count
+
+
+def running_count(state: int | None, value: int) -> tuple[int, int]:
+    """How many values of a key there were so far, this one included."""
+    count = (state or 0) + 1
+    return count, count
 
 
 def records_of(records: int, keys: int) -> list[tuple[int, int]]:

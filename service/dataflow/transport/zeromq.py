@@ -40,6 +40,8 @@ from service.ids import Slot
 
 #: How long `close` waits for a BYE to leave, milliseconds.
 _LINGER_MS = 1000
+#: Shorter waits are not the poller's, which counts in milliseconds.
+_POLLED_S = 1e-3
 #: Kinds whose body is for the link.
 _SPOKEN = (FrameKind.HELLO, FrameKind.BYE)
 
@@ -257,11 +259,14 @@ class ZmqTransport:
         return out
 
     def wait(self, timeout_s: float) -> None:
-        """Block until a message is there; the timeout is rounded up to a millisecond."""
+        """Block until a message is there; from a millisecond on, the timeout is rounded up to one."""
         if self._replayed or self._failure is not None:
             return
         if self._unready:
             self._advance_all()
+        elif timeout_s < _POLLED_S:
+            self._listener.wait(timeout_s)
+            return
         self._poller.poll(max(0, math.ceil(timeout_s * 1000)))
 
     def tick(self, now_ns: int) -> None:
