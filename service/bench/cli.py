@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from service.bench.dataflow import Part, Sizes, run_dataflow
+from service.bench.experiments.command import run_experiments
 from service.bench.ingest import Options, run_ingest
 from service.bench.output import Output, printed
 from service.bench.peers import Peer, environment
@@ -23,6 +24,7 @@ from service.config import load_config
 
 app = typer.Typer(help="Measure parts of the service.", no_args_is_help=True)
 app.command("word-count")(word_count)
+app.command("experiments")(run_experiments)
 
 
 @app.callback()

@@ -1,0 +1,1 @@
+"""The paper's set of experiments, scaled to this machine: runs, charts and one report."""
