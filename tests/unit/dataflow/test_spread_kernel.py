@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.dataflow.spreading import _FEW, ExchangeOperator
+from service.dataflow.grouping import _FEW
+from service.dataflow.spreading import ExchangeOperator
 from service.hashing import mix64
 
 
