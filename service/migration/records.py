@@ -127,7 +127,8 @@ class Generation(_LogRecord, frozen=True, kw_only=True, tag="generation"):
     first_epoch: Time
     bins: Positive
     workers: Positive
-    gateways: Positive
+    #: 0 where workers draw their records themselves, as in a benchmark.
+    gateways: Count
     #: One per peer, in peer order.
     slots: list[SlotBinding]
     #: Worker ordinal of each bin.
