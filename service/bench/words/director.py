@@ -136,6 +136,8 @@ class Director:
         self._options = options
         self._steps = deque(steps)
         self._pipes = pipes
+        #: Of workers that have not given their result.
+        self._open = list(pipes)
         self._pids = pids
         self._clock = SystemClock()
         self._controller_clock = ControllerClock(
@@ -301,7 +303,7 @@ class Director:
             if at is None or now >= self._start_ns + at:
                 self._request(self._steps.popleft())
         self._handle(Tick(self._now_us()))
-        for ready in wait(self._pipes, _TURN_S):
+        for ready in wait(self._open, _TURN_S):
             peer = self._pipes.index(cast(_Pipe, ready))
             answer = self._receive(self._pipes[peer])
             if isinstance(answer, Told):
@@ -311,6 +313,9 @@ class Director:
             else:
                 assert not isinstance(answer, str), "endpoints come first"
                 self._answers[peer].append(answer)
+                if isinstance(answer, Result):
+                    # It ends now; what its pipe says from here on is that.
+                    self._open.remove(self._pipes[peer])
 
     def _await(self, kind: type[_Kind], beside_s: float = 0.0) -> list[_Kind]:
         """The next answer of every worker, which is of this kind.
