@@ -9,7 +9,7 @@ here a list in this process: an appended record is durable at once and sent to a
 Invariants
   WD1  Every worker is given every record of the log, in the order appended.
   WD2  A step is requested when it is due and the one before has completed.
-  WD3  Memory is read from outside the workers, at a fixed beat, so that no long operation of theirs
+  WD3  Memory and processor time are read from outside the workers, at a fixed beat, so that no long operation of theirs
        hides what it takes.
   WD4  A run counts only if its results are exact: as many records were counted as were sent, under
        the keys they were sent for.
@@ -24,6 +24,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
+
+import psutil
 
 from service.bench.stall import StallProbe
 from service.bench.words.messages import (
@@ -162,6 +164,7 @@ class Director:
         self._plans: list[PlanNote] = []
         self._waves: dict[int, WaveNote] = {}
         self._rss: list[tuple[int, tuple[int, ...]]] = []
+        self._cpu: list[tuple[int, float]] = []
         self._next_rss = 0
         self._start_ns = 0
         self._began_ns = self._clock.monotonic_ns()
@@ -205,6 +208,7 @@ class Director:
             records=[result.records for result in results],
             progress=[result.progress for result in results],
             rss=self._rss,
+            cpu=self._cpu,
             began_ns=self._began_ns,
             start_ns=self._start_ns,
             bare=self._bare,
@@ -298,6 +302,7 @@ class Director:
         if now >= self._next_rss:
             self._next_rss = now + _RSS_EVERY_NS
             self._rss.append((now, tuple(map(_rss, self._pids))))
+            self._cpu.append((now, sum(map(_cpu_s, self._pids))))
         if self._steps and self._start_ns and self._is_settled:
             at = self._steps[0].at_ns
             if at is None or now >= self._start_ns + at:
@@ -362,6 +367,15 @@ def _rss(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of all threads of a process, seconds; 0 if it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _end(child: multiprocessing.process.BaseProcess) -> None:

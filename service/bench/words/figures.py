@@ -74,6 +74,7 @@ def _throughput(
     rates = [run.throughput for run in runs]
     bound = FULL_SPEED.get(options.domain) if full and hash_two else None
     yield Figure.of("records counted by each worker", "records/s", rates, at_least=bound)
+    yield Figure.of("processor time of a record", "ns", [run.cpu_ns for run in runs])
     bare = [sum(run.bare) / len(run.bare) for run in runs]
     if full and all(bare):
         yield Figure.of("the fold alone, in each worker at once", "records/s", bare)

@@ -88,6 +88,8 @@ class WordRun:
     progress: list[list[tuple[int, int]]]
     #: (ns, resident bytes of each worker).
     rss: list[tuple[int, tuple[int, ...]]]
+    #: (ns, processor time of all workers and their threads, seconds).
+    cpu: list[tuple[int, float]]
     began_ns: int
     start_ns: int
     bare: list[float]
@@ -160,6 +162,22 @@ class WordRun:
             (first, before), (last, after) = within[0], within[-1]
             rates.append((after - before) * _NS / (last - first))
         return sum(rates) / len(rates)
+
+    @property
+    def cpu_ns(self) -> float:
+        """Processor time of all workers for each record, where it counts; of all their threads.
+
+        It says what the throughput is on a machine that has nothing else to do: a core's second
+        divided by it, times the cores.
+        """
+        skip, end = self.options.skip_ns, self.options.duration_ns - self.options.skip_ns
+        within = [(at - self.start_ns, used) for at, used in self.cpu]
+        within = [(at, used) for at, used in within if skip <= at <= end]
+        rate = self.throughput * len(self.progress)
+        if len(within) < 2 or not rate:
+            return 0.0
+        (first, before), (last, after) = within[0], within[-1]
+        return (after - before) * _NS * _NS / ((last - first) * rate)
 
     def rss_sums(self) -> Iterator[tuple[int, int]]:
         """(ns since the run began, resident bytes of all workers)."""
