@@ -24,7 +24,7 @@ def running_mean(state: State | None, value: int) -> tuple[State, float]:
     return (count, total), total / count
 
 
-def running_count(state: int | None, value: int) -> tuple[int, int]:
+def running_count(state: int | None, _value: int) -> tuple[int, int]:
     """How many values of a key there were so far, this one included."""
     count = (state or 0) + 1
     return count, count

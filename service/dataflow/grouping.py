@@ -3,8 +3,8 @@
 Flow: F, ExchangeOperator -> worker of each row -> [parts_of] -> a batch for each worker.
 
 Plain columns, which are nothing but 64-bit values, are grouped by one kernel each, without a list
-of rows and without `take`; with more than a few workers, or other columns, rows are sorted by worker
-and taken.
+of rows and without `take`; with more than a few workers, or other columns, rows are sorted by
+worker and taken.
 
 Invariants
   GR1  Rows of one worker keep their order.

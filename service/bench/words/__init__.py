@@ -1,1 +1,1 @@
-"""The original's word-count benchmark, re-created with the service's own F, S, log and transport."""
+"""The original's word-count benchmark on the service's own F, S, log and transport."""

@@ -32,7 +32,13 @@ from service.clock import Clock
 from service.dataflow.flow import Flow
 from service.dataflow.operator import Operator, OperatorContext
 from service.dataflow.transport.base import Transport
-from service.dataflow.vertices import KafkaSink, KafkaSource, SinkVertex, SourceVertex
+from service.dataflow.vertices import (
+    KafkaSink,
+    KafkaSource,
+    Order,
+    SinkVertex,
+    SourceVertex,
+)
 from service.hashing import bins_of
 from service.ids import Role, Slot
 from service.ingest.source import SourceOperator
@@ -175,7 +181,8 @@ def flow_of(options: WordOptions, native: NativeCounts | None) -> Flow:
     names = columns_of(options).names
     words = flow.source(SOURCE, KafkaSource([TOPIC], record="word", fields=names))
     if native is None:
-        counts = words.key_by(KEY).aggregate(COUNTS, **aggregates_of(options))
+        keyed = words.key_by(KEY)
+        counts = keyed.aggregate(COUNTS, order=Order.EAGER, **aggregates_of(options))
     else:
         counts = words.exchange("spread", by=KEY).map_batches(COUNTS, native)
     return counts.sink(END, KafkaSink("counts", key=KEY, schema=1))
@@ -253,5 +260,5 @@ class WordMember(Member):
         return self.end
 
 
-def _no_producer(vertex: SinkVertex, columns: pa.Schema) -> NoReturn:
+def _no_producer(_vertex: SinkVertex, _columns: pa.Schema) -> NoReturn:
     raise AssertionError("the end of this flow needs no producer")

@@ -9,8 +9,8 @@ here a list in this process: an appended record is durable at once and sent to a
 Invariants
   WD1  Every worker is given every record of the log, in the order appended.
   WD2  A step is requested when it is due and the one before has completed.
-  WD3  Memory and processor time are read from outside the workers, at a fixed beat, so that no long operation of theirs
-       hides what it takes.
+  WD3  Memory and processor time are read from outside the workers, at a fixed beat, so that no
+       long operation of theirs hides what it takes.
   WD4  A run counts only if its results are exact: as many records were counted as were sent, under
        the keys they were sent for.
 """
@@ -23,7 +23,6 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
-
 
 import psutil
 
@@ -384,5 +383,3 @@ def _end(child: multiprocessing.process.BaseProcess) -> None:
     if child.is_alive():
         child.kill()
         child.join()
-
-

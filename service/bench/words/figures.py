@@ -59,7 +59,7 @@ def figures_of(
             yield from _beside_native(options, runs, natives)
     if all(run.spans for run in runs):
         yield from _moves(options, runs)
-    yield from _memory(options, runs)
+    yield from _memory(runs)
     yield Figure.of("longest stall of the machine", "ms", [run.stall_ms for run in runs])
 
 
@@ -171,7 +171,7 @@ def _latency_of_moves(options: WordOptions, runs: Sequence[WordRun]) -> Iterator
     yield Figure.of("by frontier while moving, max", "ms", _maxima(frontier))
 
 
-def _memory(options: WordOptions, runs: Sequence[WordRun]) -> Iterator[Figure]:
+def _memory(runs: Sequence[WordRun]) -> Iterator[Figure]:
     steady = [run.rss_steady() / _MIB for run in runs]
     yield Figure.of("resident size of all workers, steady", "MiB", steady)
     if all(run.spans for run in runs):
@@ -192,6 +192,4 @@ def _maxima(each: Sequence[Latency]) -> list[float]:
 
 def _less_stall(runs: Sequence[WordRun], each: Sequence[Latency]) -> list[float]:
     """WF2."""
-    return [
-        max(0.0, one.max_ns / 1e6 - run.stall_ms) for run, one in zip(runs, each, strict=True)
-    ]
+    return [max(0.0, one.max_ns / 1e6 - run.stall_ms) for run, one in zip(runs, each, strict=True)]

@@ -167,7 +167,14 @@ class Latencies:
     def record_run(self, first_due: int, interval: int, records: int, now: int) -> None:
         """Records due at `first_due` and every `interval` from there, all done `now`; ns."""
         _record_run(
-            self.counts, self.maxima, self.start_ns, self.width_ns, first_due, interval, records, now
+            self.counts,
+            self.maxima,
+            self.start_ns,
+            self.width_ns,
+            first_due,
+            interval,
+            records,
+            now,
         )
 
     def record_each(self, dues: Int64s, now: int) -> None:

@@ -55,14 +55,13 @@ def _encoded(key: int, bin_bits: int) -> int:
     return np.int64(_unmix(top | (np.uint64(key) >> np.uint64(bin_bits))))  # type: ignore[return-value]  # numba's int
 
 
-@njit(
-    types.void(types.int64, types.int64, types.int64, types.int64, _OUT), cache=True, nogil=True
-)
+@njit(types.void(types.int64, types.int64, types.int64, types.int64, _OUT), cache=True, nogil=True)
 def _draw(seed: int, first: int, domain: int, bin_bits: int, out: Int64s) -> None:
     for number in range(out.shape[0]):
         half = mix64(np.uint64(seed + first + number)) >> np.uint64(32)
-        key = np.int64((half * np.uint64(domain)) >> np.uint64(32))
-        out[number] = key if bin_bits < 0 else _encoded(key, bin_bits)
+        out[number] = (half * np.uint64(domain)) >> np.uint64(32)
+        if bin_bits >= 0:
+            out[number] = _encoded(out[number], bin_bits)
 
 
 @njit(types.void(types.int64, types.int64, _OUT), cache=True, nogil=True)

@@ -63,7 +63,7 @@ class Ran:
 class Result:
     """What a worker saw, told when the job has stopped."""
 
-    #: By the frontier, and by record: of bins that stay, and of bins that move. Empty at full speed.
+    #: By the frontier, and by record of bins that stay and of bins that move; empty at full speed.
     frontier: Latencies
     stayed: Latencies
     moved: Latencies

@@ -107,9 +107,7 @@ class WordRun:
         """The plans of the run itself that moved something, in order."""
         spans = []
         for plan in self.plans:
-            waves = [
-                wave for wave in self.waves if plan.asked_ns <= wave.issued_ns <= plan.done_ns
-            ]
+            waves = [wave for wave in self.waves if plan.asked_ns <= wave.issued_ns <= plan.done_ns]
             if waves and plan.due_ns is not None:
                 start = waves[0].cut_ns - self.start_ns
                 end = max(wave.done_ns for wave in waves) - self.start_ns

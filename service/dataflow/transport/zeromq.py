@@ -259,7 +259,7 @@ class ZmqTransport:
         return out
 
     def wait(self, timeout_s: float) -> None:
-        """Block until a message is there; from a millisecond on, the timeout is rounded up to one."""
+        """Block until a message is there; timeouts from 1 ms on are rounded up to milliseconds."""
         if self._replayed or self._failure is not None:
             return
         if self._unready:
