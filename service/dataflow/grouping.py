@@ -8,7 +8,7 @@ worker and taken.
 
 Invariants
   GR1  Rows of one worker keep their order.
-  GR2  A worker that gets no row gets no batch.
+  GR2  A worker that gets no row gets no batch; one that gets all gets the batch as it is.
 Cost: 1.5 ns a row, plain column and pair of workers; 8 ns a row and column by `take`.
 """
 
@@ -42,6 +42,7 @@ _WIDE = frozenset(
 )
 
 Targets = NDArray[np.uint32]
+_NO_ORDER = np.empty(0, dtype=np.int64)
 
 
 @njit(types.void(TARGETS, _NUMBERS, _NUMBERS), cache=True, nogil=True)
@@ -89,24 +90,30 @@ def parts_of(
     """The rows of each worker, and the worker (GR1, GR2).
 
     Args:
-        rows: a batch.
+        rows: a batch with a column.
         target: the worker of each row, below `workers`.
         workers: how many there are.
     """
-    if rows.num_rows and bool((target == target[0]).all()):
-        yield rows, int(target[0])
-        return
     counts = np.zeros(workers, dtype=np.int64)
-    if workers <= _FEW and all(map(_is_plain, rows.columns)):
-        columns = [_grouped(each, target, counts) for each in rows.columns]
-        grouped = pa.RecordBatch.from_arrays(columns, schema=rows.schema)
+    columns = rows.columns
+    plain = workers <= _FEW and all(map(_is_plain, columns))
+    order = _NO_ORDER
+    if plain:
+        columns[0] = _grouped(columns[0], target, counts)
     else:
         order = np.empty(rows.num_rows, dtype=np.int64)
         _sort(target, counts, order)
+    lengths = [(length, worker) for worker, length in enumerate(counts.tolist()) if length]
+    if len(lengths) == 1:
+        yield rows, lengths[0][1]
+        return
+    if plain:
+        columns[1:] = [_grouped(each, target, counts) for each in columns[1:]]
+        grouped = pa.RecordBatch.from_arrays(columns, schema=rows.schema)
+    else:
         grouped = rows.take(pa.array(order))
     start = 0
-    for worker in np.flatnonzero(counts).tolist():
-        length = int(counts[worker])
+    for length, worker in lengths:
         yield grouped.slice(start, length), worker
         start += length
 

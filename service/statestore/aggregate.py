@@ -30,6 +30,7 @@ from service.statestore import _folds
 from service.statestore.arena import KeyedTable, Touched
 from service.statestore.columns import ColumnSpec, ColumnType, Values, numbers_of
 
+_ARROW: dict[ColumnType, pa.DataType] = {"int64": pa.int64(), "float64": pa.float64()}
 _INT64 = np.iinfo(np.int64)
 _LEAST: dict[ColumnType, int | float] = {"int64": int(_INT64.min), "float64": -np.inf}
 _GREATEST: dict[ColumnType, int | float] = {"int64": int(_INT64.max), "float64": np.inf}
@@ -128,6 +129,11 @@ class AggregateProgram:
             if name == key:
                 raise UsageError(f"output {name!r} has the name of the key column")
             self.output_dtypes[name] = _dtype_of(name, aggregate, dtypes)
+        #: Columns of what `apply_rows` gives; making them costs as much as a small batch.
+        self._schema = pa.schema(
+            [(key, pa.int64())]
+            + [(name, _ARROW[dtype]) for name, dtype in self.output_dtypes.items()]
+        )
         self.state_columns: tuple[ColumnSpec, ...] = tuple(
             ColumnSpec(name, dtype, outputs[name].initial(dtype))
             for name, dtype in self.output_dtypes.items()
@@ -175,8 +181,8 @@ class AggregateProgram:
         values = {name: numbers_of(rows, name) for name in self.input_columns}
         keys = numbers_of(rows, self.key).view(np.int64)
         changed, outputs = self.apply(table, keys, values, version)
-        arrays = [pa.array(changed), *(pa.array(column) for column in outputs.values())]
-        return pa.RecordBatch.from_arrays(arrays, names=[self.key, *outputs])
+        arrays = [pa.array(changed), *map(pa.array, outputs.values())]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def _fold_all(self, touched: Touched, values: Mapping[str, Values]) -> dict[str, Values]:
         results: dict[str, Values] = {}

@@ -87,15 +87,16 @@ class Meter:
         """Record from now on."""
         self.stayed, self.moved = stayed, moved
 
-    def applied(self, keys: Int64s, dues: Int64s) -> None:
+    def applied(self, rows: pa.RecordBatch) -> None:
         """These records have just been counted."""
-        if self.stayed is None or self.moved is None or not len(dues):
+        if self.stayed is None or self.moved is None:
             return
         now = self._clock.monotonic_ns()
+        dues = rows.column(DUE).to_numpy()
         if not self._any_moved:
             self.stayed.record_each(dues, now)
             return
-        moves = self._moved[bins_of(keys, self._bin_bits)]
+        moves = self._moved[bins_of(rows.column(KEY).to_numpy(), self._bin_bits)]
         self.moved.record_each(dues[moves], now)
         self.stayed.record_each(dues[~moves], now)
 
@@ -126,7 +127,7 @@ class MeteredProgram:
     def apply_rows(self, table: KeyedTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
         """As the program does; then the records' latencies are known."""
         changed = self._program.apply_rows(table, rows, version)
-        self._meter.applied(rows.column(KEY).to_numpy(), rows.column(DUE).to_numpy())
+        self._meter.applied(rows)
         return changed
 
 
@@ -142,7 +143,7 @@ class MeteredVector(VectorStore):
         """Count, then tell."""
         changed = super().apply_rows(rows, time)
         if self._meter is not None:
-            self._meter.applied(rows.column(KEY).to_numpy(), rows.column(DUE).to_numpy())
+            self._meter.applied(rows)
         return changed
 
 

@@ -171,7 +171,7 @@ class WordWorker:
                 self._send_due(self._schedule, now)
             else:
                 self._send_all(now)
-        if now - self._last_tick >= _IDLE_TICK_NS:
+        if now - self._last_tick >= _IDLE_TICK_NS and not self._has_due(now):
             self._tick(now, 0)
         member.step()
         self._look()
@@ -251,6 +251,12 @@ class WordWorker:
             self._sent += rows
         if self._sent > first:
             self._tick(now, self._sent - first)
+
+    def _has_due(self, now: int) -> bool:
+        """Whether records wait for the next tick of the open loop: nobody ticks without them."""
+        if self._schedule is None or not self._start:
+            return False
+        return self._schedule.due_until(now - self._start) > self._sent
 
     def _send_all(self, now: int) -> None:
         """Send as much as there is room for, until the time is over."""
