@@ -59,9 +59,8 @@ _US = 1_000
 _IDLE_TICK_NS = 2_000_000
 #: Least time between ticks at full speed: each costs news of progress.
 _FULL_TICK_NS = 1_000_000
-#: Ticks that may be under way before the next one waits four times as long: what lags needs larger
-#: batches, and bins that stay must not wait for it.
-_UNDER_WAY = 2
+#: How much longer the next tick waits while the last one is under way: what lags needs larger
+#: batches, but bins that stay must not wait for it.
 _LAG_FACTOR = 4
 _LINKS_NS = 100_000_000
 _PROGRESS_NS = 10_000_000
@@ -220,8 +219,13 @@ class WordWorker:
         return max(0.0, min(left / 1e9, _WAIT_S))
 
     def _tick_ns(self) -> int:
-        """Least time between two ticks of the open loop."""
-        lags = len(self._under_way) >= _UNDER_WAY
+        """Least time between two ticks of the open loop.
+
+        Longer while what was sent is under way, unless another worker has gone on: its records
+        cannot be done before this worker has passed their time.
+        """
+        worker, ticks = self._member.worker, self._member.ticks
+        lags = self._under_way and worker.newest_epoch <= ticks.last
         return self._options.tick_us * _US * (_LAG_FACTOR if lags else 1)
 
     # Sending ------------------------------------------------------------------------------------
