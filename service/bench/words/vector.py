@@ -66,6 +66,7 @@ class VectorStore:
         self.vertex = vertex
         self.bin_bits = bin_bits
         self._key = key
+        self._changes = 0
         #: Counts of a bin: as many as its keys, rounded up to a power of two like the original's.
         self.slots = 1 << max(0, (max(0, domain - 1) >> bin_bits).bit_length())
         nbytes = max(_PAGE, 8 * self.slots << bin_bits)
@@ -106,7 +107,12 @@ class VectorStore:
         out = np.empty(rows.num_rows, dtype=np.int64)
         if not _count(keys.to_numpy(), self.bin_bits, self.slots, self._counts, out):
             raise StateCorrupt("a key is not of the domain that the vector was made for")
+        self._changes += 1
         return pa.RecordBatch.from_arrays([keys, pa.array(out)], names=[self._key, "count"])
+
+    def change_mark(self) -> int:
+        """How often the counts have changed: by a batch, or by a bin that was installed."""
+        return self._changes
 
     def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's counts; the key of a row is its slot."""
@@ -130,6 +136,7 @@ class VectorStore:
         rows = assembler.rows()
         self.delete(bin_id)
         self._bin(bin_id)[rows.keys] = rows.columns["count"]
+        self._changes += 1
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's counts and give whole pages of it back."""
