@@ -33,6 +33,7 @@ from service.ingest.registry import SchemaRegistry, open_registry
 from service.launcher import ChildSpec, Launcher
 from service.local import run_local as run_roles_here
 from service.log import Log
+from service.migrate_cli import migrate, shortcuts
 from service.nexmark.queries import QueryTopics, built_in
 from service.parent import tie_to_parent
 from service.preflight import check_topics, require_kafka
@@ -52,6 +53,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(migrate, name="migrate")
+app.add_typer(shortcuts)
 
 Target = Annotated[
     str,

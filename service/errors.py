@@ -53,6 +53,12 @@ class NotYetSupported(UsageError):
         self.feature = feature
 
 
+class RequestRejected(MegaphoneError):
+    """A running job refused what it was asked for; nothing has changed."""
+
+    domain: ClassVar[Domain] = "user"
+
+
 class UserFunctionError(MegaphoneError):
     """A function of the flow raised; the job stops, and the text says on what."""
 

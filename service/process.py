@@ -45,11 +45,12 @@ from service.log import Log
 from service.log_reader import LogReader, addresses_of
 from service.member import Member
 from service.migration.records import Generation, MemberDetails, MemberState
-from service.migration.reports import DrainedReport, MovedReport, PeerReport, plain
-from service.readings import Received, details_of, reading_of, state_rows
+from service.migration.reports import DrainedReport, PeerReport, plain
+from service.readings import details_of, reading_of, state_rows
 from service.slot_folder import SlotFolder
 from service.statestore.checkpoint import SlotFiles
 from service.stop_signals import StopSignals
+from service.telling import Teller
 
 _US = 1_000
 _LOG_EVERY_NS = 20_000_000
@@ -118,7 +119,7 @@ class MemberProcess:
         self._clock = clock or SystemClock()
         self._stage = Stage.JOINING
         self._stop_asked = self._drained_told = self._failed = False
-        self._received = Received()
+        self._teller = Teller()
         self._member: Member | None = None
         self._generation: Generation | None = None
         self._restoring: Future[SlotFiles | None] | None = None
@@ -356,18 +357,8 @@ class MemberProcess:
 
     def _report(self, member: Member) -> None:
         """Tell the controller what only this process knows."""
-        for report in member.take_reports():
-            self._received.bins += report.bins
-            self._received.bytes += report.bytes
-            self._send_report(
-                MovedReport(
-                    vertex=report.vertex,
-                    cut=report.cut,
-                    bins=report.bins,
-                    bytes=report.bytes,
-                    rows=report.rows,
-                )
-            )
+        for report in self._teller.reports(member, self._clock.monotonic_ns() // _US):
+            self._send_report(report)
         # A gateway without partitions has nothing to read and says so at once.
         drains = self._slot.role is Role.GATEWAY and self._require_generation().until_end
         if drains and not self._drained_told and self._edges.drained(member):
@@ -397,8 +388,8 @@ class MemberProcess:
         heartbeat.beat(
             state,
             self._generation_number,
-            details_of(member, edges, lag, heartbeat.http),
-            reading_of(member, edges, lag, self._received, now_us),
+            details_of(member, edges, lag, heartbeat.http, self._teller),
+            reading_of(member, edges, lag, self._teller, now_us),
             ready=ready,
         )
 

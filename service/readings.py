@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from service.edges import KafkaEdges
 from service.ids import Role
@@ -16,17 +15,12 @@ from service.member import Member
 from service.migration.controller import ControllerMachine
 from service.migration.records import MemberDetails
 from service.telemetry import Reading
+from service.telling import Teller
 
 
-@dataclass(slots=True)
-class Received:
-    """State that moved to a process since it started."""
-
-    bins: int = 0
-    bytes: int = 0
-
-
-def details_of(member: Member, edges: KafkaEdges, lag: int, http: str) -> MemberDetails:
+def details_of(
+    member: Member, edges: KafkaEdges, lag: int, http: str, teller: Teller
+) -> MemberDetails:
     """What a gateway or worker says of its work."""
     feeds = edges.feeds.values()
     return MemberDetails(
@@ -43,13 +37,12 @@ def details_of(member: Member, edges: KafkaEdges, lag: int, http: str) -> Member
         bins_owned=len(member.owned_bins()),
         state_rows=state_rows(member),
         state_bytes=sum(host.store.total_nbytes for host in member.hosts.values()),
+        updates_per_s=teller.updates_per_s,
         held_bytes=member.held_bytes,
     )
 
 
-def reading_of(
-    member: Member, edges: KafkaEdges, lag: int, received: Received, now_us: int
-) -> Reading:
+def reading_of(member: Member, edges: KafkaEdges, lag: int, teller: Teller, now_us: int) -> Reading:
     """What a gateway or worker tells Prometheus; `now_us` is its monotonic clock."""
     reading: dict[str, float | Mapping[str, float]] = {
         "megaphone_dataflow_queued_bytes": member.worker.queued_bytes(),
@@ -64,7 +57,7 @@ def reading_of(
     if edges.feeds:
         reading |= _reading_of_feeds(edges, lag)
     if member.slot.role is Role.WORKER:
-        reading |= _reading_of_state(member, edges, received)
+        reading |= _reading_of_state(member, edges, teller)
     return reading
 
 
@@ -82,15 +75,16 @@ def _reading_of_feeds(edges: KafkaEdges, lag: int) -> Reading:
     }
 
 
-def _reading_of_state(member: Member, edges: KafkaEdges, received: Received) -> Reading:
+def _reading_of_state(member: Member, edges: KafkaEdges, teller: Teller) -> Reading:
     hosts = member.hosts.values()
     return {
         "megaphone_state_rows": state_rows(member),
         "megaphone_state_bytes": sum(host.store.total_nbytes for host in hosts),
+        "megaphone_state_updates_per_second": teller.updates_per_s,
         "megaphone_state_rows_applied_total": sum(host.rows_applied for host in hosts),
         "megaphone_migration_bins_owned": len(member.owned_bins()),
-        "megaphone_migration_bins_received_total": received.bins,
-        "megaphone_migration_bytes_received_total": received.bytes,
+        "megaphone_migration_bins_received_total": teller.bins_received,
+        "megaphone_migration_bytes_received_total": teller.bytes_received,
         "megaphone_egress_records_total": sum(writer.rows for writer in edges.writers),
         "megaphone_egress_unacknowledged": sum(
             sink.unacknowledged for sink in member.sinks.values()

@@ -87,7 +87,8 @@ def status_of(
     app: str, members: Sequence[MemberRecord], statuses: Sequence[StatusRecord]
 ) -> JobStatus:
     """The document that the newest heartbeats and statuses of an app make."""
-    under_way = (RequestState.ACCEPTED, RequestState.RUNNING)
+    # One that is accepted may queue behind the one that goes on.
+    going_on = (RequestState.RUNNING, RequestState.PAUSED)
     controller = next((m for m in members if m.role == Role.CONTROLLER), None)
     frontiers: dict[str, int | None] = {}
     for member in members:
@@ -104,7 +105,8 @@ def status_of(
         members=[_member(member) for member in sorted(members, key=lambda m: m.slot)],
         owners=controller.details.owners if controller is not None else None,
         frontiers=frontiers,
-        plan=next((status for status in statuses if status.state in under_way), None),
+        plan=next((status for status in statuses if status.state in going_on), None)
+        or next((status for status in statuses if status.state is RequestState.ACCEPTED), None),
     )
 
 
@@ -132,6 +134,8 @@ def text_of(status: JobStatus, now_us: int) -> RenderableType:
             f"{max(0, now_us - member.heartbeat) / 1e6:.1f} s ago",
             _count(details, "bins_owned") if worker else "",
             _count(details, "state_rows") if worker else "",
+            _size(details, "state_bytes") if worker else "",
+            _count(details, "updates_per_s") if worker else "",
             _count(details, "rows_read") if gateway else "",
             _count(details, "lag") if gateway else "",
             _count(details, "bad_records") if gateway else "",
@@ -157,6 +161,8 @@ _COLUMNS: dict[str, Literal["left", "right"]] = {
     "heard": "right",
     "bins": "right",
     "rows": "right",
+    "bytes": "right",
+    "updates/s": "right",
     "read": "right",
     "lag": "right",
     "bad": "right",
@@ -167,6 +173,27 @@ _COLUMNS: dict[str, Literal["left", "right"]] = {
 def _count(details: Mapping[str, object], name: str) -> str:
     value = details.get(name, 0)
     return f"{value:,}" if isinstance(value, int) else ""
+
+
+def _size(details: Mapping[str, object], name: str) -> str:
+    value = details.get(name, 0)
+    return size_text(value) if isinstance(value, int) else ""
+
+
+def size_text(size: int) -> str:
+    """Bytes for a person.
+
+    >>> size_text(3_500_000)
+    '3.5 MB'
+    """
+    if size < 1_000:
+        return f"{size} B"
+    scaled = size / 1_000
+    for unit in ("kB", "MB", "GB"):
+        if scaled < 1_000:
+            return f"{scaled:.1f} {unit}"
+        scaled /= 1_000
+    return f"{scaled:,.1f} TB"
 
 
 def _member(record: MemberRecord) -> MemberStatus:

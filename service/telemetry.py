@@ -41,6 +41,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     MetricSpec("megaphone_dataflow_progress_bytes_total", True, "Bytes of progress sent to peers."),
     MetricSpec("megaphone_state_rows", False, "Rows of keyed state."),
     MetricSpec("megaphone_state_bytes", False, "Bytes of keyed state in memory."),
+    MetricSpec("megaphone_state_updates_per_second", False, "Rows folded into state, of late."),
     MetricSpec("megaphone_state_rows_applied_total", True, "Input rows folded into state."),
     MetricSpec("megaphone_migration_bins_owned", False, "Bins hosted by this process."),
     MetricSpec(

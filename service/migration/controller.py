@@ -10,14 +10,11 @@ and the clock. The controller observes the dataflow and takes no part in it.
 
 Invariants
   CT1  Every record appended satisfies LogFollower (HZ1-HZ4): the machine follows its own log.
-  CT2  At most one plan is under way. A rejected request changes nothing but its own status.
-  CT3  An id is taken once its request was accepted; whatever comes under it later is rejected
-       (status_book says how, on a compacted topic).
-  CT4  An accepted request ends completed or aborted, also when the job stops or fails.
   CT5  A wave is written as late as the promises allow: a stop never waits for waves that have a cut
        but are not due.
   CT6  The manifest is written once, after every process has cut its part at the stop.
-Not handled here: a second generation, checkpoints while the job goes on, queued plans.
+CT2 to CT4 are the desk's (plan_desk).
+Not handled here: a second generation, checkpoints while the job goes on.
 """
 
 from __future__ import annotations
@@ -49,24 +46,24 @@ from service.migration.controller_events import (
 from service.migration.founding import JobShape, found_generation, manifest_of, obstacle_of
 from service.migration.horizon import HORIZON_END, LogFollower, Promiser
 from service.migration.members import RollCall
-from service.migration.plan import Plan, PlanRun, make_plan
+from service.migration.plan_desk import Moment, PlanDesk
+from service.migration.plan_run import PlanRun
 from service.migration.records import (
     Generation,
     LogRecord,
     ManifestRecord,
-    RequestState,
     StatusRecord,
     Stop,
 )
 from service.migration.reports import (
     CheckpointedReport,
     DrainedReport,
+    LoadReport,
     MovedReport,
     read_report,
 )
 from service.migration.requests import Rejected, parse
 from service.migration.routing_table import RoutingTable
-from service.migration.status_book import StatusBook, accepted_of, progress_of
 
 #: Requests read before the generation begins that are kept for it.
 EARLY_REQUESTS_MAX = 256
@@ -101,8 +98,6 @@ class ControllerMachine:
         self.generation: Generation | None = None
         #: Routing after every move accepted; None while waiting.
         self.table: RoutingTable | None = None
-        #: The plan under way, if any (CT2).
-        self.plan: PlanRun | None = None
         self._settings = settings
         self._manifest = manifest
         self._obstacle = None if manifest is None else obstacle_of(job, manifest)
@@ -115,7 +110,7 @@ class ControllerMachine:
         self._now = now_us
         #: Clock at which the next promise is to be made.
         self._promise_due = now_us
-        self._book = StatusBook((answered or {}).values())
+        self._desk = PlanDesk(job, settings.pacing, (answered or {}).values())
         #: Read before the generation began.
         self._early: list[RequestRead] = []
         #: Gateway peers that have read everything (until_end).
@@ -134,6 +129,11 @@ class ControllerMachine:
     def missing(self) -> list[str]:
         """Slots that the job still waits for."""
         return self._roll.missing
+
+    @property
+    def plan(self) -> PlanRun | None:
+        """The plan under way, if any (CT2)."""
+        return self._desk.run
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take in an event; returns what is to be done, in order. Nothing happens after the end.
@@ -223,7 +223,8 @@ class ControllerMachine:
         self._append(self.generation)
         self.table = RoutingTable.of(self.generation)
         self.phase = Phase.RUNNING
-        self._publish(*self._book.abort_unfinished("the job ended before the plan was completed"))
+        left = self._desk.book.abort_unfinished("the job ended before the plan was completed")
+        self._publish(left)
         early, self._early = self._early, []
         for request in early:
             self._answer(request)
@@ -246,55 +247,31 @@ class ControllerMachine:
         self._early.clear()
 
     def _answer(self, event: RequestRead) -> None:
-        assert self.table is not None, "requests are answered in a generation"
         request = parse(event.value, event.offset)
         if isinstance(request, Rejected):
             self._reject(request)
             return
-        refusal = self._refusal(request.id)
-        if refusal is not None:
-            self._reject(Rejected(request.id, refusal))
-            return
-        plan = make_plan(
-            request,
-            self.table.latest,
-            self.job.workers,
-            earliest=self._promiser.earliest_command,
-            latest=self._now + self._settings.at_ahead_us_max,
-        )
-        if isinstance(plan, Rejected):
-            self._reject(plan)
-        else:
-            self._accept(plan)
-
-    def _refusal(self, identity: str) -> str | None:
-        """Why the job cannot take on any request of that id now."""
-        taken = self._book.get(identity)
+        taken = self._desk.book.get(request.id)
         if taken is not None:
-            return f"id {identity!r} is taken by an earlier request, which is {taken.state}"
-        if self.phase is Phase.STOPPING:
-            return "the job is stopping"
-        if self.job.vertices == 0:
-            return "the flow has no keyed state that could move"
-        if self.plan is not None:
-            run = self.plan
-            return (
-                f"plan {run.plan.id!r} is under way, {run.waves_completed} of "
-                f"{len(run.plan.waves)} waves completed; send the request again after it"
-            )
-        return None
+            reason = f"id {request.id!r} is taken by an earlier request, which is {taken.state}"
+            self._reject(Rejected(request.id, reason))
+        elif self.phase is Phase.STOPPING:
+            self._reject(Rejected(request.id, "the job is stopping"))
+        else:
+            self._publish(self._desk.answer(request, self._moment()))
+            self._stop_when_drained()
+
+    def _moment(self) -> Moment:
+        assert self.table is not None, "requests are answered in a generation"
+        earliest = self._promiser.earliest_command
+        latest = self._now + self._settings.at_ahead_us_max
+        return Moment(self.table.latest, earliest, latest, self._now)
 
     def _reject(self, rejected: Rejected) -> None:
-        self._out.extend(map(PublishStatus, self._book.reject(rejected)))
+        self._publish(self._desk.reject(rejected.id, rejected.reason))
 
-    def _accept(self, plan: Plan) -> None:
-        self._publish(*accepted_of(plan))
-        if plan.waves:
-            self.plan = PlanRun(plan, self.job.vertices, self._settings.pacing)
-
-    def _publish(self, *statuses: StatusRecord) -> None:
-        """Publish statuses of accepted requests and remember them (CT3)."""
-        self._out.extend(PublishStatus(self._book.note(status)) for status in statuses)
+    def _publish(self, statuses: list[StatusRecord]) -> None:
+        self._out.extend(map(PublishStatus, statuses))
 
     # Plans --------------------------------------------------------------------------------------
 
@@ -303,12 +280,14 @@ class ControllerMachine:
         if run is None or table is None:
             return
         latest = self._now + self._settings.plan_lookahead_us
-        while (wave := run.issue(self._promiser.earliest_command, latest)) is not None:
+        earliest = self._promiser.earliest_command
+        while (wave := run.issue(earliest, latest, self._now)) is not None:
             move = run.record_of(wave, self._now)
             self._append(move)
             table.apply(move)
+            earliest = self._promiser.earliest_command
             if wave.number == 1:
-                self._publish(progress_of(run, RequestState.RUNNING))
+                self._publish(self._desk.began())
 
     def _moved(self, peer: int, report: MovedReport) -> None:
         run = self.plan
@@ -319,20 +298,7 @@ class ControllerMachine:
             return
         duration = max(0, self._now - wave.cut)
         self._out.append(WaveCompleted(run.plan.id, wave, duration))
-        if run.is_over:
-            self._finish_plan(run)
-        else:
-            self._publish(progress_of(run, RequestState.RUNNING))
-
-    def _finish_plan(self, run: PlanRun) -> None:
-        self.plan = None
-        if run.is_whole:
-            self._publish(progress_of(run, RequestState.COMPLETED))
-        else:
-            done = f"{run.waves_completed} of {len(run.plan.waves)} waves"
-            self._publish(
-                progress_of(run, RequestState.ABORTED, f"the job was stopped after {done}")
-            )
+        self._publish(self._desk.went_on(self._moment()))
         self._stop_when_drained()
 
     # The end ------------------------------------------------------------------------------------
@@ -344,6 +310,12 @@ class ControllerMachine:
         match report:
             case MovedReport():
                 self._moved(peer, report)
+            case LoadReport():
+                if peer >= self.job.workers:
+                    raise ProtocolViolation(
+                        f"peer {peer} tells loads of bins, which it has none of"
+                    )
+                self._desk.loads.take(report)
             case DrainedReport():
                 if peer < self.job.workers or not self.job.until_end:
                     raise ProtocolViolation(f"peer {peer} drained what it does not read")
@@ -371,10 +343,7 @@ class ControllerMachine:
         self._append(self._stop)
         self._stop_deadline = self._now + self._settings.stop_wait_us
         self.phase = Phase.STOPPING
-        if self.plan is not None:
-            self.plan.cut_off()
-            if self.plan.is_over:
-                self._finish_plan(self.plan)
+        self._publish(self._desk.stop(self._moment()))
 
     def _checkpointed(self, peer: int, report: CheckpointedReport) -> None:
         if self._stop is None or report.cut != self._stop.at or peer in self._cut:
@@ -409,9 +378,7 @@ class ControllerMachine:
             self._fail(UsageError if waiting else PeerLost, problem)
 
     def _fail(self, error: type[MegaphoneError], reason: str) -> None:
-        if self.plan is not None:
-            self._publish(progress_of(self.plan, RequestState.ABORTED, f"the job failed: {reason}"))
-            self.plan = None
+        self._publish(self._desk.fail(reason))
         self._reject_early(f"the job did not begin: {reason}")
         self._out.append(Fail(error, reason))
         self.phase = Phase.ENDED

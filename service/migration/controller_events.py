@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.errors import MegaphoneError, PeerError
-from service.migration.plan import Pacing, WaveRun
+from service.migration.pacing import Pacing
+from service.migration.plan_run import WaveRun
 from service.migration.records import LogRecord, ManifestRecord, MemberRecord, StatusRecord
 
 

@@ -205,6 +205,7 @@ class RequestState(StrEnum):
 
     ACCEPTED = "accepted"
     RUNNING = "running"
+    PAUSED = "paused"
     REJECTED = "rejected"
     COMPLETED = "completed"
     ABORTED = "aborted"
@@ -214,7 +215,7 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What users read about a request, keyed by `id` (docs/contracts/status-record.schema.json).
 
     `bins` and `waves` say what the plan will move while it is `accepted`, and what has moved so far
-    from then on.
+    from then on. The last two fields are written only where they say something.
     """
 
     id: str
@@ -228,6 +229,10 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     waves: Count = 0
     #: From the first cut to the last completion.
     duration_ms: Count = 0
+    #: Longest that rows of a moved bin waited for it, where that is known.
+    longest_wait_ms: Count | msgspec.UnsetType = msgspec.UNSET
+    #: True: nothing moves; bins, bytes, waves and times are what was estimated.
+    dry_run: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class MemberState(StrEnum):
@@ -264,6 +269,8 @@ class MemberDetails(msgspec.Struct, frozen=True, kw_only=True):
     bins_owned: Count = 0
     state_rows: Count = 0
     state_bytes: Count = 0
+    #: Rows folded into state a second, of late.
+    updates_per_s: Count = 0
     held_bytes: Count = 0
     #: Controller: the request under way, and the owner of each bin.
     plan: str | None = None

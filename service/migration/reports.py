@@ -36,6 +36,17 @@ class MovedReport(_Report, frozen=True, kw_only=True, tag="moved"):
     wait_us: Count = 0
 
 
+class LoadReport(_Report, frozen=True, kw_only=True, tag="loads"):
+    """How much a worker's bins hold and how often they change, in the codes of `loads`."""
+
+    #: One bit per bin of the job, the first in the highest: whether it is here.
+    installed: bytes
+    #: Two bytes for each bin that is here, ascending in bins.
+    rows: bytes
+    size: bytes
+    updates_per_s: bytes
+
+
 class DrainedReport(_Report, frozen=True, kw_only=True, tag="drained"):
     """A gateway has read all its partitions up to the end offsets found at start."""
 
@@ -50,7 +61,7 @@ class CheckpointedReport(_Report, frozen=True, kw_only=True, tag="checkpointed")
     positions: list[tuple[str, Count, Count]] = []
 
 
-PeerReport = MovedReport | DrainedReport | CheckpointedReport
+PeerReport = MovedReport | LoadReport | DrainedReport | CheckpointedReport
 
 
 def plain(report: PeerReport) -> dict[str, object]:

@@ -47,6 +47,7 @@ from service.migration.departures import Departures
 from service.migration.gathering import gather
 from service.migration.handover import CutReport
 from service.migration.held import HeldRows, WaitingRows
+from service.migration.loads import LoadMeter
 from service.migration.ordered import OrderedRows
 from service.migration.records import LogRecord, Move, PreCopy, PreCopyEnd, Stop
 from service.migration.waiting import NEVER, WaitingBins
@@ -87,6 +88,7 @@ class StateHost:
         #: From this many batches on that wait in the queue, they are applied together.
         self.merge_from = 8
         self.rows_applied = 0
+        self.meter = LoadMeter(bins)
         #: Locations whose frontiers are the gate (S4); lowering sets it.
         self.gate: list[int] = []
 
@@ -257,6 +259,8 @@ class StateHost:
     def _apply(self, rows: pa.RecordBatch, time: Timestamp) -> pa.RecordBatch:
         """Apply rows to their bins and return what comes of it."""
         self.rows_applied += rows.num_rows
+        if self.meter.wants(rows.num_rows):
+            self.meter.count(bins_of(self._keys(rows), self.store.bin_bits))
         return self.store.apply_rows(rows, time)
 
     # Moves --------------------------------------------------------------------------------------

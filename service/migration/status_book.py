@@ -16,14 +16,16 @@ from collections.abc import Iterable
 
 import msgspec
 
-from service.migration.plan import Plan, PlanRun
+from service.migration.estimate import Estimate
+from service.migration.plan import Plan
+from service.migration.plan_run import PlanPhase, PlanRun
 from service.migration.records import RequestState, StatusRecord
 from service.migration.requests import Rejected
 
 #: Ids that are remembered; the oldest is forgotten first, about 30 MB when full.
 IDS_MAX = 65_536
 
-_UNFINISHED = (RequestState.ACCEPTED, RequestState.RUNNING)
+_UNFINISHED = (RequestState.ACCEPTED, RequestState.RUNNING, RequestState.PAUSED)
 
 
 class StatusBook:
@@ -76,15 +78,43 @@ def accepted_of(plan: Plan) -> list[StatusRecord]:
     return [accepted] if plan.waves else [accepted, _changed(accepted, RequestState.COMPLETED)]
 
 
+def done_of(identity: str, at: int) -> list[StatusRecord]:
+    """The statuses of a request that was carried out on the spot and moves nothing itself."""
+    accepted = StatusRecord(id=identity, state=RequestState.ACCEPTED, at=at)
+    return [accepted, _changed(accepted, RequestState.COMPLETED)]
+
+
+def estimate_of(plan: Plan, estimate: Estimate) -> StatusRecord:
+    """The one status of a dry run; it takes no id."""
+    return StatusRecord(
+        id=plan.id,
+        state=RequestState.COMPLETED,
+        at=plan.first_cut,
+        bins=plan.bins,
+        bytes=estimate.bytes,
+        waves=len(plan.waves),
+        duration_ms=-(-estimate.duration_us // 1000),
+        longest_wait_ms=-(-estimate.longest_wait_us // 1000),
+        dry_run=True,
+    )
+
+
+def under_way(run: PlanRun) -> StatusRecord:
+    """The status of a plan that goes on: running, or paused."""
+    paused = run.phase is PlanPhase.PAUSED
+    return progress_of(run, RequestState.PAUSED if paused else RequestState.RUNNING)
+
+
 def progress_of(run: PlanRun, state: RequestState, reason: str | None = None) -> StatusRecord:
     """The status of a plan under way: what has moved so far."""
     return StatusRecord(
         id=run.plan.id,
         state=state,
         reason=reason,
-        at=run.plan.first_cut,
+        at=run.first_cut,
         bins=run.bins_moved,
         bytes=run.bytes_moved,
         waves=run.waves_completed,
         duration_ms=-(-run.duration_us // 1000),
+        longest_wait_ms=-(-run.wait_us // 1000) if run.wait_us else msgspec.UNSET,
     )

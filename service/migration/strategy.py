@@ -1,14 +1,17 @@
 """Strategies: how the moves towards a target are cut into waves.
 
 Flow: request -> plan -> [strategy] -> waves -> controller gives each a cut. Pure functions of
-(routing table, target); sizes and loads come with `optimized`, in a later version.
+(routing table, target, sizes).
 
 Invariants
   ST1  Every bin whose owner differs from its target is in exactly one wave; no other bin is in any.
-  ST2  Waves keep the order in which the target names the bins.
+  ST2  Waves keep the order in which the target names the bins; those of `optimized` that of sizes.
   ST3  No wave is empty.
+  ST4  In a wave of `optimized` a worker sends or receives, to or from one other, at most `batch`
+       bins; without workers that do both there are as few waves as these rules allow.
 
-Source: Hoffmann et al., "Megaphone", VLDB 2019, section 4.4 (all-at-once, fluid, batched).
+Source: Hoffmann et al., "Megaphone", VLDB 2019, section 4.4 (all-at-once, fluid, batched), and its
+evaluation (bipartite matching).
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import NotYetSupported, UsageError
+from service.errors import UsageError
+from service.migration.matching import Pair, pair_waves
 
 #: One (bin, worker) pair.
 Assignment = tuple[int, int]
@@ -33,28 +37,19 @@ class Strategy(StrEnum):
     ALL_AT_ONCE = "all-at-once"
     FLUID = "fluid"
     BATCHED = "batched"
-
-
-#: Strategies that the design names and this version refuses.
-_LATER = {
-    "optimized": "strategy 'optimized' (disjoint pairs of senders and receivers)",
-    "plan": "a plan of waves read from a file",
-}
+    OPTIMIZED = "optimized"
 
 
 def strategy_named(name: str) -> Strategy:
     """The strategy of that name.
 
     Raises:
-        NotYetSupported: a later version will have it.
-        UsageError: nobody has it.
+        UsageError: there is none.
     """
-    known = ", ".join(Strategy)
-    if name in _LATER:
-        raise NotYetSupported(_LATER[name], f"use one of {known}")
     try:
         return Strategy(name)
     except ValueError:
+        known = ", ".join(Strategy)
         raise UsageError(f"unknown strategy {name!r}; use one of {known}") from None
 
 
@@ -85,10 +80,55 @@ def batched(owners: NDArray[np.int32], target: Mapping[int, int], batch: int) ->
     return tuple(moves[start : start + batch] for start in range(0, len(moves), batch))
 
 
-def waves_of(
-    strategy: Strategy, owners: NDArray[np.int32], target: Mapping[int, int], batch: int
+def optimized(
+    owners: NDArray[np.int32],
+    target: Mapping[int, int],
+    batch: int = 1,
+    sizes: NDArray[np.int64] | None = None,
 ) -> tuple[Moves, ...]:
-    """The waves of the strategy chosen; `batch` counts for `batched` only."""
+    """Waves of disjoint pairs of workers, `batch` bins a pair (ST4): as low as fluid, and parallel.
+
+    Args:
+        owners: worker ordinal of each bin.
+        target: bin -> worker; bins it does not name stay.
+        batch: bins that a pair moves in a wave, >= 1.
+        sizes: bytes of each bin; with them, pairs of a wave move bins of like size, largest first,
+            so that none waits long for another.
+    """
+    queues: dict[Pair, list[Assignment]] = {}
+    for bin_, worker in moves_towards(owners, target):
+        queues.setdefault((int(owners[bin_]), worker), []).append((bin_, worker))
+    for queue in queues.values():
+        if sizes is not None:
+            queue.sort(key=lambda move: -int(sizes[move[0]]))
+        # Taken from the end below.
+        queue.reverse()
+    waves = []
+    for pairs in pair_waves({pair: -(-len(queue) // batch) for pair, queue in queues.items()}):
+        moves: list[Assignment] = []
+        for pair in pairs:
+            queue = queues[pair]
+            moves.extend(queue.pop() for _ in range(min(batch, len(queue))))
+        waves.append(tuple(moves))
+    return tuple(waves)
+
+
+def waves_of(
+    strategy: Strategy,
+    owners: NDArray[np.int32],
+    target: Mapping[int, int],
+    batch: int,
+    sizes: NDArray[np.int64] | None = None,
+) -> tuple[Moves, ...]:
+    """The waves of the strategy chosen.
+
+    Args:
+        strategy: which.
+        owners: worker ordinal of each bin.
+        target: bin -> worker; bins it does not name stay.
+        batch: counts for `batched` and `optimized` only.
+        sizes: bytes of each bin, where they are known; counts for `optimized` only.
+    """
     match strategy:
         case Strategy.ALL_AT_ONCE:
             return all_at_once(owners, target)
@@ -96,3 +136,5 @@ def waves_of(
             return fluid(owners, target)
         case Strategy.BATCHED:
             return batched(owners, target, batch)
+        case Strategy.OPTIMIZED:
+            return optimized(owners, target, batch, sizes)

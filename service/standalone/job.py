@@ -62,13 +62,13 @@ from service.migration.records import (
 from service.migration.reports import (
     CheckpointedReport,
     DrainedReport,
-    MovedReport,
     PeerReport,
     plain,
 )
 from service.standalone.outbox import Outbox, SinkEnd
 from service.standalone.surroundings import Remains, Surroundings
 from service.statestore.checkpoint import SlotFiles, read_checkpoint, write_checkpoint
+from service.telling import Teller
 
 #: Frames taken from a link at once when links take turns.
 _ALL = 1 << 30
@@ -115,6 +115,7 @@ class StandaloneJob:
         self.peers = range(self._slots.peers)
         self.network = MemoryNetwork(self._slots.peers, stepped=True)
         self.members: list[Member] = []
+        self._tellers = [Teller() for _ in self.peers]
         #: Records of the log that each member has not read.
         self._unread: list[deque[LogRecord]] = [deque() for _ in self.peers]
         self._outboxes = [
@@ -215,15 +216,8 @@ class StandaloneJob:
         member.step()
         if not member.has_work:
             self._awake.discard(peer)
-        for report in member.take_reports():
-            moved = MovedReport(
-                vertex=report.vertex,
-                cut=report.cut,
-                bins=report.bins,
-                bytes=report.bytes,
-                rows=report.rows,
-            )
-            self._tell(peer, moved, now_us)
+        for report in self._tellers[peer].reports(member, now_us):
+            self._tell(peer, report, now_us)
         if member.complete and peer not in self._cut and not len(self._outboxes[peer]):
             self._cut.add(peer)
             self._tell(peer, self._checkpointed(member), now_us)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from service.dataflow.flow import Flow
 from service.errors import UsageError
 from service.migration.controller_events import ControllerSettings
-from service.migration.plan import Pacing
+from service.migration.pacing import Pacing
 from service.standalone.job import StandaloneJob
 from service.standalone.surroundings import shape_of
 from service.testing.broker import KitBroker

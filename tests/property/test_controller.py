@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from service.migration.controller_events import ControllerSettings, StopRequested
 from service.migration.founding import JobShape
-from service.migration.plan import Pacing, Plan, make_plan, spread
+from service.migration.pacing import Pacing
+from service.migration.plan import Plan, make_plan
 from service.migration.records import Move, RequestState, Stop
 from service.migration.requests import Kind, Rejected, Request, parse
+from service.migration.target import spread
 from tests.unit.migration.controller_world import START, ControllerWorld
 
 BINS = 8
@@ -34,22 +36,29 @@ FINAL = {RequestState.COMPLETED, RequestState.ABORTED}
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 TIMES = st.none() | st.integers(START - 10, START + 9_000_000)
-STRATEGIES = st.sampled_from(["all-at-once", "fluid", "batched"])
+STRATEGIES = st.sampled_from(["all-at-once", "fluid", "batched", "optimized"])
 COMMON = {"strategy": STRATEGIES, "batch": st.none() | st.integers(1, 4), "at": TIMES}
 GOOD_MOVES = st.dictionaries(st.integers(0, BINS - 1), st.integers(0, WORKERS - 1)).map(
     lambda moves: list(moves.items())
 )
-GOOD = st.fixed_dictionaries(
-    {"id": IDS, "kind": st.just("move"), "moves": GOOD_MOVES}, optional=COMMON
-) | st.fixed_dictionaries(
-    {"id": IDS, "kind": st.just("rescale"), "workers": st.integers(1, WORKERS)}, optional=COMMON
+WAVES = st.lists(GOOD_MOVES.filter(bool), min_size=1, max_size=4)
+GOOD = (
+    st.fixed_dictionaries(
+        {"id": IDS, "kind": st.just("move"), "moves": GOOD_MOVES}, optional=COMMON
+    )
+    | st.fixed_dictionaries(
+        {"id": IDS, "kind": st.just("move"), "waves": WAVES}, optional={"at": TIMES}
+    )
+    | st.fixed_dictionaries(
+        {"id": IDS, "kind": st.just("rescale"), "workers": st.integers(1, WORKERS)}, optional=COMMON
+    )
 )
 WILD = st.fixed_dictionaries(
-    {"id": IDS, "kind": st.sampled_from(["move", "rescale", "pause"])},
+    {"id": IDS, "kind": st.sampled_from(["move", "rescale", "checkpoint"])},
     optional={
         "moves": st.lists(st.tuples(st.integers(0, BINS), st.integers(0, WORKERS)), max_size=BINS),
         "workers": st.integers(0, WORKERS + 1),
-        "strategy": STRATEGIES | st.sampled_from(["optimized", "fast"]),
+        "strategy": STRATEGIES | st.sampled_from(["fast"]),
         "batch": st.integers(-1, 4),
         "at": TIMES | st.booleans(),
     },
@@ -59,9 +68,7 @@ RECORDS = st.binary(max_size=8) | REQUESTS.map(lambda body: json.dumps(body).enc
 STEPS = st.lists(st.tuples(RECORDS, st.integers(0, 3_000_000)), max_size=8)
 SETTINGS = st.builds(
     ControllerSettings,
-    pacing=st.builds(
-        Pacing, spacing_us=st.integers(1, 400_000), waves_in_flight_max=st.integers(1, 4)
-    ),
+    pacing=st.builds(Pacing, spacing_us=st.integers(1, 400_000), waves_late_max=st.integers(1, 4)),
 )
 
 
@@ -69,7 +76,7 @@ def target_of(request: Request, owners: list[int]) -> list[int]:
     """Where the request wants every bin, worked out without waves."""
     after = list(owners)
     if request.kind is Kind.MOVE:
-        moves = dict(request.moves)
+        moves = dict(move for wave in (request.moves, *request.waves) for move in wave)
     else:
         moves = spread(np.array(owners, dtype=np.int32), request.workers)
     for bin_, worker in moves.items():
@@ -140,6 +147,52 @@ def test_statuses_go_forward_and_completed_figures_match_the_log(
             assert [wave.wave for wave in waves] == list(range(1, waves[0].waves + 1))
 
 
+STEERING = st.fixed_dictionaries(
+    {"id": st.uuids().map(str), "kind": st.sampled_from(["pause", "resume", "abort"])},
+    optional={"plan": IDS | st.none()},
+)
+QUEUED = GOOD.map(lambda body: body | {"queue": True})
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(STEERING | QUEUED, st.integers(0, 1_000_000)), max_size=14),
+    SETTINGS,
+    st.integers(0, 1 << 30),
+)
+def test_pauses_aborts_and_queues_leave_each_bin_where_the_log_put_it(
+    steps: list[tuple[dict[str, object], int]], knobs: ControllerSettings, seed: int
+) -> None:
+    world = ControllerWorld(JOB, knobs, seed=seed)
+    world.begin()
+    for body, pause in steps:
+        waves = len(world.commands())
+        statuses = world.request(json.dumps(body).encode())
+        event(f"{body['kind']}: {statuses[0].state}")
+        assert len(world.commands()) == waves, "a request issues nothing at once"
+        world.pass_time(pause)
+    # What is paused goes on, and then everything ends by itself.
+    while world.machine.plan is not None:
+        world.request(json.dumps({"id": f"go-{world.now}", "kind": "resume"}).encode())
+        world.finish_plan(1_000_000)
+        assert world.now < START + 200_000_000, "the plans do not end"
+    assert world.failure is None
+    newest = world.newest()
+    accepted = {s.id for s in world.statuses if s.state is RequestState.ACCEPTED}
+    assert all(newest[identity].state in FINAL for identity in accepted)
+    assert world.machine.table is not None
+    assert world.table is not None
+    assert world.machine.table.latest.tolist() == world.table.latest.tolist()
+    for identity in accepted:
+        status = newest[identity]
+        waves = [c for c in world.commands() if isinstance(c, Move) and c.request == identity]
+        assert status.waves == len(waves)
+        assert status.bins == sum(len(wave.moves) for wave in waves)
+        if status.state is RequestState.ABORTED:
+            assert status.reason is not None
+            assert "aborted it" in status.reason
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 3_000_000), min_size=1, max_size=4), st.integers(0, 1 << 30))
 def test_runs_that_follow_one_another_write_one_lawful_log(pauses: list[int], seed: int) -> None:
@@ -182,4 +235,7 @@ def test_every_rejection_has_a_reason_and_every_plan_only_what_moves(body: objec
     if isinstance(plan, Rejected):
         assert plan.reason
     else:
-        assert all(owners[bin_] != worker for wave in plan.waves for bin_, worker in wave)
+        for wave in plan.waves:
+            assert all(owners[bin_] != worker for bin_, worker in wave)
+            for bin_, worker in wave:
+                owners[bin_] = worker

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from service.ids import Membership
 from service.migration.controller import ControllerMachine
@@ -32,6 +34,7 @@ from service.migration.controller_events import (
 )
 from service.migration.founding import JobShape
 from service.migration.horizon import LogFollower
+from service.migration.loads import load_report
 from service.migration.records import (
     LogRecord,
     ManifestRecord,
@@ -166,6 +169,16 @@ class ControllerWorld:
         """Let all members come and the generation begin."""
         self.beat()
         self.send(Tick(self.now))
+
+    def tell_loads(self, updates_per_s: Sequence[float] = (), rows: Sequence[int] = ()) -> None:
+        """Every worker tells the loads of its bins; without any, each bin has ten rows."""
+        assert self.table is not None, "a generation has begun"
+        bins = self.job.bins
+        held = np.array(rows or [10] * bins)
+        updates = np.array(updates_per_s or [1.0] * bins)
+        for worker in range(self.job.workers):
+            report = load_report(self.table.latest == worker, held, held * 100, updates)
+            self.send(Report(worker, plain(report)))
 
     def drain(self) -> None:
         """Every gateway has read everything."""

@@ -36,7 +36,14 @@ def example(contract: str) -> dict[str, Any]:
 
 
 def test_every_contract_is_there() -> None:
-    assert sorted(SCHEMAS) == ["bench", "control-record", "status", "status-record", "summary"]
+    assert sorted(SCHEMAS) == [
+        "bench",
+        "control-record",
+        "plan",
+        "status",
+        "status-record",
+        "summary",
+    ]
 
 
 @pytest.mark.parametrize("contract", sorted(SCHEMAS))
@@ -63,6 +70,13 @@ def test_no_required_field_may_be_missing(contract: str) -> None:
         {"id": "r", "kind": "move", "moves": [[0, 0]], "batch": None, "at": 5},
         {"id": "x" * 200, "kind": "rescale", "workers": 1, "moves": None},
         {"id": "r", "kind": "rescale", "workers": 1, "moves": [], "strategy": "batched"},
+        {"id": "r", "kind": "move", "moves": [[0, 0]], "strategy": "optimized", "queue": False},
+        {"id": "r", "kind": "move", "waves": [[[0, 0]]], "moves": None, "queue": True},
+        {"id": "r", "kind": "move", "waves": [], "after_us": []},
+        {"id": "r", "kind": "rebalance", "threshold": 0.0, "by": None, "at": 5},
+        {"id": "r", "kind": "pause"},
+        {"id": "r", "kind": "resume", "plan": None, "queue": False, "moves": []},
+        {"id": "r", "kind": "abort", "plan": "p", "workers": None},
     ],
 )
 def test_a_control_record_of_the_contract_is_understood(body: object) -> None:
@@ -88,7 +102,21 @@ def test_a_control_record_of_the_contract_is_understood(body: object) -> None:
         {"id": "r", "kind": "move", "moves": [[0, -1]]},
         {"id": "r", "kind": "move", "moves": [[True, 0]]},
         {"id": "r", "kind": "move", "moves": [[0, 0]], "workers": 2},
-        {"id": "r", "kind": "move", "moves": [[0, 0]], "strategy": "optimized"},
+        {"id": "r", "kind": "move", "moves": [[0, 0]], "strategy": "luck"},
+        {"id": "r", "kind": "move", "moves": [[0, 0]], "waves": [[[0, 0]]]},
+        {"id": "r", "kind": "move", "moves": [[0, 0]], "after_us": [0]},
+        {"id": "r", "kind": "move", "moves": [[0, 0]], "plan": "p"},
+        {"id": "r", "kind": "move", "waves": [[]]},
+        {"id": "r", "kind": "move", "waves": [[[0, 0]]], "strategy": "fluid"},
+        {"id": "r", "kind": "move", "waves": [[[0, 0]]], "batch": 1},
+        {"id": "r", "kind": "move", "waves": [[[0, 0]]], "after_us": [-1]},
+        {"id": "r", "kind": "rebalance", "threshold": -0.1},
+        {"id": "r", "kind": "rebalance", "by": "colour"},
+        {"id": "r", "kind": "rebalance", "workers": 2},
+        {"id": "r", "kind": "rescale", "workers": 2, "waves": [[[0, 0]]]},
+        {"id": "r", "kind": "pause", "plan": 5},
+        {"id": "r", "kind": "pause", "queue": True},
+        {"id": "r", "kind": "abort", "strategy": "fluid"},
         {"id": "r", "kind": "move", "moves": [[0, 0]], "batch": 0},
         {"id": "r", "kind": "move", "moves": [[0, 0]], "at": 1.5},
         {"id": "r", "kind": "move", "moves": [[0, 0]], "at": -1},
@@ -112,10 +140,14 @@ def test_every_status_of_a_run_fits_the_contract() -> None:
     world.finish_plan(5_000_000)
     world.request(b'{"id":"b","kind":"move","moves":[[0,1]]}')
     world.request(b'{"id":"c","kind":"rescale","workers":2,"at":%d}' % (world.now + 9_000_000))
+    world.request(b'{"id":"hold","kind":"pause"}')
+    world.tell_loads()
+    world.request(b'{"id":"d","kind":"rebalance","by":"rows","dry_run":true}')
+    world.request(b'{"id":"end","kind":"abort","plan":"c"}')
     documents = [msgspec.json.decode(encode(status)) for status in world.statuses]
     for document in documents:
         Draft202012Validator(SCHEMAS["status-record"]).validate(document)
-    assert {d["state"] for d in documents} == {"accepted", "rejected", "running", "completed"}
+    assert {d["state"] for d in documents} == set(RequestState)
 
 
 def test_an_aborted_status_fits_with_its_reason_only() -> None:

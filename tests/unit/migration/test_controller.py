@@ -254,11 +254,17 @@ def test_a_plan_begins_at_the_cut_asked_for_and_is_written_shortly_before() -> N
 
 
 def test_waves_in_flight_are_bounded_however_long_they_take() -> None:
-    world = running()
-    world.answering = False
-    world.request(request(moves=[[b, 1] for b in range(4)] + [[b, 0] for b in range(4, 8)]))
-    world.pass_time(10 * SECOND)
-    assert len(world.commands()) == SETTINGS.pacing.waves_in_flight_max
+    pacing = SETTINGS.pacing
+    for sized in (False, True):
+        world = running(bins=64)
+        world.answering = False
+        if sized:
+            world.tell_loads()
+        world.request(request(moves=[[b, 1] for b in range(32)]))
+        world.pass_time(10 * SECOND)
+        ahead = SETTINGS.plan_lookahead_us // pacing.spacing_us + 1
+        most = pacing.waves_late_max + ahead if sized else pacing.waves_probing_max
+        assert pacing.waves_probing_max <= len(world.commands()) <= most
 
 
 def test_a_plan_of_nothing_completes_at_once_without_waves() -> None:
@@ -314,7 +320,8 @@ def test_a_request_while_a_plan_runs_is_rejected_and_may_come_again() -> None:
     (status,) = world.request(request("second"))
     assert status.state is RequestState.REJECTED
     assert status.reason == (
-        "plan 'r' is under way, 0 of 2 waves completed; send the request again after it"
+        "plan 'r' is under way, 0 of 2 waves completed; send the request again after it, or with "
+        "queue: true"
     )
     world.pass_time(3 * SECOND)
     assert world.request(request("second", moves=[[0, 1]]))[-1].state is RequestState.COMPLETED

@@ -1,22 +1,16 @@
-"""Plans: what a request becomes against a job, and how waves get their cuts and are completed.
-
-Cannot catch: workers that report what they did not do.
-"""
+"""Plans: what a request becomes against a job, its bins and their loads."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from service.errors import ProtocolViolation
-from service.migration.plan import Pacing, Plan, PlanRun, make_plan, spread
-from service.migration.reports import MovedReport
-from service.migration.requests import MOVES_MAX, Kind, Rejected, Request
-from service.migration.strategy import Moves, Strategy
+from service.migration.loads import LoadBook, load_report
+from service.migration.plan import Plan, make_plan
+from service.migration.requests import MOVES_MAX, Kind, LoadKind, Rejected, Request
+from service.migration.strategy import Strategy
 
 OWNERS = np.array([0, 0, 1, 1], dtype=np.int32)
-PACING = Pacing(spacing_us=100, spacing_us_min=10, spacing_us_max=1000, waves_in_flight_max=2)
-FAR = 10**9
 
 
 def moving(*moves: tuple[int, int], at: int | None = None, batch: int | None = None) -> Request:
@@ -29,14 +23,6 @@ def rescaling(workers: int, strategy: Strategy = Strategy.ALL_AT_ONCE) -> Reques
 
 def planned(request: Request, workers: int = 2) -> Plan | Rejected:
     return make_plan(request, OWNERS, workers, earliest=50, latest=1000)
-
-
-def plan_of(*waves: Moves, first_cut: int = 1000) -> Plan:
-    return Plan("r", waves, first_cut)
-
-
-def moved(cut: int, bins: int = 1, vertex: str = "stats", **more: int) -> MovedReport:
-    return MovedReport(vertex=vertex, cut=cut, bins=bins, bytes=10, rows=2, **more)
 
 
 def test_a_move_becomes_waves_from_the_earliest_time() -> None:
@@ -89,95 +75,72 @@ def test_a_wave_too_large_for_a_log_record_is_rejected() -> None:
     )
 
 
-def test_a_rescale_spreads_the_bins_and_serves_receivers_in_turn() -> None:
-    owners = np.zeros(8, dtype=np.int32)
-    assert spread(owners, 4) == {2: 1, 3: 2, 4: 3, 5: 1, 6: 2, 7: 3}
-    assert spread(np.array([0, 1, 2, 2], dtype=np.int32), 2) == {2: 0, 3: 1}
+def loads(updates: list[float], rows: list[int]) -> LoadBook:
+    book = LoadBook(len(rows))
+    held = np.array(rows)
+    book.take(load_report(np.ones(len(rows), np.bool_), held, held * 100, np.array(updates)))
+    return book
 
 
-def test_the_first_wave_waits_until_its_time_is_worth_writing() -> None:
-    run = PlanRun(plan_of(((0, 1),)), 1, PACING)
-    assert run.issue(earliest=1, latest=999) is None
-    before = run.reserved_cut
-    wave = run.issue(earliest=1, latest=1000)
-    assert wave is not None
-    assert (wave.number, wave.cut, wave.bins) == (1, 1000, 1)
-    assert [before, run.reserved_cut] == [1000, None]
-    assert run.issue(earliest=1, latest=FAR) is None
+def test_waves_asked_for_are_kept_without_bins_that_are_there_when_their_turn_comes() -> None:
+    request = Request(
+        "r",
+        Kind.MOVE,
+        waves=(((0, 0),), ((0, 1), (2, 1)), ((0, 1),), ((0, 0), (3, 0))),
+        after_us=(0, 40, 50, 90),
+    )
+    plan = planned(request)
+    assert isinstance(plan, Plan)
+    assert plan.waves == (((0, 1),), ((0, 0), (3, 0)))
+    assert (plan.first_cut, plan.after_us) == (90, (0, 50))
+    assert plan.bins == 3
 
 
-def test_cuts_are_spaced_and_never_below_what_the_log_allows() -> None:
-    run = PlanRun(plan_of(((0, 1),), ((1, 1),), ((2, 1),)), 1, PACING)
-    cuts = []
-    for earliest in (1, 1, 5000):
-        wave = run.issue(earliest, FAR)
-        assert wave is not None
-        cuts.append(wave.cut)
-        run.report(1, moved(wave.cut), wave.cut + 100)
-    assert cuts == [1000, 1100, 5000]
+def test_waves_without_times_follow_one_another_as_they_can() -> None:
+    plan = planned(Request("r", Kind.MOVE, waves=(((0, 1),), ((1, 1),))))
+    assert plan == Plan("r", (((0, 1),), ((1, 1),)), 50)
 
 
-def test_no_more_waves_are_issued_than_may_be_in_flight() -> None:
-    run = PlanRun(plan_of(((0, 1),), ((1, 1),), ((2, 1),)), 1, PACING)
-    assert run.issue(1, FAR) is not None
-    assert run.issue(1, FAR) is not None
-    assert run.issue(1, FAR) is None
-    assert run.report(1, moved(1000), 1010) is not None
-    assert run.issue(1, FAR) is not None
+def test_a_bin_in_a_wave_that_the_job_does_not_have_is_rejected() -> None:
+    request = Request("r", Kind.MOVE, waves=(((0, 1),), ((9, 1),)))
+    assert planned(request) == Rejected("r", "unknown bin 9; the job has bins 0 to 3")
 
 
-def test_spacing_follows_what_waves_take_within_its_bounds() -> None:
-    run = PlanRun(plan_of(((0, 1),), ((1, 1),), ((2, 1),), ((3, 1),)), 1, PACING)
-    spacings = []
-    for took in (300, 0, 0, 10_000):
-        wave = run.issue(1, FAR)
-        assert wave is not None
-        run.report(1, moved(wave.cut), wave.cut + took)
-        spacings.append(run.spacing_us)
-    assert spacings == [200, 100, 50, 1000]
-    assert Pacing().spacing_us_min <= Pacing().spacing_us <= Pacing().spacing_us_max
+def test_optimized_moves_one_bin_a_pair_unless_asked_for_more() -> None:
+    owners = np.array([0, 0, 1, 1], dtype=np.int32)
+    moves = ((0, 2), (1, 2), (2, 3), (3, 3))
+    for batch, waves in ((None, 2), (2, 1)):
+        request = Request("r", Kind.MOVE, Strategy.OPTIMIZED, moves=moves, batch=batch)
+        plan = make_plan(request, owners, 4, earliest=1, latest=2)
+        assert isinstance(plan, Plan)
+        assert len(plan.waves) == waves
 
 
-def test_a_wave_is_complete_when_every_owner_has_reported_every_vertex() -> None:
-    run = PlanRun(plan_of(((0, 1), (1, 1), (2, 0))), 2, PACING)
-    assert run.issue(1, FAR) is not None
-    assert run.report(1, moved(1000, 2, "a"), 1010) is None
-    assert run.report(0, moved(1000, 1, "a"), 1020) is None
-    assert run.report(0, moved(1000, 1, "b"), 1030) is None
-    assert run.report(1, moved(1000, 1, "b", wait_us=7), 1040) is None
-    wave = run.report(1, moved(1000, 1, "b", wait_us=5), 1050)
-    assert wave is not None
-    assert (wave.bytes, wave.rows, wave.wait_us) == (50, 10, 7)
-    assert run.is_over
-    assert run.is_whole
-    assert (run.bins_moved, run.bytes_moved, run.waves_completed) == (3, 50, 1)
-    assert run.duration_us == 50
+def test_a_rebalance_evens_out_what_it_is_asked_to() -> None:
+    book = loads([70.0, 30.0, 0.0, 0.0], [1, 1, 50, 50])
+    plans = {}
+    for by in LoadKind:
+        request = Request("r", Kind.REBALANCE, Strategy.FLUID, by=by)
+        plans[by] = make_plan(request, OWNERS, 2, earliest=1, latest=2, loads=book)
+    updates, rows, size = (plans[by] for by in (LoadKind.UPDATES, LoadKind.ROWS, LoadKind.BYTES))
+    assert isinstance(updates, Plan)
+    assert updates.waves == (((1, 1),),)
+    assert isinstance(rows, Plan)
+    assert rows.waves == (((2, 0),),)
+    assert size == rows
 
 
-@pytest.mark.parametrize(
-    ("worker", "report"),
-    [
-        (1, moved(999)),
-        (2, moved(1000)),
-        (0, moved(1000, 2)),
-        (1, moved(1000, 1, "a")),
-        (1, moved(1000, 1, "c")),
-    ],
-)
-def test_a_report_that_no_wave_expects_is_refused(worker: int, report: MovedReport) -> None:
-    run = PlanRun(plan_of(((0, 1), (2, 0))), 2, PACING)
-    assert run.issue(1, FAR) is not None
-    assert run.report(1, moved(1000, 1, "a"), 1010) is None
-    assert run.report(1, moved(1000, 1, "b"), 1010) is None
-    with pytest.raises(ProtocolViolation, match="PL3"):
-        run.report(worker, report, 1010)
+def test_a_rebalance_needs_loads() -> None:
+    request = Request("r", Kind.REBALANCE)
+    for book in (None, LoadBook(4)):
+        plan = make_plan(request, OWNERS, 2, earliest=1, latest=2, loads=book)
+        assert plan == Rejected("r", "no worker has told its loads yet; try again in a second")
 
 
-def test_a_plan_cut_off_is_over_when_its_issued_waves_are_complete() -> None:
-    run = PlanRun(plan_of(((0, 1),), ((1, 1),)), 1, PACING)
-    assert run.issue(1, FAR) is not None
-    run.cut_off()
-    assert run.issue(1, FAR) is None
-    before = run.is_over
-    run.report(1, moved(1000), 900)
-    assert [before, run.is_over, run.is_whole, run.duration_us] == [False, True, False, 0]
+def test_a_plan_knows_the_bytes_of_the_busiest_worker_of_each_wave() -> None:
+    book = loads([0.0] * 4, [10, 20, 30, 40])
+    request = Request("r", Kind.MOVE, Strategy.BATCHED, moves=((0, 1), (1, 2), (3, 2)), batch=3)
+    plan = make_plan(request, OWNERS, 3, earliest=1, latest=2, loads=book)
+    assert isinstance(plan, Plan)
+    (size,) = plan.sizes
+    assert size == pytest.approx(6_000, rel=0.01)

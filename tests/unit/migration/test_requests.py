@@ -10,6 +10,7 @@ from service.migration.requests import (
     MOVES_MAX,
     RECORD_BYTES_MAX,
     Kind,
+    LoadKind,
     Rejected,
     Request,
     parse,
@@ -88,11 +89,14 @@ def test_a_long_id_is_rejected_and_the_longest_one_is_not() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"kind": None}, "the request has no kind; it must be 'move' or 'rescale'"),
-        ({"kind": "fly"}, "unknown kind \"fly\"; it must be 'move' or 'rescale'"),
-        ({"kind": 1}, "unknown kind 1; it must be 'move' or 'rescale'"),
-        ({"kind": ["move"]}, "unknown kind [\"move\"]; it must be 'move' or 'rescale'"),
-        ({"force": 1}, 'unknown field "force"; known are id, kind, moves, workers, strategy, '),
+        ({"kind": None}, "the request has no kind; it must be one of move, rescale, "),
+        ({"kind": "fly"}, 'unknown kind "fly"; it must be one of move, rescale'),
+        ({"kind": 1}, "unknown kind 1; it must be one of move, rescale"),
+        ({"kind": ["move"]}, 'unknown kind ["move"]; it must be one of move'),
+        (
+            {"force": 1},
+            'unknown field "force"; known are id, kind, moves, waves, after_us, st',
+        ),
         ({"workers": 2}, "workers belongs to kind 'rescale'; kind 'move' must not have it"),
         ({"moves": None}, "kind 'move' needs moves: a list of [bin, worker] pairs"),
         ({"moves": {"1": 2}}, "moves is an object, not a list of [bin, worker] pairs"),
@@ -106,7 +110,11 @@ def test_a_long_id_is_rejected_and_the_longest_one_is_not() -> None:
         ({"moves": [[5, 0], [5, 1]]}, "moves[1]: bin 5 is named twice"),
         ({"strategy": 1}, "strategy is a number, not a string"),
         ({"strategy": "fast"}, "unknown strategy 'fast'; use one of all-at-once, fluid, batched"),
-        ({"strategy": "optimized"}, "strategy 'optimized' (disjoint pairs of senders and receive"),
+        ({"queue": 1}, "queue is a number, not a boolean"),
+        ({"plan": "p"}, "plan belongs to kind 'pause' and 'resume' and 'abort'; kind 'move' must"),
+        ({"threshold": 0.5}, "threshold belongs to kind 'rebalance'; kind 'move' must not have it"),
+        ({"after_us": [1]}, "after_us needs waves: a list of lists of [bin, worker] pairs"),
+        ({"waves": [[[0, 1]]]}, "moves and waves exclude each other; waves are moved as they are"),
         ({"batch": 0}, "batch is 0; it must be from 1 to 65536"),
         ({"batch": True}, "batch is a boolean, not an integer"),
         ({"batch": "4"}, "batch is a string, not an integer"),
@@ -142,12 +150,83 @@ def test_an_invalid_rescale_is_rejected_under_its_id(
 
 @pytest.mark.parametrize(
     "kind",
-    ["admit", "retire", "checkpoint", "stop", "pause", "abort", "move-partitions", "move-sinks"],
+    ["admit", "retire", "checkpoint", "stop", "move-partitions", "move-sinks"],
 )
 def test_what_later_versions_will_do_is_refused_by_name(kind: str) -> None:
     rejected = parsed(MOVE | {"kind": kind})
     assert isinstance(rejected, Rejected)
     assert "is not supported in this version; " in rejected.reason
+
+
+def test_waves_as_they_are_to_be() -> None:
+    body = {"id": "r", "kind": "move", "waves": [[[3, 1], [0, 0]], [[3, 0]]], "after_us": [0, 9]}
+    assert parsed(body | {"queue": True, "moves": None}) == Request(
+        "r", Kind.MOVE, waves=(((3, 1), (0, 0)), ((3, 0),)), after_us=(0, 9), queue=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"strategy": "fluid"}, "strategy and waves exclude each other"),
+        ({"batch": 2}, "batch and waves exclude each other"),
+        ({"after_us": [0]}, "after_us has 1 times for 2 waves"),
+        ({"after_us": [5, 4]}, "after_us[1] is 4; it must be from 5 to 3600000000"),
+        ({"after_us": [0, None]}, "after_us[1] is null, not an integer"),
+        ({"after_us": 7}, "after_us is a number, not a list of times"),
+        ({"waves": {}}, "waves is an object, not a list of waves"),
+        ({"waves": [[[0, 1]], []]}, "waves[1] is []; a wave names at least one bin"),
+        ({"waves": [[[0, 1]], None]}, "waves[1] is null; a wave names at least one bin"),
+        ({"waves": [[[0, 1]], [[0]]]}, "waves[1][0] is [0], not a pair [bin, worker]"),
+        ({"waves": [[[0, 1], [0, 2]]]}, "waves[0][1]: bin 0 is named twice"),
+    ],
+)
+def test_waves_that_cannot_be_are_rejected(change: dict[str, object], reason: str) -> None:
+    body = {"id": "r", "kind": "move", "waves": [[[3, 1]], [[3, 0]]]}
+    rejected = parsed(body | change)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason.startswith(reason)
+
+
+def test_waves_with_too_many_moves_in_all_are_rejected() -> None:
+    half = [[bin_, 0] for bin_ in range(MOVES_MAX // 2 + 1)]
+    body = {"id": "r", "kind": "move", "waves": [half, half]}
+    rejected = parsed(body)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason.startswith("waves has over 65,536 pairs")
+
+
+def test_a_rebalance() -> None:
+    body = {"id": "r", "kind": "rebalance"}
+    assert parsed(body) == Request("r", Kind.REBALANCE, threshold=0.1, by=LoadKind.UPDATES)
+    more = {"threshold": 0, "by": "bytes", "strategy": "optimized", "batch": 2, "dry_run": True}
+    assert parsed(body | more) == Request(
+        "r", Kind.REBALANCE, Strategy.OPTIMIZED, threshold=0.0, by=LoadKind.BYTES, batch=2,
+        dry_run=True,
+    )  # fmt: skip
+    for change, reason in (
+        ({"threshold": -1}, "threshold is -1; it must be from 0 to 1000"),
+        ({"threshold": True}, "threshold is a boolean, not a number"),
+        ({"by": "colour"}, 'by is "colour"; it must be one of updates, bytes, rows'),
+        ({"workers": 1}, "workers belongs to kind 'rescale'; kind 'rebalance' must not have it"),
+    ):
+        rejected = parsed(body | change)
+        assert isinstance(rejected, Rejected)
+        assert rejected.reason == reason
+
+
+@pytest.mark.parametrize("kind", [Kind.PAUSE, Kind.RESUME, Kind.ABORT])
+def test_steering_a_plan(kind: Kind) -> None:
+    assert parsed({"id": "r", "kind": kind}) == Request("r", kind)
+    assert parsed({"id": "r", "kind": kind, "plan": "p"}) == Request("r", kind, plan="p")
+    for change, reason in (
+        ({"plan": 7}, "plan is a number, not a string: the id of the request that began it"),
+        ({"at": 0}, f"at belongs to kind 'move' and 'rescale' and 'rebalance'; kind '{kind}' must"),
+        ({"dry_run": True}, "dry_run belongs to kind 'move' and 'rescale' and 'rebalance'; kind"),
+    ):
+        rejected = parsed({"id": "r", "kind": kind} | change)
+        assert isinstance(rejected, Rejected)
+        assert rejected.reason.startswith(reason)
 
 
 def test_too_many_moves_are_rejected_and_the_most_allowed_are_not() -> None:
