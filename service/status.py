@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import msgspec
 from rich.console import Console, Group, RenderableType
@@ -122,25 +121,22 @@ def print_status(bootstrap_servers: str, app: str, config: Config, *, as_json: b
 def text_of(status: JobStatus, now_us: int) -> RenderableType:
     """The status for a person; `now_us` is the reader's wall clock."""
     title = Text(f"{status.app}, generation {status.generation}")
-    table = Table(title=title, title_justify="left")
-    for column, justify in _COLUMNS.items():
-        table.add_column(column, justify=justify)
-    for member in status.members:
-        details = member.details
-        worker, gateway = member.role == Role.WORKER, member.role == Role.GATEWAY
-        table.add_row(
-            member.slot,
-            member.state,
-            f"{max(0, now_us - member.heartbeat) / 1e6:.1f} s ago",
-            _count(details, "bins_owned") if worker else "",
-            _count(details, "state_rows") if worker else "",
-            _size(details, "state_bytes") if worker else "",
-            _count(details, "updates_per_s") if worker else "",
-            _count(details, "rows_read") if gateway else "",
-            _count(details, "lag") if gateway else "",
-            _count(details, "bad_records") if gateway else "",
-            str(details.get("http") or ""),
-        )
+    workers = [member for member in status.members if member.role == Role.WORKER]
+    others = [member for member in status.members if member.role != Role.WORKER]
+    tables = [
+        _table(title, others, {"read": "rows_read", "lag": "lag", "bad": "bad_records"}, now_us),
+        _table(
+            None,
+            workers,
+            {
+                "bins": "bins_owned",
+                "rows": "state_rows",
+                "bytes": "state_bytes",
+                "updates/s": "updates_per_s",
+            },
+            now_us,
+        ),
+    ]
     lines = [
         f"{member.slot}: {member.details['reason']}"
         for member in status.members
@@ -152,22 +148,30 @@ def text_of(status: JobStatus, now_us: int) -> RenderableType:
     if (plan := status.plan) is not None:
         waves, took = plan.waves, plan.duration_ms
         lines.append(f"plan {plan.id}: {plan.state}, {plan.bins} bins, {waves} waves, {took} ms")
-    return Group(table, *map(Text, lines))
+    return Group(*tables, *map(Text, lines))
 
 
-_COLUMNS: dict[str, Literal["left", "right"]] = {
-    "slot": "left",
-    "state": "left",
-    "heard": "right",
-    "bins": "right",
-    "rows": "right",
-    "bytes": "right",
-    "updates/s": "right",
-    "read": "right",
-    "lag": "right",
-    "bad": "right",
-    "http": "left",
-}
+def _table(
+    title: Text | None, members: Sequence[MemberStatus], counts: Mapping[str, str], now_us: int
+) -> Table:
+    """Members of like roles: who and how they are, and what `counts` names of their details."""
+    table = Table(title=title, title_justify="left")
+    for column in ("slot", "state"):
+        table.add_column(column)
+    for column in ("heard", *counts):
+        table.add_column(column, justify="right")
+    table.add_column("http")
+    for member in members:
+        details = member.details
+        shown = (_size if column == "bytes" else _count for column in counts)
+        table.add_row(
+            member.slot,
+            member.state,
+            f"{max(0, now_us - member.heartbeat) / 1e6:.1f} s ago",
+            *(show(details, name) for show, name in zip(shown, counts.values(), strict=True)),
+            str(details.get("http") or ""),
+        )
+    return table
 
 
 def _count(details: Mapping[str, object], name: str) -> str:

@@ -41,7 +41,7 @@ class Teller:
             self._moved(member, report, now_us) for report in member.take_reports()
         ]
         if member.slot.role is Role.WORKER and member.hosts:
-            reports += self._loads(member, now_us)
+            reports += self.loads(member, now_us)
         return reports
 
     def _moved(self, member: Member, report: CutReport, now_us: int) -> MovedReport:
@@ -57,7 +57,8 @@ class Teller:
             wait_us=max(0, member.ticks.now_us(now_us) - report.cut),
         )
 
-    def _loads(self, member: Member, now_us: int) -> list[LoadReport]:
+    def loads(self, member: Member, now_us: int) -> list[LoadReport]:
+        """What a worker's bins hold and how often they change, if it is time to tell (TE1)."""
         bins = member.generation.bins
         if self._told_us is None:
             # What was counted until now was counted over a time that nobody knows.

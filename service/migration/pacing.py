@@ -5,30 +5,29 @@ Flow: completed waves -> [TransferRate, Pacer] -> spacing -> PlanRun gives the n
 Waves are accepted a lookahead ahead of their cuts, and what they take is known later still. So the
 distance of two cuts is not a wave's whole duration, of which most is the same for a wave of nothing
 (frontiers travel, Kafka acknowledges) and may overlap with that of the next. It is the work of a
-wave, the part that cannot overlap: known ahead where sizes are known, and found out otherwise by
-letting waves come closer until they take clearly longer than the best one did. Then they pile up,
-and the distance of their completions is their work.
+wave, the part that cannot overlap, known ahead from its size; waves still come no closer than they
+can without taking clearly longer than they did in calm. Of waves of unknown size, in the first
+second of a job, hardly any overlap.
 
 Invariants
   PC1  The spacing stays between its bounds, whatever waves take.
-  PC2  Waves that pile up are noticed by the first that takes half as long again as the best, beside
-       what their sizes explain; cuts behind it come later by what it took too long, and no closer
-       than completions were.
+  PC2  Waves pile up when they take, smoothed and beside what their sizes explain, clearly longer
+       than in calm. Then cuts come later by what it was too long, and less close, but for this
+       no further apart than waves take in calm: those do not overlap and cannot pile up.
   PC3  Behind a wave of known size comes no cut before its work is done at the measured rate, within
        the greatest spacing.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 #: Waves of fewer bytes say nothing of the rate, and larger ones nothing of what an empty one takes.
 _TELLING_BYTES = 1 << 18
-#: Completions that "of late" reaches back to.
-_RECENT = 64
-#: A stall of the machine of this length is not yet a pile.
-_SLACK_US = 10_000
+#: Waves that take this much longer than others do not yet pile up: two cores are shared.
+_SLACK_US = 20_000
+#: So many waves show what a spacing does; one alone does not.
+_OBSERVED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,12 @@ class Pacing:
     """Knobs of a plan's cuts; µs."""
 
     #: Between the first cuts, before any wave has shown how long it takes.
-    spacing_us: int = 40_000
+    spacing_us: int = 25_000
     spacing_us_min: int = 8_000
     spacing_us_max: int = 2_000_000
     #: Waves whose cut has passed and which are not complete; no further one is issued then.
     waves_late_max: int = 16
-    #: Waves issued before the first is complete, if nobody knows their sizes; one more for each
-    #: that completes.
+    #: Waves in flight if nobody knows their sizes, or how long they keep a worker busy.
     waves_probing_max: int = 2
 
 
@@ -84,18 +82,16 @@ class Pacer:
         self._rate = rate
         #: Least time between two cuts; follows what waves take (PC1).
         self.spacing_us = pacing.spacing_us
-        self._window = pacing.waves_probing_max
-        #: What waves of late took beside what their sizes explain.
-        self._recent: deque[int] = deque(maxlen=_RECENT)
-        #: Whether waves have piled up once: from then on they come closer in small steps.
+        #: What waves take beside what their sizes explain, smoothed, and the least of it, which
+        #: rises slowly: what they take in calm. 0: none is complete.
+        self._smooth_us = self._calm_us = 0
+        #: Last cut issued, the last one issued before the spacing was changed, and how many waves
+        #: behind that one are complete: only those show what the change does.
+        self._issued_to = self._changed_at = self._observed = 0
+        #: Whether waves have piled up once: from then on they come closer in smaller steps.
         self._careful = False
-        #: Last cut issued, and the last one issued before a pile was noticed.
-        self._issued_to = self._pile_to = 0
         #: By how much the next cut comes later, so that a pile can go.
         self._delay_us = 0
-        self._completed_us: int | None = None
-        #: Time between completions, smoothed.
-        self._gap_us = 0
 
     def behind(self, cut: int, size: int) -> int:
         """Time from a cut of `size` bytes, 0 if unknown, which is issued, to the next (PC3)."""
@@ -112,7 +108,8 @@ class Pacer:
             late: those of them whose cut has passed.
             size: bytes of the next wave's busiest way; 0: unknown.
         """
-        if not size and in_flight >= self._window:
+        guessed = not self._rate.is_measured and self._rate.work_us(size) > self.spacing_us
+        if (guessed or not size) and in_flight >= self._pacing.waves_probing_max:
             return False
         return late < self._pacing.waves_late_max
 
@@ -120,31 +117,27 @@ class Pacer:
         """Take in the completion of a wave, in the order in which waves complete (PC2)."""
         took_us = max(0, now_us - cut)
         self._rate.note(size, took_us)
-        self._window += 1
-        self._note_gap(now_us)
         work_us = self._rate.work_us(size)
-        # Beside what its size explains; all of it where sizes are unknown.
         beside_us = max(1, took_us - work_us)
-        self._recent.append(beside_us)
-        best_us = min(self._recent)
-        too_long_us = beside_us - best_us
-        alone_us = best_us + work_us
-        if too_long_us <= alone_us // 4 + _SLACK_US:
-            part = 32 if self._careful else 4
+        self._smooth_us += (beside_us - self._smooth_us) // 4 if self._smooth_us else beside_us
+        risen_us = self._calm_us + self._calm_us // 256 + 1
+        self._calm_us = min(self._smooth_us, risen_us) if self._calm_us else self._smooth_us
+        self._observed += cut > self._changed_at
+        if self._observed >= _OBSERVED:
+            self._judge(self._smooth_us - self._calm_us, self._calm_us + work_us)
+
+    def _judge(self, too_long_us: int, alone_us: int) -> None:
+        """Change the spacing, knowing by how much waves take longer than each would alone."""
+        if too_long_us <= (alone_us // 4 + _SLACK_US) // 2:
+            part = 16 if self._careful else 4
             self._space(self.spacing_us - self.spacing_us // part)
-        elif too_long_us > alone_us // 2 + _SLACK_US and cut > self._pile_to:
-            # Cuts issued by now were given before anything could be known of the pile.
-            self._pile_to = self._issued_to
+        elif too_long_us > alone_us // 4 + _SLACK_US:
             self._careful = True
             self._delay_us = min(too_long_us, self._pacing.spacing_us_max)
-            self._space(max(self.spacing_us, self._gap_us + self._gap_us // 8))
-
-    def _note_gap(self, now_us: int) -> None:
-        before, self._completed_us = self._completed_us, now_us
-        if before is not None:
-            gap_us = max(0, now_us - before)
-            self._gap_us = (3 * self._gap_us + gap_us) // 4 if self._gap_us else gap_us
+            self._space(max(self.spacing_us, min(self.spacing_us * 3 // 2, alone_us)))
 
     def _space(self, spacing_us: int) -> None:
         pacing = self._pacing
+        self._changed_at = self._issued_to
+        self._observed = 0
         self.spacing_us = min(max(spacing_us, pacing.spacing_us_min), pacing.spacing_us_max)

@@ -96,7 +96,9 @@ def make_plan(
     if after_us:
         first_cut += after_us[0]
         after_us = tuple(time - after_us[0] for time in after_us)
-    lanes = () if loads is None else tuple(busiest_bytes(waves, owners, loads.sizes))
+    lanes: tuple[int, ...] = ()
+    if loads is not None and loads.is_complete:
+        lanes = tuple(busiest_bytes(waves, owners, loads.sizes))
     return Plan(request.id, waves, first_cut, after_us, lanes)
 
 
@@ -155,7 +157,8 @@ def busiest_bytes(
             for way in (("out", int(after[bin_])), ("in", worker)):
                 ways[way] = ways.get(way, 0) + size
             after[bin_] = worker
-        found.append(max(ways.values()))
+        # A wave of nothing has a size all the same: it is known.
+        found.append(max(1, *ways.values()))
     return found
 
 

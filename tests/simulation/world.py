@@ -6,7 +6,7 @@ often each of that happens, who reads the log late and which links are slow. Onl
 something happened is stepped, so nobody makes progress by being stepped for no reason. What it
 cannot catch: anything in the shells (sockets, Kafka clients, clocks), and the cost of anything.
 
-Checked while it runs
+Checked while it runs, beside one owner of each bin (WO4)
   WO1  Outputs of one key leave in the order of their counts, whatever worker they come from.
   WO2  Every output equals the running aggregate of its key at its count.
   WO5  It never stands still before it is done: something is left to deliver, read or step.
@@ -416,9 +416,17 @@ class World:
         self.steps[peer] += 1
         if not member.has_work:
             self.awake.discard(peer)
-        self.reports += member.take_reports()
-        self.copy_reports += [(peer, report) for report in member.take_copy_reports()]
+        reports = member.take_reports()
+        copies = member.take_copy_reports()
+        self.reports += reports
+        self.copy_reports += [(peer, report) for report in copies]
+        self._told(peer, reports)
+        if reports:
+            self.check_one_owner()
         return True
+
+    def _told(self, peer: int, reports: list[CutReport]) -> None:
+        """A member has told the controller something; here nobody listens."""
 
     def _now_us(self) -> int:
         return self.turns * self._pace
@@ -443,6 +451,15 @@ class World:
             self.check_reports()
             self.check_copies()
         return sum(map(len, self.outputs.values()))
+
+    def check_one_owner(self) -> None:
+        """WO4, at any time: a bin is at one worker, or on its way and at none."""
+        for vertex in self.members[0].hosts:
+            at = sum(
+                member.hosts[vertex].installed.astype(int)
+                for member in self.members[: self.shape.workers]
+            )
+            assert max(at) <= 1, f"WO4: a bin of {vertex} is in two places"
 
     def check_ownership(self) -> None:
         """WO4."""

@@ -56,6 +56,10 @@ def test_the_plan_is_the_request_under_way():
     running = StatusRecord(id="b", state=RequestState.RUNNING, at=1, bins=4, waves=2)
     assert status_of("shop", [CONTROLLER], [done, running]).plan == running
     assert status_of("shop", [CONTROLLER], [done]).plan is None
+    queued = StatusRecord(id="c", state=RequestState.ACCEPTED, at=1, bins=4, waves=2)
+    paused = StatusRecord(id="d", state=RequestState.PAUSED, at=1, bins=4, waves=2)
+    assert status_of("shop", [CONTROLLER], [queued]).plan == queued
+    assert status_of("shop", [CONTROLLER], [queued, paused]).plan == paused
 
 
 def test_before_anything_began_there_is_nothing_to_tell():
@@ -69,19 +73,28 @@ def test_the_text_shows_what_each_role_does_and_why_something_failed():
         "shop",
         [
             CONTROLLER,
-            member("worker-0", bins_owned=32, state_rows=12_345, frontiers={"stats": 9_000_000}),
+            member(
+                "worker-0",
+                bins_owned=32,
+                state_rows=12_345,
+                state_bytes=3_500_000,
+                updates_per_s=70_001,
+                frontiers={"stats": 9_000_000},
+            ),
             member("gateway-0", rows_read=999, lag=17),
             member("worker-1", state=MemberState.FAILED, reason="disk [full]"),
         ],
         [running],
     )
     stream = io.StringIO()
-    Console(file=stream, width=120).print(text_of(status, NOW_US))
+    Console(file=stream, width=80).print(text_of(status, NOW_US))
     text = stream.getvalue()
     for expected in (
         "shop, generation 2",
         "1.5 s ago",
         "12,345",
+        "3.5 MB",
+        "70,001",
         "999",
         "17",
         "worker-1: disk [full]",
