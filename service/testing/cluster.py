@@ -264,6 +264,7 @@ class Cluster:
         *,
         strategy: str | None = None,
         batch: int | None = None,
+        precopy: bool = False,
         wait: bool = True,
     ) -> StatusRecord:
         """Ask for a move of `bins` to worker `to`, as a record on the control topic does.
@@ -273,6 +274,7 @@ class Cluster:
             to: worker number.
             strategy: "all-at-once", "fluid" or "batched"; None: what the product takes.
             batch: bins a wave.
+            precopy: copy bins to `to` before they move, while they go on changing.
             wait: let the clock go on until the move has completed. Otherwise it is only asked for,
                 and goes on while the test sends rows and advances the clock.
 
@@ -283,7 +285,8 @@ class Cluster:
             UsageError: it was rejected; the text is the product's reason. Or the job is down.
         """
         moves = [[number, to] for number in bins]
-        return self._request({"kind": "move", "moves": moves}, strategy, batch, wait=wait)
+        body = {"kind": "move", "moves": moves, "precopy": precopy}
+        return self._request(body, strategy, batch, wait=wait)
 
     def rescale(
         self,
@@ -291,6 +294,7 @@ class Cluster:
         *,
         strategy: str | None = None,
         batch: int | None = None,
+        precopy: bool = False,
         wait: bool = True,
     ) -> StatusRecord:
         """Ask to spread all bins evenly over workers 0 to `workers` - 1; see `move`.
@@ -298,7 +302,8 @@ class Cluster:
         Raises:
             UsageError: it was rejected, or the job is down.
         """
-        return self._request({"kind": "rescale", "workers": workers}, strategy, batch, wait=wait)
+        body = {"kind": "rescale", "workers": workers, "precopy": precopy}
+        return self._request(body, strategy, batch, wait=wait)
 
     # Ends ---------------------------------------------------------------------------------------
 

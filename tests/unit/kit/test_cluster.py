@@ -60,10 +60,13 @@ def test_a_move_changes_the_writer_and_not_the_result() -> None:
         assert all(row["bids"] == 2 for row in cluster.latest("out").values())
 
 
-def test_rows_sent_while_bins_move_are_neither_lost_nor_doubled() -> None:
+@pytest.mark.parametrize("precopy", [False, True])
+def test_rows_sent_while_bins_move_are_neither_lost_nor_doubled(precopy) -> None:
     with Cluster(counting(), workers=3, gateways=2, bins=16) as cluster:
         cluster.send("bids", bids(*range(30)))
-        asked = cluster.move(range(16), to=2, strategy="batched", batch=4, wait=False)
+        asked = cluster.move(
+            range(16), to=2, strategy="batched", batch=4, precopy=precopy, wait=False
+        )
         assert str(asked.state) in ("accepted", "running")
         for _ in range(10):
             cluster.advance(ms=1)
