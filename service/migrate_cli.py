@@ -58,6 +58,12 @@ Batch = Annotated[
     typer.Option(min=1, help="Bins a wave (batched), or a pair of workers (optimized)."),
 ]
 At = Annotated[int | None, typer.Option(min=0, help="First cut, µs since 1970.")]
+Precopy = Annotated[
+    bool,
+    typer.Option(
+        "--precopy", help="Copy bins ahead, while they go on changing; rows wait less at the cut."
+    ),
+]
 Queue = Annotated[bool, typer.Option("--queue", help="Wait for the plan under way, if any.")]
 DryRun = Annotated[
     bool,
@@ -170,6 +176,7 @@ def apply(
     strategy: Chosen = None,
     batch: Batch = None,
     at: At = None,
+    precopy: Precopy = False,
     queue: Queue = False,
     dry_run: DryRun = False,
     identity: Identity = None,
@@ -188,7 +195,7 @@ def apply(
         else:
             body = body_of_target(target, _owners(talk), talk.workers)
             body |= {"strategy": strategy, "batch": batch}
-        body |= {"at": at, "queue": queue or None, "dry_run": dry_run or None}
+        body |= {"at": at, **_flags(precopy, queue, dry_run)}
         _ask(talk, identity, body, output, detach=detach)
 
 
@@ -199,6 +206,7 @@ def rescale(
     workers: Annotated[int, typer.Option(min=1, help="Workers that are to hold bins, 0 to N-1.")],
     strategy: Chosen = None,
     batch: Batch = None,
+    precopy: Precopy = False,
     queue: Queue = False,
     dry_run: DryRun = False,
     identity: Identity = None,
@@ -208,7 +216,7 @@ def rescale(
     """Spread a running job's bins over N of its workers, moving as few as possible."""
     body: dict[str, object] = {"kind": "rescale", "workers": workers}
     body |= {"strategy": strategy, "batch": batch}
-    body |= {"queue": queue or None, "dry_run": dry_run or None}
+    body |= _flags(precopy, queue, dry_run)
     with _talk(bootstrap_servers, app_name) as talk:
         _ask(talk, identity, body, output, detach=detach)
 
@@ -226,6 +234,7 @@ def rebalance(
     by: Annotated[LoadKind, typer.Option(help="What is evened out.")] = LoadKind.UPDATES,
     strategy: Chosen = None,
     batch: Batch = None,
+    precopy: Precopy = False,
     queue: Queue = False,
     dry_run: DryRun = False,
     identity: Identity = None,
@@ -235,9 +244,14 @@ def rebalance(
     """Even out the measured load of a running job's workers, moving few bins."""
     body: dict[str, object] = {"kind": "rebalance", "threshold": threshold, "by": by}
     body |= {"strategy": strategy, "batch": batch}
-    body |= {"queue": queue or None, "dry_run": dry_run or None}
+    body |= _flags(precopy, queue, dry_run)
     with _talk(bootstrap_servers, app_name) as talk:
         _ask(talk, identity, body, output, detach=detach)
+
+
+def _flags(precopy: bool, queue: bool, dry_run: bool) -> dict[str, object]:
+    """Those that are set; the others are left out."""
+    return {"precopy": precopy or None, "queue": queue or None, "dry_run": dry_run or None}
 
 
 @migrate.command()

@@ -17,7 +17,7 @@ from service.ids import Role
 from service.member import Member
 from service.migration.handover import CutReport
 from service.migration.loads import load_report, sizes_of
-from service.migration.reports import LoadReport, MovedReport
+from service.migration.reports import CopiedReport, LoadReport, MovedReport
 
 _EVERY_US = 1_000_000
 _BINS_EACH = 8_192
@@ -35,10 +35,14 @@ class Teller:
         self.updates_per_s = 0
         self._told_us: int | None = None
 
-    def reports(self, member: Member, now_us: int) -> list[MovedReport | LoadReport]:
+    def reports(self, member: Member, now_us: int) -> list[MovedReport | CopiedReport | LoadReport]:
         """What is to be told at `now_us` of the monotonic clock. Cost: O(bins), once a second."""
-        reports: list[MovedReport | LoadReport] = [
+        reports: list[MovedReport | CopiedReport | LoadReport] = [
             self._moved(member, report, now_us) for report in member.take_reports()
+        ]
+        reports += [
+            CopiedReport(vertex=report.vertex, number=report.number, left=report.left)
+            for report in member.take_copy_reports()
         ]
         if member.slot.role is Role.WORKER and member.hosts:
             reports += self.loads(member, now_us)

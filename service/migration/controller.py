@@ -57,6 +57,7 @@ from service.migration.records import (
 )
 from service.migration.reports import (
     CheckpointedReport,
+    CopiedReport,
     DrainedReport,
     LoadReport,
     MovedReport,
@@ -277,7 +278,11 @@ class ControllerMachine:
 
     def _issue_waves(self) -> None:
         run, table = self.plan, self.table
-        if run is None or table is None:
+        if table is None:
+            return
+        for record in self._desk.copies(table.latest, self._log.copies, self._now):
+            self._append(record)
+        if run is None:
             return
         latest = self._now + self._settings.plan_lookahead_us
         earliest = self._promiser.earliest_command
@@ -316,6 +321,10 @@ class ControllerMachine:
                         f"peer {peer} tells loads of bins, which it has none of"
                     )
                 self._desk.loads.take(report)
+            case CopiedReport():
+                if peer >= self.job.workers:
+                    raise ProtocolViolation(f"peer {peer} is ready with copies of bins")
+                self._desk.copied(peer, report)
             case DrainedReport():
                 if peer < self.job.workers or not self.job.until_end:
                     raise ProtocolViolation(f"peer {peer} drained what it does not read")

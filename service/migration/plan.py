@@ -41,6 +41,10 @@ class Plan:
     after_us: tuple[int, ...] = ()
     #: Of each wave, bytes that its busiest worker sends or receives; 0: unknown.
     sizes: tuple[int, ...] = ()
+    #: Whether bins are copied before they move.
+    precopy: bool = False
+    #: Whether the first cut was asked for, so that nothing puts it off.
+    fixed: bool = False
 
     @property
     def bins(self) -> int:
@@ -99,7 +103,8 @@ def make_plan(
     lanes: tuple[int, ...] = ()
     if loads is not None and loads.is_complete:
         lanes = tuple(busiest_bytes(waves, owners, loads.sizes))
-    return Plan(request.id, waves, first_cut, after_us, lanes)
+    fixed = request.at is not None
+    return Plan(request.id, waves, first_cut, after_us, lanes, request.precopy, fixed)
 
 
 def _batch(request: Request, bins: int) -> int:

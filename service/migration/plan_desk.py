@@ -27,7 +27,9 @@ from service.migration.loads import LoadBook
 from service.migration.pacing import Pacing, TransferRate
 from service.migration.plan import Plan, make_plan
 from service.migration.plan_run import PlanPhase, PlanRun
-from service.migration.records import RequestState, StatusRecord
+from service.migration.precopy import PATIENCE_US, PreCopying
+from service.migration.records import PreCopy, PreCopyEnd, RequestState, StatusRecord
+from service.migration.reports import CopiedReport
 from service.migration.requests import Kind, Rejected, Request
 from service.migration.status_book import (
     StatusBook,
@@ -68,6 +70,8 @@ class PlanDesk:
         #: The plan under way (CT2).
         self.run: PlanRun | None = None
         self._queue: deque[tuple[Request, Plan]] = deque()
+        #: Copies announced and not called off.
+        self._copying: PreCopying | None = None
 
     # Requests -----------------------------------------------------------------------------------
 
@@ -183,6 +187,28 @@ class PlanDesk:
         assert self.run is not None, "a wave belongs to a plan"
         over = self.end_if_over(moment)
         return over or self._noted([under_way(self.run)])
+
+    def copies(
+        self, owners: NDArray[np.int32], last: int, now_us: int
+    ) -> list[PreCopy | PreCopyEnd]:
+        """Records of copies that begin now, or that nothing will come of (see `PreCopying.due`)."""
+        run = self.run
+        current = None if run is None or run.phase is PlanPhase.ENDING else run.copying
+        records: list[PreCopy | PreCopyEnd] = []
+        old = self._copying
+        if old is not None and old is not current and old.is_open:
+            records.append(PreCopyEnd(clock=now_us))
+        self._copying = current
+        if current is None or run is None or run.phase is PlanPhase.PAUSED:
+            return records
+        if run.reserved_cut is None or run.reserved_cut <= now_us + PATIENCE_US:
+            records += current.due(run.waves_issued, owners, last, now_us)
+        return records
+
+    def copied(self, worker: int, report: CopiedReport) -> None:
+        """Note that a worker's copies of one number are ready; of a plan that is over: nothing."""
+        if self._copying is not None:
+            self._copying.report(worker, report.vertex, report.number)
 
     def end_if_over(self, moment: Moment) -> list[StatusRecord]:
         """End the plan under way if nothing of it is left, and begin the next that queues."""

@@ -15,6 +15,7 @@ Invariants
   PL4  A plan that is paused or cut off issues no wave. Waves already issued go on: they stand in
        the log, and what stands there happens.
   PL5  Promises keep below the first cut as long as it is reserved; a pause gives it up.
+  PL6  A wave of a plan with copies waits for them (PY3), but not where the first cut was asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from enum import Enum, auto
 from service.errors import ProtocolViolation
 from service.migration.pacing import Pacer, Pacing, TransferRate
 from service.migration.plan import Plan
+from service.migration.precopy import PreCopying
 from service.migration.records import Move
 from service.migration.reports import MovedReport
 
@@ -49,6 +51,8 @@ class WaveRun:
     rows: int = 0
     #: Longest time that rows of a bin waited for it, µs.
     wait_us: int = 0
+    #: Number of its copies; 0: none.
+    precopy: int = 0
 
 
 class PlanPhase(Enum):
@@ -75,7 +79,10 @@ class PlanRun:
             rate: what moving state has taken in this job.
         """
         self.plan = plan
-        self.phase = PlanPhase.RESERVED
+        #: Copies of its bins; then the first cut waits for them, unless it was asked for.
+        self.copying = PreCopying(plan.id, plan.waves, vertices) if plan.precopy else None
+        waits = plan.precopy and not plan.fixed
+        self.phase = PlanPhase.MOVING if waits else PlanPhase.RESERVED
         #: Cut of the first wave, or where it is meant to be.
         self.first_cut = plan.first_cut
         self.waves_issued = 0
@@ -147,7 +154,7 @@ class PlanRun:
         if not self.pacer.may_issue(len(self._in_flight), late, size):
             return None
         cut = self._cut_of(number, earliest)
-        if cut > latest:
+        if cut > latest or not self._is_copied(number, now_us):
             return None
         if not number:
             self.first_cut = cut
@@ -160,8 +167,16 @@ class PlanRun:
         self.waves_issued += 1
         self._next_cut = cut + self.pacer.behind(cut, size)
         wave = WaveRun(self.waves_issued, cut, len(moves), receives, size)
+        if self.copying is not None:
+            wave.precopy = self.copying.moved(number)
         self._in_flight[cut] = wave
         return wave
+
+    def _is_copied(self, number: int, now_us: int) -> bool:
+        """Whether copies of a wave do not put it off."""
+        if self.copying is None or self.phase is PlanPhase.RESERVED:
+            return True
+        return self.copying.may_move(number, now_us)
 
     def _cut_of(self, number: int, earliest: int) -> int:
         """Where the cut of a wave would be now."""
@@ -178,6 +193,7 @@ class PlanRun:
             wave=wave.number,
             waves=len(self.plan.waves),
             moves=list(self.plan.waves[wave.number - 1]),
+            precopy=wave.precopy,
             clock=clock,
         )
 

@@ -42,24 +42,27 @@ class _Wave:
 class PreCopying:
     """The copies of one plan."""
 
-    def __init__(self, request: str, waves: Sequence[Moves], vertices: int, last: int) -> None:
-        """Copy `waves` of `request`; `last` is the newest number in the log."""
+    def __init__(self, request: str, waves: Sequence[Moves], vertices: int) -> None:
+        """Copy `waves` of `request`, each of `vertices` stateful vertices."""
         self._request = request
         self._waves = waves
         self._vertices = vertices
-        self._last = last
+        #: Newest number given.
+        self._last = 0
         self._under_way: dict[int, _Wave] = {}
         self._announced = 0
 
-    def due(self, issued: int, owners: NDArray[np.int32], now_us: int) -> list[PreCopy]:
+    def due(self, issued: int, owners: NDArray[np.int32], last: int, now_us: int) -> list[PreCopy]:
         """Records of copies to be announced now (PY1, PY2).
 
         Args:
             issued: waves that have a cut.
             owners: worker ordinal of each bin, after every move accepted so far.
+            last: newest number in the log.
             now_us: the controller's clock.
         """
         records = []
+        self._last = max(self._last, last)
         after = owners.copy()
         for wave in self._waves[issued : self._announced]:
             for bin_, worker in wave:

@@ -47,6 +47,14 @@ class LoadReport(_Report, frozen=True, kw_only=True, tag="loads"):
     updates_per_s: bytes
 
 
+class CopiedReport(_Report, frozen=True, kw_only=True, tag="copied"):
+    """An old owner's copies of one number of one vertex are ready: `left` keys differ."""
+
+    vertex: str
+    number: Positive
+    left: Count
+
+
 class DrainedReport(_Report, frozen=True, kw_only=True, tag="drained"):
     """A gateway has read all its partitions up to the end offsets found at start."""
 
@@ -61,7 +69,7 @@ class CheckpointedReport(_Report, frozen=True, kw_only=True, tag="checkpointed")
     positions: list[tuple[str, Count, Count]] = []
 
 
-PeerReport = MovedReport | LoadReport | DrainedReport | CheckpointedReport
+PeerReport = MovedReport | CopiedReport | LoadReport | DrainedReport | CheckpointedReport
 
 
 def plain(report: PeerReport) -> dict[str, object]:

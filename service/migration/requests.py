@@ -61,7 +61,7 @@ _LATER = {
     "move-partitions": ("moving source partitions", "they are dealt out again at each start"),
     "move-sinks": ("moving sink groups", "they are dealt out again at each start"),
 }
-_PLANNED = ("strategy", "batch", "at", "queue", "dry_run")
+_PLANNED = ("strategy", "batch", "at", "precopy", "queue", "dry_run")
 #: The fields of each kind, beside id and kind; the first is what it cannot do without, if any.
 _FIELDS_OF: Mapping[Kind, tuple[str, ...]] = {
     Kind.MOVE: ("moves", "waves", "after_us", *_PLANNED),
@@ -109,6 +109,8 @@ class Request:
     batch: int | None = None
     #: First cut, µs; None: the earliest possible.
     at: int | None = None
+    #: Copy bins to their next owners before they move.
+    precopy: bool = False
     #: Wait for the plan under way, if there is one, and not be rejected.
     queue: bool = False
     #: Say what it would do, and do nothing.
@@ -337,6 +339,7 @@ _READ: Mapping[str, Callable[[str, object], object]] = {
     "strategy": _strategy,
     "batch": partial(_integer, least=1, most=MOVES_MAX),
     "at": partial(_integer, least=0, most=MAX_EPOCH),
+    "precopy": _flag,
     "queue": _flag,
     "dry_run": _flag,
     "plan": _plan,

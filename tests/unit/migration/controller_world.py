@@ -42,13 +42,20 @@ from service.migration.records import (
     MemberRecord,
     MemberState,
     Move,
+    PreCopy,
     RequestState,
     StatusRecord,
     Stop,
     decode_log,
     encode,
 )
-from service.migration.reports import CheckpointedReport, DrainedReport, MovedReport, plain
+from service.migration.reports import (
+    CheckpointedReport,
+    CopiedReport,
+    DrainedReport,
+    MovedReport,
+    plain,
+)
 from service.migration.routing_table import RoutingTable
 
 START = 1_000_000_000_000
@@ -225,6 +232,8 @@ class ControllerWorld:
                 self._answer_move(command)
             else:
                 self._answer_stop(command)
+        if isinstance(record, PreCopy):
+            self._answer_copy(record)
         if self.table is not None:
             self.table.advance(self.reader.horizon)
         self.send(LogAppended(len(self.log) - 1))
@@ -244,6 +253,16 @@ class ControllerWorld:
                             vertex=f"v{vertex}", cut=move.at, bins=part, bytes=100 * part, rows=part
                         )
                         self._due.append((due, worker, plain(report)))
+
+    def _answer_copy(self, record: PreCopy) -> None:
+        """Each old owner says of each vertex that its copies are ready."""
+        assert self.table is not None, "a generation precedes its copies"
+        owners = self.table.latest
+        for worker in sorted({int(owners[bin_]) for bin_, _ in record.moves}):
+            for vertex in range(self.job.vertices if self.answering else 0):
+                report = CopiedReport(vertex=f"v{vertex}", number=record.number, left=3)
+                due = self.now + self._random.randint(5_000, 90_000)
+                self._due.append((due, worker, plain(report)))
 
     def _answer_stop(self, stop: Stop) -> None:
         """Everyone cuts its part once all reports due are sent (RP2)."""
