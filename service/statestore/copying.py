@@ -38,7 +38,7 @@ Int64s = NDArray[np.int64]
 
 #: What the metadata of chunks says in `since` where they complete a copy.
 _COPY = "copy "
-_NO_KEYS: Int64s = np.empty(0, dtype=np.int64)
+NO_KEYS: Int64s = np.empty(0, dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class _Copy:
 
     #: None once the first round is through, or where it goes by keys.
     place: Place | None
-    keys: Int64s = field(default_factory=lambda: _NO_KEYS)
+    keys: Int64s = field(default_factory=lambda: NO_KEYS)
 
 
 def since_copy(number: int) -> str:

@@ -32,7 +32,7 @@ from service.migration.controller_events import (
     Tick,
 )
 from service.migration.founding import JobShape
-from service.migration.handover import CutReport
+from service.migration.handover import CopyReport, CutReport
 from service.migration.pacing import Pacing
 from service.migration.records import (
     MAX_EPOCH,
@@ -44,7 +44,7 @@ from service.migration.records import (
     StatusRecord,
     Stop,
 )
-from service.migration.reports import MovedReport, plain
+from service.migration.reports import CopiedReport, MovedReport, plain
 from service.telling import Teller
 from tests.simulation.world import BEHIND_MAX, FIRST_EPOCH, Shape, World
 
@@ -69,7 +69,7 @@ class PlannedWorld(World):
         """Build all members; nothing has happened yet."""
         self.statuses: list[StatusRecord] = []
         self.written: list[object] = []
-        self._reports: deque[tuple[int, MovedReport]] = deque()
+        self._reports: deque[tuple[int, MovedReport | CopiedReport]] = deque()
         self._requests = 0
         super().__init__(seed, shape)
         self._tellers = [Teller() for _ in range(self.slots.peers)]
@@ -133,7 +133,10 @@ class PlannedWorld(World):
             elif isinstance(record, Stop):
                 self.stop = record
 
-    def _told(self, peer: int, reports: list[CutReport]) -> None:
+    def _told(self, peer: int, reports: list[CutReport], copies: list[CopyReport]) -> None:
+        for copy in copies:
+            ready = CopiedReport(vertex=copy.vertex, number=copy.number, left=copy.left)
+            self._reports.append((peer, ready))
         for report in reports:
             moved = MovedReport(
                 vertex=report.vertex,
@@ -203,6 +206,8 @@ class PlannedWorld(World):
                 body["plan"] = str(draw.randrange(max(1, self._requests - 6), self._requests + 2))
         else:
             body["queue"] = draw.random() < 0.5
+            if shape.copies:
+                body["precopy"] = draw.random() < 0.7
             if draw.random() < 0.2:
                 body["at"] = self.clock + draw.randrange(3_000)
         self._ask(body)

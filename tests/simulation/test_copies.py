@@ -14,6 +14,7 @@ from service.dataflow.worker import WorkerLimits
 from service.statestore.copying import BinCopier
 from tests.simulation.flows import FlowUnderTest, one_stage, tree, two_stages
 from tests.simulation.keyed_flows import in_order, joined, remembering
+from tests.simulation.planned import PlannedWorld
 from tests.simulation.test_cluster import SEEDS
 from tests.simulation.test_mutants import OUTPUTS, Mutant, _finding
 from tests.simulation.test_mutants import SEEDS as MUTANT_SEEDS
@@ -32,6 +33,15 @@ def test_results_are_exact_whatever_is_copied_before_it_moves(
     limits, budget = (TIGHT, 4096) if tight else (WorkerLimits(), 1 << 20)
     shape = Shape(flow=flow(), limits=limits, held_budget=budget, copies=True)
     world = World(20_000 + seed, shape)
+    world.run()
+    assert world.check() > 10
+    assert world.bins_completed > 0
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_plans_that_copy_first_end_and_are_exact_however_they_are_steered(seed: int) -> None:
+    limits = TIGHT if seed % 2 else WorkerLimits()
+    world = PlannedWorld(22_000 + seed, Shape(limits=limits, bins=16, waves=25, copies=True))
     world.run()
     assert world.check() > 10
     assert world.bins_completed > 0

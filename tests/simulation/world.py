@@ -420,12 +420,12 @@ class World:
         copies = member.take_copy_reports()
         self.reports += reports
         self.copy_reports += [(peer, report) for report in copies]
-        self._told(peer, reports)
+        self._told(peer, reports, copies)
         if reports:
             self.check_one_owner()
         return True
 
-    def _told(self, peer: int, reports: list[CutReport]) -> None:
+    def _told(self, peer: int, reports: list[CutReport], copies: list[CopyReport]) -> None:
         """A member has told the controller something; here nobody listens."""
 
     def _now_us(self) -> int:

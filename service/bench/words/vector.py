@@ -27,6 +27,7 @@ from service.hashing import KEYS, mix64
 from service.statestore.chunk import BinAssembler, encode_bin
 from service.statestore.columns import Rows
 from service.statestore.hosted import StoredValues
+from service.statestore.whole_copying import WholeBins
 
 Int64s = NDArray[np.int64]
 _OUT = types.Array(types.int64, 1, "C")
@@ -76,6 +77,7 @@ class VectorStore:
         except OSError as error:
             raise UsageError(f"no {nbytes:,} bytes for a vector of counts: {error}") from error
         self._counts = np.frombuffer(self._memory, np.int64, self.slots << bin_bits)
+        self.copier = WholeBins(bin_bits, lambda bin_id, cut: self.give_up(bin_id, cut=cut))
 
     @property
     def bins(self) -> int:
@@ -120,6 +122,12 @@ class VectorStore:
         slots = np.flatnonzero(counts)
         rows = Rows(slots, np.zeros(len(slots), dtype=np.int64), {"count": counts[slots]})
         return encode_bin(bin_id, cut, rows, (), {"vertex": self.vertex, "slots": str(self.slots)})
+
+    def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
+        """Chunks of the bin's counts, which are forgotten."""
+        chunks = list(self.extract(bin_id, cut=cut))
+        self.delete(bin_id)
+        return iter(chunks)
 
     def assembler(self, bin_id: int) -> BinAssembler:
         """An assembler for chunks of the bin."""
