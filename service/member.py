@@ -82,9 +82,8 @@ class Member:
         #: Where rows leave each vertex, by its name.
         self._roles = dict(zip((vertex.name for vertex in flow.vertices), roles, strict=True))
         self._held_budget = held_budget
-        lowered = lower(
-            flow, generation.bins, self.control, Edges(self._source, self._sink, schema_of)
-        )
+        edges = Edges(self._source, self._sink, schema_of, self._store)
+        lowered = lower(flow, generation.bins, self.control, edges)
         self.hosts = lowered.hosts
         self.routers = lowered.routers
         self.delays = lowered.delays
@@ -237,6 +236,10 @@ class Member:
         if owned:
             self.sources[vertex.name] = source
         return source
+
+    def _store(self, store: HostedStore) -> HostedStore:
+        """What keeps a vertex's state; the flow's own store, but in a benchmark."""
+        return store
 
     def _sink(self, vertex: SinkVertex, columns: pa.Schema) -> Operator:
         reached = self.slot.role in self._roles[vertex.name]

@@ -55,6 +55,7 @@ from service.migration.router import Router
 from service.migration.state_host import StateHost
 from service.migration.stateful import keyed_parts
 from service.migration.stateless import StatelessLowering
+from service.statestore.hosted import HostedStore
 
 _SAME: PathSummary = identity(1)
 #: A port of an operator.
@@ -70,6 +71,8 @@ class Edges:
     sink: Callable[[SinkVertex, pa.Schema], Operator]
     #: Columns a source gives, from the schema in the registry.
     schema: Callable[[SourceVertex], pa.Schema]
+    #: What keeps the state of a vertex, given what the flow would have.
+    store: Callable[[HostedStore], HostedStore] = lambda store: store
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +229,9 @@ class _Lowering:
             connectivity={(0, 0): same, (1, 0): same},
             depth=depth,
         )
-        host = StateHost(parts.store, vertex.key, self._control, self._bins, vertex.order)
+        host = StateHost(
+            self._edges.store(parts.store), vertex.key, self._control, self._bins, vertex.order
+        )
         hosting = self._graph.add(
             f"{vertex.name}.S",
             host,

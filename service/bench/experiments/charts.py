@@ -6,7 +6,8 @@ imports it only when it draws.
 Invariants
   CH1  A picture shows what was measured and what the paper prints in different ink, and says of
        each curve what it is: no percentile under another's name.
-  CH2  Of a run's two moves the second counts, as in the paper.
+  CH2  Of a run's two moves the second counts, as in the paper; the first where the second began
+       too late.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from service.bench.words.options import WordOptions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLOURS = {"sudden": "#b9536a", "fluid": "#2b6ca3", "batched": "#d98a2b"}
@@ -85,6 +87,7 @@ def _overhead(group: Group, results: dict[WordOptions, Result]) -> Figure:
     left.set_ylabel("share of records at or above")
     left.set_xscale("log")
     left.set_yscale("log")
+    _label_log(left.xaxis)
     left.legend(frameon=False, fontsize=8)
     theirs = paper.KEY_COUNT if group.name.endswith("vec") else paper.HASH_COUNT
     for values, colour, label in (
@@ -96,6 +99,7 @@ def _overhead(group: Group, results: dict[WordOptions, Result]) -> Figure:
         if None in values:
             right.axhline(values[None], color=colour, linestyle=":", linewidth=1.2)
     right.set_yscale("log")
+    _label_log(right.yaxis)
     right.set_xlabel("log2 of the number of bins; dotted: native")
     right.set_ylabel("ms")
     right.legend(frameon=False, fontsize=9)
@@ -107,9 +111,9 @@ def _sweep(group: Group, results: dict[WordOptions, Result]) -> Figure:
     figure, axes = _figure(2)
     for strategy in STRATEGIES:
         points = sorted(
-            (_value(options, group.varied), _peak(result), _seconds(result))
+            (_value(options, group.varied), _peak(result, plan), _seconds(plan))
             for options, result in results.items()
-            if options.migration == strategy and result.plans
+            if options.migration == strategy and (plan := result.shown) is not None
         )
         if not points:
             continue
@@ -123,6 +127,10 @@ def _sweep(group: Group, results: dict[WordOptions, Result]) -> Figure:
     ):
         where.set_xscale("log", base=2)
         where.set_yscale("log")
+        _label_log(where.yaxis)
+        values = sorted({_value(options, group.varied) for options in group.runs})
+        where.set_xticks(values, [_short(value) for value in values])
+        where.minorticks_off()
         where.set_xlabel(_AXES[group.varied])
         where.set_ylabel(label)
         where.legend(frameon=False, fontsize=9)
@@ -141,6 +149,7 @@ def _timelines(results: dict[str, Result]) -> Figure:
         _shade(where, result)
         where.set_title(NAMES[strategy], fontsize=10, loc="left", color=_INK)
         where.set_yscale("log")
+        _label_log(where.yaxis)
         where.set_xlabel("s; shaded: a move")
     axes[0].set_ylabel("latency by frontier, ms")
     axes[0].legend(frameon=False, fontsize=8)
@@ -190,12 +199,25 @@ def _value(options: WordOptions, varied: str) -> int:
     return value
 
 
-def _peak(result: Result) -> float:
-    """CH2."""
-    return result.max_during(result.plans[-1])
+def _peak(result: Result, plan: tuple[int, int]) -> float:
+    return max(result.max_during(plan), 1e-3)
 
 
-def _seconds(result: Result) -> float:
-    start, end = result.plans[-1]
-    return max((end - start) / 1e9, 1e-3)
+def _seconds(plan: tuple[int, int]) -> float:
+    return max((plan[1] - plan[0]) / 1e9, 1e-3)
 
+
+def _label_log(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade, and none between."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float) -> str:
+    for unit, name in ((1e6, " M"), (1e3, " k")):
+        if value >= 10 * unit or (value >= unit and value % unit == 0):
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"

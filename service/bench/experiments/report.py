@@ -115,12 +115,11 @@ def _moves(group: Group, store: Store) -> Iterator[Sequence[str]]:
     ]
     for options in group.runs:
         result = read_result(store.lines(options))
-        if result.plans:
-            yield [f"{getattr(options, group.varied):,}", *_move(options, result)]
+        if (plan := result.shown) is not None:
+            yield [f"{getattr(options, group.varied):,}", *_move(options, result, plan)]
 
 
-def _move(options: WordOptions, result: Result) -> Iterator[str]:
-    plan = result.plans[-1]
+def _move(options: WordOptions, result: Result, plan: tuple[int, int]) -> Iterator[str]:
     numbers = [n for n, (cut, done) in enumerate(result.waves) if plan[0] <= cut and done <= plan[1]]
     yield NAMES[options.migration]
     yield f"{len(numbers):,}"

@@ -58,6 +58,15 @@ class Result:
                 plans.append((cut, done))
         return plans
 
+    @property
+    def shown(self) -> tuple[int, int] | None:
+        """The last plan that began while records were due: its latencies are known."""
+        windows = self.timelines.get("summary_timeline", [])
+        if not windows:
+            return None
+        known = [plan for plan in self.plans if plan[0] <= windows[-1].at_ns]
+        return known[-1] if known else None
+
     def at_share(self, above: float) -> float:
         """The least latency, ms, at or above which no more than this share of records lie."""
         for latency, share, _ in self.ccdf:

@@ -47,6 +47,7 @@ from service.migration.records import Generation
 from service.statestore.aggregate import Aggregate, AggregateProgram, Count, Oldest
 from service.statestore.arena import KeyedTable
 from service.statestore.columns import ColumnSpec, Values
+from service.statestore.hosted import HostedStore
 from service.statestore.vertex_store import ArenaProgram, VertexStore
 
 SOURCE, COUNTS, END = "words", "counts", "end"
@@ -223,6 +224,12 @@ class WordMember(Member):
         native = NativeCounts(options, meter) if options.backend.native else None
         self.source = SourceOperator(owns_partitions=True)
         self.end = Counted()
+        self._options = options
+        self._meter = meter
+        #: Where the counts are, whatever keeps them.
+        self.counts: VertexStore | VectorStore
+        if native is not None:
+            self.counts = native.store
         schema = columns_of(options)
         super().__init__(
             flow_of(options, native),
@@ -233,20 +240,6 @@ class WordMember(Member):
             lambda _: schema,
             held_budget=_HELD_BYTES,
         )
-        #: Where the counts are, whatever keeps them.
-        self.counts: VertexStore | VectorStore
-        if native is not None:
-            self.counts = native.store
-            return
-        if options.backend.dense:
-            self.counts = MeteredVector(options, self.bin_bits, meter)
-            self.hosts[COUNTS].store = self.counts
-            return
-        store = self.hosts[COUNTS].store
-        assert isinstance(store, VertexStore), "an aggregate's state is in an arena"
-        if meter is not None:
-            store.program = MeteredProgram(store.program, meter)
-        self.counts = store
 
     def passed(self) -> int | None:
         """Oldest time of a record that may not have been counted; None if all were (WC2)."""
@@ -259,6 +252,16 @@ class WordMember(Member):
 
     def _sink(self, vertex: SinkVertex, columns: pa.Schema) -> Operator:
         return self.end
+
+    def _store(self, store: HostedStore) -> HostedStore:
+        if self._options.backend.dense:
+            self.counts = MeteredVector(self._options, store.bin_bits, self._meter)
+            return self.counts
+        assert isinstance(store, VertexStore), "an aggregate's state is in an arena"
+        if self._meter is not None:
+            store.program = MeteredProgram(store.program, self._meter)
+        self.counts = store
+        return store
 
 
 def _no_producer(_vertex: SinkVertex, _columns: pa.Schema) -> NoReturn:
