@@ -229,9 +229,8 @@ class _Lowering:
             connectivity={(0, 0): same, (1, 0): same},
             depth=depth,
         )
-        host = StateHost(
-            self._edges.store(parts.store), vertex.key, self._control, self._bins, vertex.order
-        )
+        store = self._edges.store(parts.store)
+        host = StateHost(store, vertex.key, self._control, self._bins, vertex.order)
         hosting = self._graph.add(
             f"{vertex.name}.S",
             host,
