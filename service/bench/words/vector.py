@@ -22,12 +22,14 @@ import pyarrow as pa
 from numba import njit, types
 from numpy.typing import NDArray
 
+from service.bench.words.vector_copying import VectorCopier
 from service.errors import FormatMismatch, StateCorrupt, UsageError
 from service.hashing import KEYS, mix64
+from service.statestore.changes import ChangedKeys
 from service.statestore.chunk import BinAssembler, encode_bin
 from service.statestore.columns import Rows
+from service.statestore.copying import BinCopier, copy_of
 from service.statestore.hosted import StoredValues
-from service.statestore.whole_copying import WholeBins
 
 Int64s = NDArray[np.int64]
 _OUT = types.Array(types.int64, 1, "C")
@@ -67,7 +69,9 @@ class VectorStore:
         self.vertex = vertex
         self.bin_bits = bin_bits
         self._key = key
-        self._changes = 0
+        #: Told the keys of a batch, while bins are copied.
+        self.changes: ChangedKeys | None = None
+        self._changed = 0
         #: Counts of a bin: as many as its keys, rounded up to a power of two like the original's.
         self.slots = 1 << max(0, (max(0, domain - 1) >> bin_bits).bit_length())
         nbytes = max(_PAGE, 8 * self.slots << bin_bits)
@@ -77,7 +81,7 @@ class VectorStore:
         except OSError as error:
             raise UsageError(f"no {nbytes:,} bytes for a vector of counts: {error}") from error
         self._counts = np.frombuffer(self._memory, np.int64, self.slots << bin_bits)
-        self.copier = WholeBins(bin_bits, lambda bin_id, cut: self.give_up(bin_id, cut=cut))
+        self.copier: BinCopier = VectorCopier(self)
 
     @property
     def bins(self) -> int:
@@ -106,28 +110,29 @@ class VectorStore:
             StateCorrupt: a key is not of this store's domain.
         """
         keys = rows.column(self._key)
+        if self.changes is not None:
+            self.changes.note(keys.to_numpy())
         out = np.empty(rows.num_rows, dtype=np.int64)
         if not _count(keys.to_numpy(), self.bin_bits, self.slots, self._counts, out):
             raise StateCorrupt("a key is not of the domain that the vector was made for")
-        self._changes += 1
+        self._changed += 1
         return pa.RecordBatch.from_arrays([keys, pa.array(out)], names=[self._key, "count"])
 
     def change_mark(self) -> int:
         """How often the counts have changed: by a batch, or by a bin that was installed."""
-        return self._changes
+        return self._changed
 
     def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's counts; the key of a row is its slot."""
-        counts = self._bin(bin_id)
+        counts = self.counts_of(bin_id)
         slots = np.flatnonzero(counts)
         rows = Rows(slots, np.zeros(len(slots), dtype=np.int64), {"count": counts[slots]})
         return encode_bin(bin_id, cut, rows, (), {"vertex": self.vertex, "slots": str(self.slots)})
 
     def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
-        """Chunks of the bin's counts, which are forgotten."""
-        chunks = list(self.extract(bin_id, cut=cut))
+        """Chunks of the bin's counts, which are forgotten with the last."""
+        yield from self.extract(bin_id, cut=cut)
         self.delete(bin_id)
-        return iter(chunks)
 
     def assembler(self, bin_id: int) -> BinAssembler:
         """An assembler for chunks of the bin."""
@@ -139,15 +144,21 @@ class VectorStore:
         Raises:
             FormatMismatch: they are of another vertex or another domain.
         """
-        if assembler.metadata != {"vertex": self.vertex, "slots": str(self.slots)}:
-            raise FormatMismatch(f"bin {bin_id} came with {assembler.metadata}")
+        found = assembler.metadata
+        if (found.get("vertex"), found.get("slots")) != (self.vertex, str(self.slots)):
+            raise FormatMismatch(f"bin {bin_id} came with {found}")
+        if copy_of(found) is not None:
+            self.copier.adopt(bin_id, assembler)
+            return
+        self.copier.replaced(bin_id)
         rows = assembler.rows()
         self.delete(bin_id)
-        self._bin(bin_id)[rows.keys] = rows.columns["count"]
-        self._changes += 1
+        self.counts_of(bin_id)[rows.keys] = rows.columns["count"]
+        self._changed += 1
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's counts and give whole pages of it back."""
+        self.copier.end(bin_id)
         first, last = bin_id * self.slots * 8, (bin_id + 1) * self.slots * 8
         start, end = -(-first // _PAGE) * _PAGE, last // _PAGE * _PAGE
         if start < end:
@@ -156,7 +167,7 @@ class VectorStore:
             self._counts[first // 8 : start // 8] = 0
             self._counts[end // 8 : last // 8] = 0
         else:
-            self._bin(bin_id)[:] = 0
+            self.counts_of(bin_id)[:] = 0
 
     def clear(self) -> None:
         """Forget everything."""
@@ -165,7 +176,7 @@ class VectorStore:
 
     def rows(self, bin_id: int) -> int:
         """Keys of the bin that were counted."""
-        return int(np.count_nonzero(self._bin(bin_id)))
+        return int(np.count_nonzero(self.counts_of(bin_id)))
 
     def rows_per_bin(self) -> Int64s:
         """The same of every bin."""
@@ -174,7 +185,7 @@ class VectorStore:
 
     def nbytes(self, bin_id: int) -> int:
         """Bytes of the bin's counts."""
-        return 8 * self.slots if self._bin(bin_id).any() else 0
+        return 8 * self.slots if self.counts_of(bin_id).any() else 0
 
     def timers(self, bin_id: int) -> tuple[bytes, ...]:
         """There are none."""
@@ -192,7 +203,7 @@ class VectorStore:
     def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
         """Places of these bins' counts, and the counts as bytes."""
         places = [
-            number * self.slots + np.flatnonzero(self._bin(number)) for number in bins.tolist()
+            number * self.slots + np.flatnonzero(self.counts_of(number)) for number in bins.tolist()
         ]
         every: Int64s = np.concatenate(places) if places else np.empty(0, dtype=np.int64)
         return every, np.ascontiguousarray(self._counts[every]).view("V8")
@@ -208,5 +219,6 @@ class VectorStore:
         keys: Int64s = slots << self.bin_bits | bins
         return keys, self._counts[places]
 
-    def _bin(self, bin_id: int) -> Int64s:
+    def counts_of(self, bin_id: int) -> Int64s:
+        """The bin's counts, writable."""
         return self._counts[bin_id * self.slots : (bin_id + 1) * self.slots]

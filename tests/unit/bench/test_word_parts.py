@@ -200,3 +200,39 @@ def test_options_that_no_run_can_have_are_refused_by_name() -> None:
         WordOptions(bins=100)
     with pytest.raises(UsageError, match="--migration slow"):
         steps_of(WordOptions(migration="slow"))
+
+
+@pytest.mark.parametrize("changed_after", [0, 1, 100])
+def test_a_vector_copied_while_it_changes_is_whole_at_the_cut(changed_after: int) -> None:
+    bits, domain, moved = 2, 4_000, 3
+    space = KeySpace(domain, bits)
+    ours, theirs = (VectorStore("counts", "key", bits, domain) for _ in range(2))
+    dense = np.arange(domain, dtype=np.int64)
+    ours.apply_rows(pa.record_batch({"key": space.travelling(dense)}), (1,))
+    ours.copier.begin(moved)
+    pieces = 0
+    for round_ in range(2):
+        while piece := ours.copier.next_piece(moved, 2_000):
+            theirs.copier.stage(moved, 7, piece)
+            pieces += 1
+            if pieces == changed_after or round_:
+                again = space.travelling(dense[:: 1 + pieces])
+                ours.apply_rows(pa.record_batch({"key": again}), (2,))
+        ours.copier.next_round(moved)
+    ours.apply_rows(pa.record_batch({"key": space.travelling(dense[moved:100:4])}), (3,))
+    expected = ours.counts_of(moved).copy()
+    assembler = theirs.assembler(moved)
+    for chunk in ours.copier.leave(moved, 7, 9):
+        assembler.feed(chunk)
+    theirs.install(moved, assembler)
+    assert pieces >= 4
+    assert (theirs.counts_of(moved) == expected).all()
+    assert not ours.counts_of(moved).any()
+    assert not ours.copier.is_copied(moved)
+
+
+def test_a_vector_refuses_a_piece_with_slots_it_has_not() -> None:
+    store = VectorStore("counts", "key", 2, 100)
+    for piece in (np.array([30, 1, 1, 1]), np.array([-1, 1, 99, 5]), np.array([-1, 2, 1, 5])):
+        with pytest.raises(StateCorrupt, match="slots that it has not"):
+            store.copier.stage(1, 1, piece.astype("<i8").tobytes())
