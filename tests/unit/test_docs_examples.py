@@ -8,8 +8,10 @@ from types import ModuleType
 import pytest
 
 import megaphone
+from service import migrate_view, status
 from service.dataflow import flow, keyed, row_operations
 from service.ingest import captured, files, lists, shape
+from service.migration import matching, plan_file, rebalance
 from service.standalone import run
 from service.testing import cluster, script
 
@@ -31,4 +33,15 @@ def test_the_examples_of_a_module_run_as_printed(module: ModuleType) -> None:
 def test_the_example_of_a_class_or_function_runs_as_printed(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted >= 2
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    "module",
+    [matching, migrate_view, plan_file, rebalance, status],
+    ids=lambda module: module.__name__,
+)
+def test_the_example_of_an_inner_function_runs_as_printed(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted >= 1
     assert result.failed == 0
