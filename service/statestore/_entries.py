@@ -28,9 +28,9 @@ from service.statestore._rocks import ENTRIES_PER_PIECE, Piece
 from service.statestore.hosted import HostedStore, StoredValues
 
 VERTICES_MAX = 1 << 15
-_TIMERS_BIT = np.uint16(1 << 15)
-_SIGN = np.uint64(1 << 63)
-_KEY = np.dtype([("bin", ">u4"), ("vertex", ">u2"), ("key", ">u8")])
+TIMERS_BIT = np.uint16(1 << 15)
+SIGN_BIT = np.uint64(1 << 63)
+ENTRY_KEY = np.dtype([("bin", ">u4"), ("vertex", ">u2"), ("key", ">u8")])
 
 #: Arrays of entry keys with the values of as many entries, each value as a `void` or an object.
 _Part = tuple[NDArray[np.void], StoredValues]
@@ -50,7 +50,7 @@ def entries_of(stores: Sequence[HostedStore], bins: Sequence[int]) -> Iterator[P
             part for number, store in enumerate(stores) for part in _parts(number, store, group)
         ]
         # The type is named, because joining would turn the bytes into the machine's own order.
-        keys = np.concatenate([part_keys for part_keys, _ in parts], dtype=_KEY)
+        keys = np.concatenate([part_keys for part_keys, _ in parts], dtype=ENTRY_KEY)
         part_of = np.repeat(np.arange(len(parts)), [len(part_keys) for part_keys, _ in parts])
         index_in_part = np.concatenate([np.arange(len(part_keys)) for part_keys, _ in parts])
         order = np.lexsort((keys["key"], keys["vertex"], keys["bin"]))
@@ -60,7 +60,7 @@ def entries_of(stores: Sequence[HostedStore], bins: Sequence[int]) -> Iterator[P
             for number, (_, part_values) in enumerate(parts):
                 mine = part_of[chosen] == number
                 values[mine] = part_values[index_in_part[chosen[mine]]].astype(np.object_)
-            yield keys[chosen].view(f"V{_KEY.itemsize}").tolist(), values.tolist()
+            yield keys[chosen].view(f"V{ENTRY_KEY.itemsize}").tolist(), values.tolist()
 
 
 def _groups(stores: Sequence[HostedStore], bins: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -81,17 +81,17 @@ def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 def _parts(number: int, store: HostedStore, bins: NDArray[np.int64]) -> Iterator[_Part]:
     """The vertex's rows, and its timers, as keys and values."""
     row_keys, values = store.stored_rows(bins)
-    keys = np.empty(len(row_keys), dtype=_KEY)
+    keys = np.empty(len(row_keys), dtype=ENTRY_KEY)
     keys["bin"] = bins_of(row_keys, store.bin_bits)
     keys["vertex"] = number
-    keys["key"] = row_keys.view(np.uint64) ^ _SIGN
+    keys["key"] = row_keys.view(np.uint64) ^ SIGN_BIT
     yield keys, values
     for bin_id in bins.tolist():
         timers = store.timers(bin_id)
         if timers:
-            keys = np.empty(len(timers), dtype=_KEY)
+            keys = np.empty(len(timers), dtype=ENTRY_KEY)
             keys["bin"] = bin_id
-            keys["vertex"] = np.uint16(number) | _TIMERS_BIT
+            keys["vertex"] = np.uint16(number) | TIMERS_BIT
             keys["key"] = np.arange(len(timers), dtype=np.uint64)
             entries = np.empty(len(timers), dtype=np.object_)
             entries[:] = timers
@@ -116,13 +116,13 @@ class EntryLoader:
                 another bin than its entry says (N2); earlier entries have been appended.
         """
         keys, values = piece
-        if set(map(len, keys)) - {_KEY.itemsize}:
+        if set(map(len, keys)) - {ENTRY_KEY.itemsize}:
             raise StateCorrupt("an entry of the checkpoint has a key of another length")
-        entries = np.frombuffer(b"".join(keys), dtype=_KEY)
+        entries = np.frombuffer(b"".join(keys), dtype=ENTRY_KEY)
         objects = np.empty(len(values), dtype=np.object_)
         objects[:] = values
         for vertex in np.unique(entries["vertex"]).tolist():
-            number = vertex & ~int(_TIMERS_BIT)
+            number = vertex & ~int(TIMERS_BIT)
             if number >= len(self._stores):
                 raise StateCorrupt(f"an entry of the checkpoint is of vertex number {number}")
             mine = entries["vertex"] == vertex
@@ -139,7 +139,7 @@ class EntryLoader:
             raise StateCorrupt(
                 f"a row of vertex {store.vertex!r} in the checkpoint has another length"
             )
-        keys = (entries["key"].astype(np.uint64) ^ _SIGN).view(np.int64)
+        keys = (entries["key"].astype(np.uint64) ^ SIGN_BIT).view(np.int64)
         if np.any(bins_of(keys, store.bin_bits) != entries["bin"]):
             raise StateCorrupt(f"a row of vertex {store.vertex!r} is in another bin than its key's")
         store.load_rows(keys, values)

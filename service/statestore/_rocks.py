@@ -93,8 +93,8 @@ def _write_sorted_file(path: Path, options: Options, pieces: Iterable[Piece]) ->
     return written
 
 
-def scan(folder: Path) -> Iterator[Piece]:
-    """All entries of a checkpoint folder in key order; the folder is not changed (D3).
+def scan(folder: Path, start: bytes = b"") -> Iterator[Piece]:
+    """Entries of a checkpoint folder from key `start` on, in order; it is not changed (D3).
 
     Raises:
         StateError: RocksDB cannot open or read it.
@@ -104,7 +104,7 @@ def scan(folder: Path) -> Iterator[Piece]:
     with _translated(f"reading {folder}"):
         database = Rdict(str(folder), _options(), access_type=AccessType.read_only())
     try:
-        entries = iter(database.items())
+        entries = iter(database.items(from_key=start or None))
         while True:
             keys: list[bytes] = []
             values: list[bytes] = []

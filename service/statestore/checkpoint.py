@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -105,11 +105,47 @@ def write_checkpoint(
     assert len(counts) == 1, "all vertices of a job have the same bins"
     assert len(names) <= _entries.VERTICES_MAX, "vertices fit into their number"
     assert len(set(bins)) == len(bins), "each bin once"
+    pieces = _entries.entries_of(numbered, bins)
+    return write_entries(
+        folder,
+        cut,
+        counts.pop(),
+        pieces,
+        lambda: [
+            StoredVertex(
+                name,
+                store.columns,
+                sum(store.rows(bin_id) for bin_id in bins),
+                sum(len(store.timers(bin_id)) for bin_id in bins),
+            )
+            for name, store in zip(names, numbered)
+        ],
+    )
+
+
+def write_entries(
+    folder: Path,
+    cut: int,
+    bins: int,
+    pieces: Iterable[_rocks.Piece],
+    vertices: Callable[[], Sequence[StoredVertex]],
+) -> SlotFiles:
+    """Write entries as the checkpoint of the slot as of `cut`.
+
+    Args:
+        folder: the slot's own folder; made if missing.
+        cut: the epoch that the entries are of.
+        bins: number of bins of the job.
+        pieces: all entries, in the order of their keys (N1 of `_entries`).
+        vertices: what was written of each vertex; asked once the entries are.
+
+    Raises:
+        StateError: the disk or RocksDB refused; earlier checkpoints are as they were (P1).
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         partial = folder / _PARTIAL
-        pieces = _entries.entries_of(numbered, bins)
         _rocks.write_checkpoint_folder(folder / _WORK, partial, pieces)
         files = tuple(_store_file(path) for path in sorted(partial.iterdir()))
         _sync(partial)
@@ -118,16 +154,7 @@ def write_checkpoint(
         _sync(folder)
     except OSError as error:
         raise StateError(f"no checkpoint could be written to {folder}: {error}") from error
-    vertices = (
-        StoredVertex(
-            name,
-            store.columns,
-            sum(store.rows(bin_id) for bin_id in bins),
-            sum(len(store.timers(bin_id)) for bin_id in bins),
-        )
-        for name, store in zip(names, numbered)
-    )
-    return SlotFiles(CHECKPOINT_FORMAT, cut, counts.pop(), target.name, files, tuple(vertices))
+    return SlotFiles(CHECKPOINT_FORMAT, cut, bins, target.name, files, tuple(vertices()))
 
 
 def read_checkpoint(folder: Path, files: SlotFiles, stores: Mapping[str, HostedStore]) -> None:
@@ -147,7 +174,7 @@ def read_checkpoint(folder: Path, files: SlotFiles, stores: Mapping[str, HostedS
     Cost: about 1 us per row, with the GIL held for most of it, and one read of all bytes.
     """
     _require_same_job(files, stores)
-    directory = _verified_directory(folder, files)
+    directory = verified_directory(folder, files)
     numbered = [stores[stored.vertex] for stored in files.vertices]
     assert not any(store.row_count for store in numbered), "stores to fill are empty"
     try:
@@ -180,11 +207,7 @@ def remove_checkpoints(folder: Path, keep: Collection[SlotFiles]) -> None:
 
 def _require_same_job(files: SlotFiles, stores: Mapping[str, HostedStore]) -> None:
     where = f"the checkpoint {files.directory}"
-    if files.format != CHECKPOINT_FORMAT:
-        raise FormatMismatch(
-            f"{where} has format {files.format}, this version reads {CHECKPOINT_FORMAT}; "
-            "use the version that wrote it"
-        )
+    _require_format(files)
     written = {stored.vertex: stored for stored in files.vertices}
     if written.keys() != stores.keys():
         raise FormatMismatch(
@@ -200,8 +223,15 @@ def _require_same_job(files: SlotFiles, stores: Mapping[str, HostedStore]) -> No
         require_same_columns(f"vertex {name!r} of {where}", store.columns, written[name].columns)
 
 
-def _verified_directory(folder: Path, files: SlotFiles) -> Path:
-    """The checkpoint's folder, all of its listed files compared (P2)."""
+def verified_directory(folder: Path, files: SlotFiles) -> Path:
+    """The checkpoint's folder, all of its listed files compared (P2).
+
+    Raises:
+        FormatMismatch: it has another format version.
+        StateCorrupt: a file is missing or differs; the text names it.
+        StateError: a file cannot be read.
+    """
+    _require_format(files)
     _require_plain(files.directory)
     directory = folder / files.directory
     for stored in files.files:
@@ -218,6 +248,14 @@ def _verified_directory(folder: Path, files: SlotFiles) -> Path:
         except OSError as error:
             raise StateError(f"{path} cannot be read: {error}") from error
     return directory
+
+
+def _require_format(files: SlotFiles) -> None:
+    if files.format != CHECKPOINT_FORMAT:
+        raise FormatMismatch(
+            f"the checkpoint {files.directory} has format {files.format}, this version reads "
+            f"{CHECKPOINT_FORMAT}; use the version that wrote it"
+        )
 
 
 def _require_plain(name: str) -> None:

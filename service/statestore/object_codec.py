@@ -228,6 +228,8 @@ _MADE: dict[str, Callable[[Any], Any]] = {
 }
 _CODES = {name: code for code, name in enumerate(_MADE)}
 _MAKERS = tuple(_MADE.values())
+#: Name of each extension by its code.
+EXTENSIONS = tuple(_MADE)
 
 
 def _extended(code: int, data: memoryview) -> Any:
