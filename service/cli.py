@@ -38,6 +38,7 @@ from service.nexmark.queries import QueryTopics, built_in
 from service.parent import tie_to_parent
 from service.preflight import check_topics, require_kafka
 from service.process import MemberProcess, ProcessOptions
+from service.sizes import bytes_of
 from service.standalone.command import run_without_kafka
 from service.status import print_status
 
@@ -86,6 +87,13 @@ UntilEnd = Annotated[
 ]
 StateDir = Annotated[
     Path, typer.Option(help="Folder of the checkpoints; a folder per app and slot.")
+]
+StateMemory = Annotated[
+    str,
+    typer.Option(
+        help="Memory for a worker's keyed state, such as 4GiB; rows beyond it are kept on disk "
+        "under --state-dir. Without it worker.state_memory_bytes, by default no bound."
+    ),
 ]
 Registry = Annotated[
     str,
@@ -170,6 +178,7 @@ def run(
         typer.Option("--local", help="All roles in this process, one thread, for development."),
     ] = False,
     state_dir: StateDir = Path("megaphone-state"),
+    state_memory: StateMemory = "",
     registry: Registry = "",
     topic_prefix: Prefix = "nexmark",
     output_topic: OutputTopic = "",
@@ -183,7 +192,7 @@ def run(
     end of its sources, and nothing is kept for a later run.
     """
     _check_bins(bins)
-    config = load_config()
+    config = load_config(_state_memory(state_memory))
     topics = QueryTopics(topic_prefix, output_topic or None)
     flow = load_flow(target, topics)
     flow.check()
@@ -210,6 +219,8 @@ def run(
     for role, count in ((Role.WORKER, workers), (Role.GATEWAY, gateways)):
         for number in range(count):
             arguments = [str(role), *common, *member, "--slot", str(number)]
+            if role is Role.WORKER and state_memory:
+                arguments += ["--state-memory", state_memory]
             children.append(ChildSpec(Slot(role, number), arguments))
     if config.http.port:
         # One machine, one port: the controller has it, the others have those behind it.
@@ -261,6 +272,7 @@ def worker(
     app_name: AppName,
     slot: SlotNumber,
     state_dir: StateDir = Path("megaphone-state"),
+    state_memory: StateMemory = "",
     registry: Registry = "",
     address: Address = "tcp://127.0.0.1:*",
     http_port: HttpPort = None,
@@ -269,7 +281,7 @@ def worker(
     tied: Tied = False,
 ) -> None:
     """Run a worker: hosts bins of state and writes results."""
-    config = _begin(tied=tied)
+    config = _begin(tied=tied, state_memory=state_memory)
     options = ProcessOptions(
         bootstrap_servers,
         app_name,
@@ -310,9 +322,13 @@ def gateway(
     _run_member(options, config, load_flow(target, topics), registry)
 
 
-def _begin(*, tied: bool) -> Config:
+def _state_memory(text: str) -> int | None:
+    return bytes_of(text, "--state-memory") if text else None
+
+
+def _begin(*, tied: bool, state_memory: str = "") -> Config:
     """What every role does first."""
-    config = load_config()
+    config = load_config(_state_memory(state_memory))
     if tied:
         tie_to_parent(config.limits.stop_timeout_s)
     return config

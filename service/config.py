@@ -25,6 +25,8 @@ from pydantic_settings import (
 from service.errors import UsageError
 
 _PREFIX = "MEGAPHONE_"
+#: With less than 16 MiB a worker would do little else than read and write single rows.
+STATE_MEMORY_LEAST = 16 << 20
 _DEFAULTS = Path(__file__).with_name("default.toml")
 
 
@@ -48,6 +50,7 @@ class WorkerConfig(_Section):
     state_window_bytes: int = Field(ge=1 << 21)
     local_queue_bytes: int = Field(ge=1 << 16)
     held_budget_bytes: int = Field(ge=1 << 20)
+    state_memory_bytes: int = Field(ge=0)
     linger_ms: float = Field(ge=0)
 
 
@@ -114,13 +117,18 @@ class Config(BaseSettings):
         # A promise must be read before the one before it runs out, or gateways stop at the horizon.
         if control.promise_every_ms * 2 > control.plan_lookahead_ms:
             raise ValueError("control.promise_every_ms must be at most half of plan_lookahead_ms")
+        if 0 < self.worker.state_memory_bytes < STATE_MEMORY_LEAST:
+            raise ValueError(f"worker.state_memory_bytes must be 0 or {STATE_MEMORY_LEAST} or more")
         if self.gateway.idle_tick_ms < self.gateway.tick_ms:
             raise ValueError("gateway.idle_tick_ms must not be below gateway.tick_ms")
         return self
 
 
-def load_config() -> Config:
+def load_config(state_memory_bytes: int | None = None) -> Config:
     """Read and check all knobs.
+
+    Args:
+        state_memory_bytes: the knob of this name, if the command line says it.
 
     Raises:
         UsageError: a knob is unknown, malformed, or contradicts another; the text names it.
@@ -134,7 +142,11 @@ def load_config() -> Config:
                 "(see service/default.toml)"
             )
     try:
-        return Config()
+        config = Config()
+        if state_memory_bytes is None:
+            return config
+        worker = {**config.worker.model_dump(), "state_memory_bytes": state_memory_bytes}
+        return Config(worker=WorkerConfig(**worker))
     except ValidationError as error:
         first = error.errors()[0]
         knob = ".".join(str(part) for part in first["loc"]) or "configuration"

@@ -129,7 +129,7 @@ class MemberProcess:
         topics = AppTopics(app)
         incarnation = secrets.randbits(62) | 1
         Admin(servers, limits.broker_timeout_s).ensure_app(topics)
-        self._folder = SlotFolder(options.state_dir, servers, app, slot, limits.broker_timeout_s)
+        self._folder = SlotFolder(options.state_dir, servers, app, slot, config)
         if slot.role is Role.WORKER:
             self._folder.check()
         self._edges = KafkaEdges(servers, app, slot, config, flow, registry)
@@ -389,7 +389,7 @@ class MemberProcess:
             state,
             self._generation_number,
             details_of(member, edges, lag, heartbeat.http, self._teller),
-            reading_of(member, edges, lag, self._teller, now_us),
+            reading_of(member, edges, lag, self._teller, now_us) | self._folder.reading(),
             ready=ready,
         )
 

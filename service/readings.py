@@ -14,6 +14,7 @@ from service.ids import Role
 from service.member import Member
 from service.migration.controller import ControllerMachine
 from service.migration.records import MemberDetails
+from service.statestore.slot_database import SlotDatabase
 from service.telemetry import Reading
 from service.telling import Teller
 
@@ -89,6 +90,20 @@ def _reading_of_state(member: Member, edges: KafkaEdges, teller: Teller) -> Read
         "megaphone_egress_unacknowledged": sum(
             sink.unacknowledged for sink in member.sinks.values()
         ),
+    }
+
+
+def tier_reading(slot: SlotDatabase) -> Reading:
+    """What a worker with a memory budget tells Prometheus of it."""
+    tables = slot.tables
+    return {
+        "megaphone_state_memory_budget_bytes": slot.budget,
+        "megaphone_state_resident_bytes": slot.resident_bytes,
+        "megaphone_state_away_rows": sum(table.away_count for table in tables),
+        "megaphone_state_recalled_rows_total": sum(table.recalled for table in tables),
+        "megaphone_state_evicted_rows_total": sum(table.evicted for table in tables),
+        "megaphone_state_lookups_total": slot.asked,
+        "megaphone_state_rocksdb_bytes": slot.rocksdb_bytes(),
     }
 
 

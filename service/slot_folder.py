@@ -17,17 +17,22 @@ from pathlib import Path
 
 import msgspec
 
+from service.config import Config
 from service.control_topics import AppTopics, read_compacted
 from service.errors import StateCorrupt, UsageError
 from service.ids import Role, Slot
 from service.member import Member
 from service.migration.records import ManifestRecord, decode_manifest
+from service.readings import tier_reading
 from service.statestore.checkpoint import (
     SlotFiles,
     read_checkpoint,
     remove_checkpoints,
     write_checkpoint,
 )
+from service.statestore.slot_database import LIVE, SlotDatabase
+from service.statestore.tiers import back_stores, read_tiered, write_tiered
+from service.telemetry import Reading
 
 #: Manifests, and with them checkpoints, that are kept.
 CHECKPOINTS_KEPT = 3
@@ -51,14 +56,17 @@ class SlotFolder:
     """`<state dir>/<app>/<slot>`."""
 
     def __init__(
-        self, state_dir: Path, bootstrap_servers: str, app: str, slot: Slot, timeout_s: float
+        self, state_dir: Path, bootstrap_servers: str, app: str, slot: Slot, config: Config
     ) -> None:
         """Name the folder; nothing is made yet."""
         self.path = state_dir / app / str(slot)
         self._slot = str(slot)
         self._bootstrap = bootstrap_servers
         self._topics = AppTopics(app)
-        self._timeout_s = timeout_s
+        self._timeout_s = config.limits.broker_timeout_s
+        self._memory = config.worker.state_memory_bytes
+        #: Where rows are that memory has no room for; None: all of them are in memory.
+        self._database: SlotDatabase | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     def check(self) -> None:
@@ -89,6 +97,9 @@ class SlotFolder:
         return self._thread.submit(self._restore, member, manifest)
 
     def _restore(self, member: Member, name: str | None) -> SlotFiles | None:
+        if self._memory and member.slot.role is Role.WORKER and member.hosts:
+            self._database = SlotDatabase(self.path / LIVE, self._memory)
+            back_stores(member.stores, self._database)
         if name is None:
             return None
         manifests = newest_manifests(self._bootstrap, self._topics, self._timeout_s)
@@ -99,7 +110,9 @@ class SlotFolder:
                 "names cannot be proved whole; restore the topic or start under another --app"
             )
         files = _files_of(manifest, self._slot)
-        if files is not None:
+        if files is not None and self._database is not None:
+            read_tiered(self.path, files, member.stores, self._database)
+        elif files is not None:
             read_checkpoint(self.path, files, member.stores)
         return files
 
@@ -114,6 +127,9 @@ class SlotFolder:
     def _write(self, member: Member, cut: int) -> SlotFiles | None:
         if member.slot.role is not Role.WORKER or not member.hosts:
             return None
+        if self._database is not None:
+            owned = member.owned_bins()
+            return write_tiered(self.path, cut, member.stores, owned, self._database)
         return write_checkpoint(self.path, cut, member.stores, member.owned_bins())
 
     def prune(self) -> None:
@@ -131,8 +147,17 @@ class SlotFolder:
         )
         remove_checkpoints(self.path, [files for files in kept if files is not None])
 
+    def reading(self) -> Reading:
+        """What Prometheus is told of state beyond memory; nothing without it."""
+        return {} if self._database is None else tier_reading(self._database)
+
     def close(self) -> None:
         """Let the thread go when its work is done."""
+        if self._database is not None:
+            # After whatever the thread is at: RocksDB is not closed under its own reader.
+            self._thread.submit(self._database.close)
+            self._thread.shutdown(wait=False)
+            return
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 

@@ -42,6 +42,13 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     MetricSpec("megaphone_state_rows", False, "Rows of keyed state."),
     MetricSpec("megaphone_state_bytes", False, "Bytes of keyed state in memory."),
     MetricSpec("megaphone_state_updates_per_second", False, "Rows folded into state, of late."),
+    MetricSpec("megaphone_state_memory_budget_bytes", False, "Memory for keyed state, at most."),
+    MetricSpec("megaphone_state_resident_bytes", False, "Bytes of it that tables take."),
+    MetricSpec("megaphone_state_rocksdb_bytes", False, "Bytes RocksDB takes, by what for."),
+    MetricSpec("megaphone_state_away_rows", False, "Rows of keyed state on disk alone."),
+    MetricSpec("megaphone_state_recalled_rows_total", True, "Rows read back into memory."),
+    MetricSpec("megaphone_state_evicted_rows_total", True, "Rows that left memory."),
+    MetricSpec("megaphone_state_lookups_total", True, "Keys looked for on disk."),
     MetricSpec("megaphone_state_rows_applied_total", True, "Input rows folded into state."),
     MetricSpec("megaphone_migration_bins_owned", False, "Bins hosted by this process."),
     MetricSpec(

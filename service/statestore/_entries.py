@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,30 @@ TIMERS_BIT = np.uint16(1 << 15)
 SIGN_BIT = np.uint64(1 << 63)
 ENTRY_KEY = np.dtype([("bin", ">u4"), ("vertex", ">u2"), ("key", ">u8")])
 
+
+class EntrySource(Protocol):
+    """What has rows and timers to be written; every hosted store does."""
+
+    bin_bits: int
+
+    def rows_per_bin(self) -> NDArray[np.int64]:
+        """At most so many rows of every bin."""
+        ...
+
+    def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
+        """Keys of these bins, bin by bin, and what is to be written of each."""
+        ...
+
+    def timers(self, bin_id: int) -> tuple[bytes, ...]:
+        """The bin's timer entries, in order."""
+        ...
+
+
 #: Arrays of entry keys with the values of as many entries, each value as a `void` or an object.
 _Part = tuple[NDArray[np.void], StoredValues]
 
 
-def entries_of(stores: Sequence[HostedStore], bins: Sequence[int]) -> Iterator[Piece]:
+def entries_of(stores: Sequence[EntrySource], bins: Sequence[int]) -> Iterator[Piece]:
     """All rows and timers of the bins, in order (N1).
 
     Args:
@@ -63,7 +83,7 @@ def entries_of(stores: Sequence[HostedStore], bins: Sequence[int]) -> Iterator[P
             yield keys[chosen].view(f"V{ENTRY_KEY.itemsize}").tolist(), values.tolist()
 
 
-def _groups(stores: Sequence[HostedStore], bins: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _groups(stores: Sequence[EntrySource], bins: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Consecutive bins with about ENTRIES_PER_PIECE rows together."""
     rows = sum((store.rows_per_bin()[bins] for store in stores), np.zeros(len(bins), np.int64))
     group_of = np.cumsum(rows) // ENTRIES_PER_PIECE
@@ -78,7 +98,7 @@ def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from pairwise(bounds)
 
 
-def _parts(number: int, store: HostedStore, bins: NDArray[np.int64]) -> Iterator[_Part]:
+def _parts(number: int, store: EntrySource, bins: NDArray[np.int64]) -> Iterator[_Part]:
     """The vertex's rows, and its timers, as keys and values."""
     row_keys, values = store.stored_rows(bins)
     keys = np.empty(len(row_keys), dtype=ENTRY_KEY)

@@ -78,7 +78,7 @@ def _find(cells: Int64s, region: int, key: int, hashed: np.uint64) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _resize(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
+def resize(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
     """Give the bin a region of the given order and move its rows there; False if none is left.
 
     Rows touched by the batch in progress take their entry of `slots` with them.
@@ -110,7 +110,7 @@ def _resize(arena: Arena, bin_id: int, order: int, slots: Int64s) -> bool:
 def _double(arena: Arena, bin_id: int, slots: Int64s) -> bool:
     """Give the bin a region twice as large, or its first one; False if none is left."""
     order = (arena.regions[bin_id] & ORDER_MASK) + 1
-    return _resize(arena, bin_id, max(order, SMALLEST), slots)
+    return resize(arena, bin_id, max(order, SMALLEST), slots)
 
 
 @njit(inline="always")
@@ -231,7 +231,7 @@ def mark(arena: Arena, slots: Int64s, version: int) -> None:
 
 
 @njit(inline="always")
-def _take_out(cells: Int64s, region: int, slot: int) -> None:
+def take_out(cells: Int64s, region: int, slot: int) -> None:
     """Empty a slot, and move later rows of its run back so that each is still found (K1)."""
     start = region >> ORDER_BITS
     mask = (1 << (region & ORDER_MASK)) - 1
@@ -263,7 +263,7 @@ def _shrink(arena: Arena, bin_id: int) -> None:
         order += 1
     if order < region & ORDER_MASK:
         # Without address space for a smaller region it stays where it is.
-        _resize(arena, bin_id, order, np.empty(0, dtype=np.int64))
+        resize(arena, bin_id, order, np.empty(0, dtype=np.int64))
 
 
 @njit(kinds.REMOVE, cache=True, nogil=True)
@@ -284,7 +284,7 @@ def remove(arena: Arena, bin_bits: int, keys: Int64s) -> int:
         slot = _find(cells, regions[bin_id], key, hashed)
         if slot < 0:
             continue
-        _take_out(cells, regions[bin_id], slot)
+        take_out(cells, regions[bin_id], slot)
         rows[bin_id] -= 1
         removed += 1
         if not _is_full(rows[bin_id] << SPARSE_SHIFT, loads[bin_id], regions[bin_id]):
@@ -357,4 +357,4 @@ def reserve(arena: Arena, bin_id: int, expected: int) -> bool:
     order = SMALLEST
     while _is_full(expected - 1, arena.loads[bin_id], order):
         order += 1
-    return _resize(arena, bin_id, order, np.empty(0, dtype=np.int64))
+    return resize(arena, bin_id, order, np.empty(0, dtype=np.int64))

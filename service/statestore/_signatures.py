@@ -57,6 +57,17 @@ SCAN: Signature = _types.Tuple((_int, _int))(_lines_read, _int, _int, _lines)
 RUNS: Signature = _int(_lines_read, _ints_read, _ints_read, _ints)
 DIGEST: Signature = _types.Tuple((_int, _int))(_lines_read, _int, _int)
 
+# _tiers
+_words = _types.Array(_types.uint64, 1, "C")
+_words_read = _types.Array(_types.uint64, 1, "C", readonly=True)
+_flags = _types.Array(_bool, 1, "C")
+EVICT: Signature = _int(_arena, _ints_read, _ints_read, _ints_read, _ints, _lines)
+FILL: Signature = _void(_arena, _lines, _ints_read, _lines_read)
+UNREFER: Signature = _void(_arena, _ints_read, _ints_read)
+CHANGED: Signature = _int(_arena, _ints_read, _lines)
+ENTER: Signature = _void(_words, _ints_read)
+MAY_HOLD: Signature = _void(_words_read, _ints_read, _flags)
+
 # _folds
 COUNT: Signature = _void(_small_ints_read, _ints)
 ADD_INTEGERS: Signature = _bool(_small_ints_read, _ints_read, _ints, _small_ints)

@@ -47,7 +47,7 @@ _MAP_NORESERVE = 0x4000
 _SMALL_PAGES_BYTES = 4 << 20
 #: Load thresholds in 1/1024, least and greatest: a factor of two, so that growth is even in time.
 _LOAD_LEAST = 410
-_LOAD_GREATEST = 820
+LOAD_GREATEST = 820
 #: Ranges of memory given back in one call, at most; see `_regions.returnable`.
 _RANGES = _layout.RELEASED_MAX + 2
 
@@ -321,7 +321,7 @@ class KeyedTable:
                 self._require_space(_kernels.reserve(arena, bin_id, len(rows)))
             self._append(incoming)
         except StateError:
-            self.delete(bin_id)
+            self._release(bin_id)
             arena.regions[bin_id], arena.rows[bin_id] = region, count
             raise
         if region != _layout.NO_REGION:
@@ -411,5 +411,5 @@ def _load_thresholds(bins: int) -> Int64s:
     """Load at which each bin doubles, in 1/1024, spread evenly and without order over the bins."""
     golden = (np.arange(bins, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
     fraction = golden.astype(np.float64) / 2.0**32
-    spread: Int64s = (_LOAD_LEAST * (_LOAD_GREATEST / _LOAD_LEAST) ** fraction).astype(np.int64)
+    spread: Int64s = (_LOAD_LEAST * (LOAD_GREATEST / _LOAD_LEAST) ** fraction).astype(np.int64)
     return spread

@@ -142,12 +142,43 @@ def write_entries(
     Raises:
         StateError: the disk or RocksDB refused; earlier checkpoints are as they were (P1).
     """
+
+    def make(partial: Path) -> None:
+        _rocks.write_checkpoint_folder(folder / _WORK, partial, pieces)
+
+    return write_folder(folder, cut, bins, make, vertices)
+
+
+def write_folder(
+    folder: Path,
+    cut: int,
+    bins: int,
+    make: Callable[[Path], None],
+    vertices: Callable[[], Sequence[StoredVertex]],
+    known: Mapping[str, StoredFile] | None = None,
+) -> SlotFiles:
+    """Let `make` fill a folder, given its path, and make it the checkpoint as of `cut` (P1).
+
+    Args:
+        folder: the slot's own folder; made if missing.
+        cut: the epoch that the entries are of.
+        bins: number of bins of the job.
+        make: makes the folder and what is in it; whatever is left of it by a crash is removed.
+        vertices: what was written of each vertex; asked once the entries are.
+        known: files by their names, described before, that cannot have changed: not read again.
+
+    Raises:
+        StateError: the disk or RocksDB refused; earlier checkpoints are as they were (P1).
+    """
+    known = known or {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         partial = folder / _PARTIAL
-        _rocks.write_checkpoint_folder(folder / _WORK, partial, pieces)
-        files = tuple(_store_file(path) for path in sorted(partial.iterdir()))
+        make(partial)
+        files = tuple(
+            known.get(path.name) or _store_file(path) for path in sorted(partial.iterdir())
+        )
         _sync(partial)
         target = _free_name(folder, cut)
         partial.rename(target)
@@ -173,7 +204,7 @@ def read_checkpoint(folder: Path, files: SlotFiles, stores: Mapping[str, HostedS
 
     Cost: about 1 us per row, with the GIL held for most of it, and one read of all bytes.
     """
-    _require_same_job(files, stores)
+    require_same_job(files, stores)
     directory = verified_directory(folder, files)
     numbered = [stores[stored.vertex] for stored in files.vertices]
     assert not any(store.row_count for store in numbered), "stores to fill are empty"
@@ -205,7 +236,12 @@ def remove_checkpoints(folder: Path, keep: Collection[SlotFiles]) -> None:
             shutil.rmtree(path)
 
 
-def _require_same_job(files: SlotFiles, stores: Mapping[str, HostedStore]) -> None:
+def require_same_job(files: SlotFiles, stores: Mapping[str, HostedStore]) -> None:
+    """Refuse a checkpoint of another job.
+
+    Raises:
+        FormatMismatch: another format version, number of bins, set of vertices or columns.
+    """
     where = f"the checkpoint {files.directory}"
     _require_format(files)
     written = {stored.vertex: stored for stored in files.vertices}

@@ -30,7 +30,9 @@ from service.statestore.columns import ColumnSpec, Rows, Values
 from service.statestore.copying import copy_of
 from service.statestore.hosted import StoredValues
 from service.statestore.scanning import portions_of
+from service.statestore.slot_database import SlotDatabase
 from service.statestore.table_copying import TableCopier
+from service.statestore.tiered_table import TieredTable
 
 
 class ArenaProgram(Protocol):
@@ -64,14 +66,28 @@ class VertexStore:
         self.vertex = vertex
         self.program = program
         self.bin_bits = bin_bits
-        self.table = KeyedTable(bin_bits, program.state_columns)
+        self.table: KeyedTable = KeyedTable(bin_bits, program.state_columns)
         #: V4.
         self._changes = 0
         #: Bin -> opaque timer entries; a bin without timers has no entry.
         self._timers: dict[int, tuple[bytes, ...]] = {}
-        self.copier = TableCopier(
-            vertex, self.table, self.timers, self.set_timers, self._next_change
+        self.copier = self._new_copier()
+
+    def _new_copier(self) -> TableCopier:
+        return TableCopier(
+            self.vertex, self.table, self.timers, self.set_timers, self._next_change
         )
+
+    def back_with(self, slot: SlotDatabase, number: int) -> TieredTable:
+        """Keep rows that the budget of `slot` has no room for there, as vertex `number`.
+
+        Only while the store is empty.
+        """
+        assert not self.row_count, "rows are not carried over"
+        tiered = TieredTable(self.bin_bits, self.table.columns, slot, number)
+        self.table = tiered
+        self.copier = self._new_copier()
+        return tiered
 
     @property
     def bins(self) -> int:
@@ -118,8 +134,13 @@ class VertexStore:
     def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's state, read as they are taken; it is forgotten with the last.
 
-        Cost: memory of one chunk, whatever the bin holds.
+        Cost: memory of one chunk, whatever the bin holds; with rows on disk that of the bin.
         """
+        if isinstance(self.table, TieredTable):
+            # Rows would come and go under a reader that goes slot by slot.
+            chunks = self.extract(bin_id, cut=cut)
+            self.delete(bin_id)
+            return chunks
         metadata = {"vertex": self.vertex, "bins": str(self.bins), "since": "0"}
         portions = portions_of(self.table, bin_id)
         forget = partial(self.delete, bin_id)
@@ -155,7 +176,7 @@ class VertexStore:
         self.copier.replaced(bin_id)
         rows = assembler.rows()
         self.table.install(bin_id, rows)
-        self._reach(rows.versions)
+        self.reach(rows.versions)
         self.set_timers(bin_id, assembler.timers())
 
     def delete(self, bin_id: int) -> None:
@@ -187,7 +208,7 @@ class VertexStore:
 
     @property
     def total_nbytes(self) -> int:
-        """Bytes of the regions of all bins."""
+        """Bytes of the regions of all bins, and what rows in the database would take."""
         return self.table.nbytes
 
     def rows(self, bin_id: int) -> int:
@@ -221,9 +242,9 @@ class VertexStore:
             for index, (name, dtype) in enumerate(self.columns)
         }
         self.table.append(Rows(keys, cells[:, 0], columns))
-        self._reach(cells[:, 0])
+        self.reach(cells[:, 0])
 
-    def _reach(self, versions: NDArray[np.int64]) -> None:
+    def reach(self, versions: NDArray[np.int64]) -> None:
         """Bring the counter to where rows that came from elsewhere are (V4)."""
         self._changes = max(self._changes, int(versions.max(initial=0)))
 
