@@ -40,7 +40,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     MetricSpec("megaphone_dataflow_progress_batches_total", True, "Progress batches broadcast."),
     MetricSpec("megaphone_dataflow_progress_bytes_total", True, "Bytes of progress sent to peers."),
     MetricSpec("megaphone_state_rows", False, "Rows of keyed state."),
-    MetricSpec("megaphone_state_bytes", False, "Bytes of keyed state in memory."),
+    MetricSpec("megaphone_state_bytes", False, "Bytes of keyed state, as it is in memory."),
     MetricSpec("megaphone_state_updates_per_second", False, "Rows folded into state, of late."),
     MetricSpec("megaphone_state_memory_budget_bytes", False, "Memory for keyed state, at most."),
     MetricSpec("megaphone_state_resident_bytes", False, "Bytes of it that tables take."),

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -48,6 +49,8 @@ from service.migration.records import (
     SlotBinding,
     Stop,
 )
+from service.statestore.slot_database import SlotDatabase
+from service.statestore.tiers import back_stores
 from tests.simulation.flows import COLUMNS, FlowUnderTest, one_stage
 
 FIRST_EPOCH = 1_000_000
@@ -116,6 +119,8 @@ class Shape:
     copies: bool = False
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     held_budget: int = 1 << 20
+    #: Where workers keep rows on disk, as they then have no memory for any between two batches.
+    databases: Path | None = None
 
 
 class World:
@@ -135,6 +140,7 @@ class World:
         self.generation = self._generation()
         rooms = [self.random.randrange(1, 6) for _ in range(shape.workers)]
         self.brokers = [Broker(self._emit, room) for room in rooms]
+        self.databases: list[SlotDatabase] = []
         self.members = [self._member(peer) for peer in range(peers)]
         #: Members to which something happened since they were stepped.
         self.awake = set(range(peers))
@@ -258,6 +264,10 @@ class World:
             if self.shape.copies:
                 host.copy_bytes = self.random.choice((1, 400, 1 << 18))
                 host.copies.few_keys = self.random.choice((0, 0, 3))
+        if self.shape.databases is not None and member.stores:
+            database = SlotDatabase(self.shape.databases / str(member.slot), budget=0)
+            back_stores(member.stores, database)
+            self.databases.append(database)
         return member
 
     def _emit(self, sink: str, rows: pa.RecordBatch) -> None:
