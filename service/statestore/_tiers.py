@@ -5,6 +5,9 @@ Flow: TieredTable -> [these kernels] change the arena, and the filter's words, i
 Invariants
   TI1  A row leaves by the clock: not while it is REFERENCED, which the hand takes away when it
        comes by, so that a row touched since the last round stays for another.
+  TI3  The hand goes round in steps that spread over the whole region. Slot by slot it would leave
+       emptiness behind itself and crowds before it, where rows are found only after thousands of
+       others (measured: 100 times as slow).
   TI2  A word of the filter keeps all bits of every key entered.
 Source: Corbato, "A Paging Experiment with the Multics System", 1968 (the clock); Putze, Sanders and
 Singler, "Cache-, Hash- and Space-Efficient Bloom Filters", 2007 (a filter of one word a key).
@@ -38,9 +41,15 @@ from service.statestore._layout import (
     Arena,
     Int64s,
 )
+from service.statestore._prefetch import prefetch
 from service.statestore._regions import release
 
 Words = NDArray[np.uint64]
+
+#: 2**64 over the golden ratio: multiples of it spread evenly, however many there are.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+#: How many steps before its coming the hand asks for a row.
+_HAND_AHEAD = 8
 
 
 @njit(kinds.EVICT, cache=True, nogil=True)
@@ -55,7 +64,7 @@ def evict(
         keep: how many rows each may keep at most.
         orders: order of the region each is to have if that is smaller; 0, where it keeps no row,
             gives its region up.
-        hands: where in its region the hand of each bin of the table stands; changed.
+        hands: how many steps the hand of each bin of the table has made; changed.
         out: out, a line per cell of a slot, wide enough; rows come bin by bin.
 
     Returns:
@@ -67,10 +76,12 @@ def evict(
         bin_id = bin_ids[number]
         region = regions[bin_id]
         start = region >> ORDER_BITS
-        mask = (1 << (region & ORDER_MASK)) - 1
-        hand = hands[bin_id] & mask
+        order = region & ORDER_MASK
+        mask = (1 << order) - 1
+        step = np.int64(_GOLDEN >> np.uint64(64 - order)) | 1 if order > 0 else 1
+        hand = hands[bin_id]
         while rows[bin_id] > keep[number]:
-            slot = start + hand
+            slot = start + (hand * step & mask)
             stamp = cells[slot, STAMP]
             if stamp != 0 and stamp & REFERENCED == 0:
                 for cell in range(cells.shape[1]):
@@ -82,14 +93,15 @@ def evict(
                 continue
             if stamp != 0:
                 cells[slot, STAMP] = stamp ^ REFERENCED
-            hand = (hand + 1) & mask
+            hand += 1
+            prefetch(cells, start + ((hand + _HAND_AHEAD) * step & mask))
         hands[bin_id] = hand
         if region == NO_REGION:
             continue
         if orders[number] < SMALLEST:
             regions[bin_id] = NO_REGION
             release(arena, region)
-        elif orders[number] < region & ORDER_MASK:
+        elif orders[number] < order:
             resize(arena, bin_id, orders[number], np.empty(0, dtype=np.int64))
     return count
 
