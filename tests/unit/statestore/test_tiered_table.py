@@ -71,7 +71,7 @@ def test_a_table_that_nobody_asks_gives_its_memory_to_one_that_needs_it(slot):
     held = made["cold"].table.resident_bytes
     assert held > BUDGET / 4
     random = np.random.default_rng(3)
-    for _ in range(400):
+    for _ in range(150):
         made["hot"].apply(random.integers(0, 400_000, 5_000), {}, 1)
     assert made["cold"].table.resident_bytes < held / 2
     assert made["cold"].row_count == 150_000
