@@ -389,7 +389,7 @@ class MemberProcess:
             state,
             self._generation_number,
             details_of(member, edges, lag, heartbeat.http, self._teller),
-            reading_of(member, edges, lag, self._teller, now_us) | self._folder.reading(),
+            {**reading_of(member, edges, lag, self._teller, now_us), **self._folder.reading()},
             ready=ready,
         )
 

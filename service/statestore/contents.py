@@ -45,7 +45,9 @@ class StoredRows:
     def nbytes(self) -> int:
         """Bytes of the entries, keys included, before RocksDB compresses them."""
         entries = len(self.values) + len(self.timers)
-        return entries * ENTRY_KEY.itemsize + sum(map(len, self.values)) + sum(map(len, self.timers))
+        return (
+            entries * ENTRY_KEY.itemsize + sum(map(len, self.values)) + sum(map(len, self.timers))
+        )
 
 
 @dataclass(slots=True)

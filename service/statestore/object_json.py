@@ -72,10 +72,10 @@ def _typed_extension(found: _Extension) -> object:
     match name, parts:
         case "int", str():
             return _typed("int", str(int(parts, 16)))
-        case ("object" | "struct"), [[module, qualname], dict() as attributes]:
+        case (("object" | "struct"), [[module, qualname], dict() as attributes]):
             shown = {str(key): plain(each) for key, each in attributes.items()}
             return _typed(f"{module}.{qualname}", shown)
-        case ("enum" | "named"), [[module, qualname], content]:
+        case (("enum" | "named"), [[module, qualname], content]):
             return _typed(f"{module}.{qualname}", plain(content))
         case "defaultdict", [factory, list() as keys, list() as values]:
             made = "None" if factory is None else ".".join(map(str, factory))
@@ -85,7 +85,7 @@ def _typed_extension(found: _Extension) -> object:
         case "array", [kind, shape, body, whole]:
             label = f"numpy.{'ndarray' if whole else 'generic'}[{kind}]"
             return _typed(label, {"shape": shape, "bytes": plain(body)})
-        case ("UUID" | "bytearray"), bytes():
+        case (("UUID" | "bytearray"), bytes()):
             return _typed(name, parts.hex())
         case _:
             return _typed(name, plain(parts))

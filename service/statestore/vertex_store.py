@@ -74,9 +74,7 @@ class VertexStore:
         self.copier = self._new_copier()
 
     def _new_copier(self) -> TableCopier:
-        return TableCopier(
-            self.vertex, self.table, self.timers, self.set_timers, self._next_change
-        )
+        return TableCopier(self.vertex, self.table, self.timers, self.set_timers, self._next_change)
 
     def back_with(self, slot: SlotDatabase, number: int) -> TieredTable:
         """Keep rows that the budget of `slot` has no room for there, as vertex `number`.
