@@ -17,6 +17,7 @@ from service.bench.experiments.command import run_experiments
 from service.bench.ingest import Options, run_ingest
 from service.bench.output import Output, printed
 from service.bench.peers import Peer, environment
+from service.bench.transfer import run_transfer
 from service.bench.words.command import word_count
 from service.broker.lookup import VARIABLE, find_broker
 from service.clock import SystemClock
@@ -47,6 +48,18 @@ def ingest(
         typer.echo(f"fills a topic, then reads it {2 * runs + 2} times", err=True)
         options = Options(records, runs)
         document = run_ingest(broker.bootstrap_servers, options, load_config(), SystemClock())
+    typer.echo(printed(document, output))
+    raise typer.Exit(document.exit_status)
+
+
+@app.command()
+def transfer(
+    rows: Annotated[int, typer.Option(min=1_000, help="Rows of state that move")] = 4_000_000,
+    runs: Annotated[int, typer.Option(min=1, max=100, help="Runs of each part")] = 5,
+    output: Annotated[Output, typer.Option(help="text or json")] = Output.TEXT,
+) -> None:
+    """Measure state that moves from one worker process to another, whole and copied before."""
+    document = run_transfer(runs, rows)
     typer.echo(printed(document, output))
     raise typer.Exit(document.exit_status)
 

@@ -101,10 +101,10 @@ class _Side:
             first_epoch=_FIRST,
             bins=options.bins,
             workers=2,
-            gateways=1,
+            gateways=0,
             slots=[
                 SlotBinding(slot=slot, incarnation="1", address="")
-                for slot in ("worker-0", "worker-1", "gateway-0")
+                for slot in ("worker-0", "worker-1")
             ],
             bin_owners=[0] * options.bins,
             sink_owners=[0],
