@@ -20,6 +20,7 @@ from tests.simulation.world import Shape, World
         (FrameKind.CREDIT, 9, encode_credit(1), "credit of class 9"),
         (FrameKind.CREDIT, 1, encode_credit(1 << 40), "credit"),
         (FrameKind.DATA, 99, b"", "channel 99"),
+        (FrameKind.ASIDE, 99, b"", "operator 99"),
         (FrameKind.REPORT, 0, b"{}", "REPORT frame to a worker"),
     ],
 )
