@@ -264,7 +264,7 @@ class Director:
             now = self._clock.monotonic_ns()
             cut_ns = now + (record.at - self._now_us()) * _US
             self._waves[record.at] = WaveNote(record.at, now, cut_ns, len(record.moves))
-        line = LogLine(encode(record))
+        line = LogLine(encode(record), self._clock.monotonic_ns() // _US)
         for pipe in self._pipes:
             pipe.send(line)
         self._appended += 1

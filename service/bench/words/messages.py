@@ -13,9 +13,10 @@ from service.bench.words.histogram import Int64s, Latencies
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """The next record of the accepted log."""
+    """The next record of the accepted log, and when it was appended; us of the monotonic clock."""
 
     record: bytes
+    at_us: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ what it saw -> director.
 Invariants
   WW1  Records are drawn when they are due and not before; how far the system has come decides only
        into how many batches they are cut.
-  WW2  A worker that has nothing to send goes on ticking, so that the others' records can be done.
+  WW2  A worker that has nothing to send goes on ticking, so that the others' records can be done;
+       all workers tick at the same times, so that nobody waits for another's next tick.
   WW3  A record is done when the frontier of the flow's end, over all processes, has passed its
        time, and this process has seen it (the original's latency).
 """
@@ -40,7 +41,7 @@ from service.bench.words.messages import (
     Told,
 )
 from service.bench.words.options import WordOptions
-from service.bench.words.schedule import OpenLoop
+from service.bench.words.schedule import OpenLoop, StepClock
 from service.bench.words.vector import VectorStore
 from service.clock import SystemClock
 from service.dataflow.transport.link import PeerAddress
@@ -55,13 +56,6 @@ Pipe: TypeAlias = "Connection[Answer | str, Order | list[str]]"
 #: Width of a window of the timeline.
 WINDOW_NS = 250_000_000
 _US = 1_000
-#: Between ticks of a worker that has nothing to send.
-_IDLE_TICK_NS = 2_000_000
-#: Least time between ticks at full speed: each costs news of progress.
-_FULL_TICK_NS = 1_000_000
-#: How much longer the next tick waits while the last one is under way: what lags needs larger
-#: batches, but bins that stay must not wait for it.
-_LAG_FACTOR = 4
 _LINKS_NS = 100_000_000
 _PROGRESS_NS = 10_000_000
 _WAIT_S = 0.002
@@ -107,7 +101,7 @@ class WordWorker:
         )
         self._sent = self._done = 0
         self._under_way: deque[_Tick] = deque()
-        self._last_tick = self._last_links = self._last_progress = 0
+        self._last_links = self._last_progress = 0
         self._progress: list[tuple[int, int]] = []
         self._left: list[tuple[int, int, int, int]] = []
         windows = options.duration_ns // WINDOW_NS + 1
@@ -125,7 +119,7 @@ class WordWorker:
         assert isinstance(first, LogLine), "the log begins with the generation"
         generation = decode_log(first.record)
         assert isinstance(generation, Generation), "the log begins with the generation"
-        self._build(generation, endpoints)
+        self._build(generation, first.at_us, endpoints)
         self._pipe.send(Ready(bare))
         gc.collect()
         gc.freeze()
@@ -135,14 +129,15 @@ class WordWorker:
         self._transport.leave()
         self._transport.close()
 
-    def _build(self, generation: Generation, endpoints: list[str]) -> None:
+    def _build(self, generation: Generation, at_us: int, endpoints: list[str]) -> None:
         options, transport = self._options, self._transport
         self._meter: Meter | None = None
         if options.open_loop:
             self._meter = Meter(options.bin_bits, self._moving, self._clock)
         slot = Slot(Role.WORKER, self._peer)
         self._member = WordMember(options, generation, slot, transport, self._meter)
-        self._member.ticks.observe(generation.clock, self._clock.monotonic_ns() // _US)
+        self._ticks = self._member.ticks = StepClock(generation.first_epoch, options.tick_us)
+        self._member.ticks.observe(generation.clock, at_us)
         others = {
             index: PeerAddress(Slot(Role.WORKER, index), index + 1, endpoint)
             for index, endpoint in enumerate(endpoints)
@@ -170,7 +165,7 @@ class WordWorker:
                 self._send_due(self._schedule, now)
             else:
                 self._send_all(now)
-        if now - self._last_tick >= _IDLE_TICK_NS and not self._has_due(now):
+        elif self._ticks.is_due(now // _US):
             self._tick(now, 0)
         member.step()
         self._look()
@@ -180,11 +175,11 @@ class WordWorker:
 
     def _obey(self, order: Order | list[str]) -> None:
         match order:
-            case LogLine(record=line):
+            case LogLine(record=line, at_us=at_us):
                 record = decode_log(line)
                 if isinstance(record, Move):
                     self._note_leaving(record)
-                self._member.apply_log(record, self._clock.monotonic_ns() // _US)
+                self._member.apply_log(record, at_us)
             case Load():
                 self._loading = True
             case Begin(start_ns=start):
@@ -210,23 +205,8 @@ class WordWorker:
 
     def _patience(self) -> float:
         """How long nothing is due here unless a frame arrives, seconds."""
-        every = _IDLE_TICK_NS
-        if self._loading or (self._start and self._schedule is None and not self._ran_told):
-            every = _FULL_TICK_NS
-        elif self._start and not self._ran_told:
-            every = self._tick_ns()
-        left = self._last_tick + every - self._clock.monotonic_ns()
-        return max(0.0, min(left / 1e9, _WAIT_S))
-
-    def _tick_ns(self) -> int:
-        """Least time between two ticks of the open loop.
-
-        Longer while what was sent is under way, unless another worker has gone on: its records
-        cannot be done before this worker has passed their time.
-        """
-        worker, ticks = self._member.worker, self._member.ticks
-        lags = self._under_way and worker.newest_epoch <= ticks.last
-        return self._options.tick_us * _US * (_LAG_FACTOR if lags else 1)
+        left = self._ticks.next_step_us - self._clock.monotonic_ns() // _US
+        return max(0.0, min(left / 1e6, _WAIT_S))
 
     # Sending ------------------------------------------------------------------------------------
 
@@ -238,14 +218,15 @@ class WordWorker:
             self._unloaded -= rows
             self._rounds += 1
             self._tick(now, 0, note=True)
+        elif self._ticks.is_due(now // _US):
+            self._tick(now, 0)
         self._loading = self._unloaded > self._least
 
     def _send_due(self, schedule: OpenLoop, now: int) -> None:
         """Send what is due, if a tick is (WW1)."""
-        due = schedule.due_until(now - self._start)
-        if due == self._sent or now - self._last_tick < self._tick_ns():
+        if not self._ticks.is_due(now // _US):
             return
-        first = self._sent
+        first, due = self._sent, schedule.due_until(now - self._start)
         while self._sent < due and self._member.may_read(SOURCE):
             rows = min(self._options.batch, due - self._sent)
             keys = self._keys.draw(self._peer, self._sent, rows)
@@ -253,21 +234,15 @@ class WordWorker:
             interval = schedule.interval_ns
             self._offer(keys, np.arange(begin, begin + rows * interval, interval, dtype=np.int64))
             self._sent += rows
-        if self._sent > first:
-            self._tick(now, self._sent - first)
-
-    def _has_due(self, now: int) -> bool:
-        """Whether records wait for the next tick of the open loop: nobody ticks without them."""
-        if self._schedule is None or not self._start:
-            return False
-        return self._schedule.due_until(now - self._start) > self._sent
+        self._tick(now, self._sent - first)
 
     def _send_all(self, now: int) -> None:
         """Send as much as there is room for, until the time is over."""
-        if now >= self._start + self._options.duration_ns:
-            return
         rows = self._options.batch
-        if self._member.may_read(SOURCE):
+        if now >= self._start + self._options.duration_ns:
+            if self._ticks.is_due(now // _US):
+                self._tick(now, 0)
+        elif self._member.may_read(SOURCE):
             self._offer(self._keys.draw(self._peer, self._sent, rows), None)
             self._sent += rows
             self._tick(now, rows)
@@ -284,7 +259,6 @@ class WordWorker:
         """Close an epoch; `records` of the run go with it, or keys of the load."""
         if not self._member.tick(now // _US):
             return
-        self._last_tick = now
         if records or note:
             epoch = self._member.source.last_tick
             self._under_way.append(_Tick(epoch, self._sent - records, records))
