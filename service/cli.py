@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from service.allocator import keep_freed_memory
 from service.bench.cli import app as bench_app
 from service.broker.lookup import serve
 from service.clock import SystemClock
@@ -378,6 +379,7 @@ def graph(
 
 def main() -> None:
     """Entry point: named errors become one line and an exit status."""
+    keep_freed_memory()
     try:
         app(prog_name="megaphone")
     except MegaphoneError as error:

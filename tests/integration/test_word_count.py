@@ -23,7 +23,13 @@ from tests.tidy.source import ROOT
 
 CONTRACT = json.loads((ROOT / "docs/contracts/bench.schema.json").read_text(encoding="utf-8"))
 TINY = WordOptions(
-    rate=20_000, duration_s=2.0, migration="fluid", domain=3_000, bins=16, validate=True
+    rate=20_000,
+    duration_s=2.0,
+    migration="fluid",
+    domain=3_000,
+    bins=16,
+    batch=1 << 12,
+    validate=True,
 )
 
 

@@ -49,8 +49,8 @@ def word_count(
     domain: Annotated[int, typer.Option(min=1, help="Number of keys")] = 1_000_000,
     bins: Annotated[int, typer.Option(min=1, help="Number of bins, a power of two")] = 1024,
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each")] = 2,
-    batch: Annotated[int, typer.Option(min=64, help="Rows of a batch at most")] = 1 << 15,
-    tick_us: Annotated[int, typer.Option(min=50, help="Least time between two ticks")] = 500,
+    batch: Annotated[int, typer.Option(min=64, help="Rows of a batch at most")] = 1 << 17,
+    tick_us: Annotated[int, typer.Option(min=50, help="Time between two ticks")] = 1_000,
     wave_bins: Annotated[int, typer.Option(min=0, help="Bins of a batched wave; 0: chosen")] = 0,
     runs: Annotated[int, typer.Option(min=1, max=100, help="Runs; figures are medians")] = 1,
     beside_native: Annotated[

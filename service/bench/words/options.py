@@ -66,9 +66,9 @@ class WordOptions:
     bins: int = 1024
     workers: int = 2
     #: Rows in a batch at most; while loading and at full speed, all have as many.
-    batch: int = 1 << 15
+    batch: int = 1 << 17
     #: Least time between two ticks of an open loop.
-    tick_us: int = 500
+    tick_us: int = 1_000
     #: Bins of a wave where the strategy is `batched`; 0: the service's own choice.
     wave_bins: int = 0
     #: Compare the count of every key with the stream drawn again; for small domains.

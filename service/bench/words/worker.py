@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from service.allocator import keep_freed_memory
 from service.bench.words.counting import SOURCE, Meter, WordMember, counting_store, native_bits
 from service.bench.words.histogram import Latencies
 from service.bench.words.keys import Int64s, KeySpace, weigh, weigh_counted
@@ -366,4 +367,5 @@ _NOTHING: dict[str, Int64s] = {}
 
 def work(pipe: Pipe, peer: int, options: WordOptions, moving: NDArray[np.bool_]) -> None:
     """The life of a worker's process."""
+    keep_freed_memory()
     WordWorker(pipe, peer, options, moving).run()
