@@ -52,6 +52,7 @@ def word_count(
     batch: Annotated[int, typer.Option(min=64, help="Rows of a batch at most")] = 1 << 17,
     tick_us: Annotated[int, typer.Option(min=50, help="Time between two ticks")] = 1_000,
     wave_bins: Annotated[int, typer.Option(min=0, help="Bins of a batched wave; 0: chosen")] = 0,
+    precopy: Annotated[bool, typer.Option(help="Copy bins before they move")] = False,
     runs: Annotated[int, typer.Option(min=1, max=100, help="Runs; figures are medians")] = 1,
     beside_native: Annotated[
         bool, typer.Option(help="Make each run without bins, too, and compare")
@@ -76,6 +77,7 @@ def word_count(
         batch=batch,
         tick_us=tick_us,
         wave_bins=wave_bins,
+        precopy=precopy,
         validate=validate,
         bare_s=_BARE_S if rate == "max" else 0.0,
     )
@@ -136,3 +138,4 @@ def _parameters(options: WordOptions, runs: int) -> Iterator[tuple[str, Field]]:
     yield "batch", options.batch
     yield "tick_us", options.tick_us
     yield "wave_bins", options.wave_bins
+    yield "precopy", int(options.precopy)

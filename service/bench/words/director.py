@@ -275,7 +275,7 @@ class Director:
         offset = self._requests
         self._requests += 1
         self._plans.append(PlanNote(offset, step.at_ns, self._clock.monotonic_ns()))
-        self._handle(RequestRead(offset, step.request(offset, self._options.wave_bins)))
+        self._handle(RequestRead(offset, step.request(offset, self._options)))
 
     def _published(self, status: StatusRecord) -> None:
         self._status[status.id] = status

@@ -71,6 +71,8 @@ class WordOptions:
     tick_us: int = 1_000
     #: Bins of a wave where the strategy is `batched`; 0: the service's own choice.
     wave_bins: int = 0
+    #: Copy bins before they move, so that only what changed since goes at the cut.
+    precopy: bool = False
     #: Compare the count of every key with the stream drawn again; for small domains.
     validate: bool = False
     #: Seconds for which the fold is measured alone before the run; 0: not at all.

@@ -5,6 +5,8 @@ Cannot catch: a measurement that is wrong. That is for people, who compare docs/
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -168,7 +170,7 @@ def test_a_skew_moves_a_quarter_of_all_bins_off_the_odd_workers(workers: int) ->
     assert (after[changed] == owners[changed] - 1).all()
 
 
-@pytest.mark.parametrize("migration", ["sudden", "fluid", "batched"])
+@pytest.mark.parametrize("migration", ["sudden", "fluid", "batched", "optimized"])
 def test_both_steps_of_a_strategy_are_requests_and_leave_every_bin_where_it_was(
     migration: str,
 ) -> None:
@@ -177,13 +179,33 @@ def test_both_steps_of_a_strategy_are_requests_and_leave_every_bin_where_it_was(
     assert [step.at_ns for step in steps] == [3_000_000_000, 6_000_000_000]
     owners = first_owners(options)
     for number, step in enumerate(steps):
-        request = parse(step.request(number, options.wave_bins), number)
+        request = parse(step.request(number, options), number)
         assert isinstance(request, Request)
         assert request.batch == (4 if migration == "batched" else None)
         for bin_, worker in request.moves:
             owners[bin_] = worker
     assert (owners == first_owners(options)).all()
     assert moving_bins(options, steps).sum() == 16
+
+
+def test_a_plan_of_the_original_s_lines_is_steps_and_what_is_at_zero_comes_before_the_load(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "plan"
+    path.write_text("M 0 0 1 0 1\nD 2000 0 1\nD 2000 2 1\nM 5000000 0 1 0 1\n")
+    options = WordOptions(migration=str(path), bins=4)
+    steps = steps_of(options)
+    assert [step.at_ns for step in steps] == [None, 2_000, 5_000_000]
+    request = parse(steps[1].request(1, options), 1)
+    assert isinstance(request, Request)
+    assert request.waves == (((0, 1),), ((2, 1),))
+    # Bins 1 and 3 stand in the last table, too, but stay where they are.
+    assert moving_bins(options, steps).tolist() == [True, False, True, False]
+    path.write_text("D 0 4 1\n")
+    with pytest.raises(UsageError, match="no bin 4 of 4"):
+        moving_bins(options, steps_of(options))
+    with pytest.raises(UsageError, match="a plan's file; there is no such file"):
+        steps_of(WordOptions(migration=str(tmp_path / "none such")))
 
 
 def test_options_that_no_run_can_have_are_refused_by_name() -> None:
@@ -198,8 +220,6 @@ def test_options_that_no_run_can_have_are_refused_by_name() -> None:
         WordOptions(backend=Backend.VEC_NATIVE, migration="fluid")
     with pytest.raises(UsageError, match="power of two"):
         WordOptions(bins=100)
-    with pytest.raises(UsageError, match="--migration slow"):
-        steps_of(WordOptions(migration="slow"))
 
 
 @pytest.mark.parametrize("changed_after", [0, 1, 100])
