@@ -38,11 +38,13 @@ _PAGE = mmap.PAGESIZE
 
 
 @njit(
-    types.boolean(KEYS, types.int64, types.int64, _OUT, _OUT),
+    types.boolean(KEYS, types.int64, types.int64, _OUT, _OUT, _OUT),
     cache=True,
     nogil=True,
 )
-def _count(keys: Int64s, bin_bits: int, slots: int, counts: Int64s, out: Int64s) -> bool:
+def _count(
+    keys: Int64s, bin_bits: int, slots: int, counts: Int64s, rows: Int64s, out: Int64s
+) -> bool:
     mask = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(bin_bits)
     bound = counts.shape[0]
     for row in range(keys.shape[0]):
@@ -54,6 +56,7 @@ def _count(keys: Int64s, bin_bits: int, slots: int, counts: Int64s, out: Int64s)
             return False
         counts[place] += 1
         out[row] = counts[place]
+        rows[bin_] += counts[place] == 1
     return True
 
 
@@ -81,6 +84,8 @@ class VectorStore:
         except OSError as error:
             raise UsageError(f"no {nbytes:,} bytes for a vector of counts: {error}") from error
         self._counts = np.frombuffer(self._memory, np.int64, self.slots << bin_bits)
+        #: Keys of each bin that were counted.
+        self._rows = np.zeros(1 << bin_bits, dtype=np.int64)
         self.copier: BinCopier = VectorCopier(self)
 
     @property
@@ -95,13 +100,13 @@ class VectorStore:
 
     @property
     def row_count(self) -> int:
-        """Keys that were counted. Cost: a walk over all counts."""
-        return int(np.count_nonzero(self._counts))
+        """Keys that were counted."""
+        return int(self._rows.sum())
 
     @property
     def total_nbytes(self) -> int:
         """Bytes of the counts of all bins that have some."""
-        return int(np.count_nonzero(self.rows_per_bin())) * 8 * self.slots
+        return int(np.count_nonzero(self._rows)) * 8 * self.slots
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """Count each key (VV3).
@@ -113,7 +118,7 @@ class VectorStore:
         if self.changes is not None:
             self.changes.note(keys.to_numpy())
         out = np.empty(rows.num_rows, dtype=np.int64)
-        if not _count(keys.to_numpy(), self.bin_bits, self.slots, self._counts, out):
+        if not _count(keys.to_numpy(), self.bin_bits, self.slots, self._counts, self._rows, out):
             raise StateCorrupt("a key is not of the domain that the vector was made for")
         self._changed += 1
         return pa.RecordBatch.from_arrays([keys, pa.array(out)], names=[self._key, "count"])
@@ -149,16 +154,19 @@ class VectorStore:
             raise FormatMismatch(f"bin {bin_id} came with {found}")
         if copy_of(found) is not None:
             self.copier.adopt(bin_id, assembler)
+            self._rows[bin_id] = np.count_nonzero(self.counts_of(bin_id))
             return
         self.copier.replaced(bin_id)
         rows = assembler.rows()
         self.delete(bin_id)
         self.counts_of(bin_id)[rows.keys] = rows.columns["count"]
+        self._rows[bin_id] = len(rows)
         self._changed += 1
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's counts and give whole pages of it back."""
         self.copier.end(bin_id)
+        self._rows[bin_id] = 0
         first, last = bin_id * self.slots * 8, (bin_id + 1) * self.slots * 8
         start, end = -(-first // _PAGE) * _PAGE, last // _PAGE * _PAGE
         if start < end:
@@ -176,16 +184,15 @@ class VectorStore:
 
     def rows(self, bin_id: int) -> int:
         """Keys of the bin that were counted."""
-        return int(np.count_nonzero(self.counts_of(bin_id)))
+        return int(self._rows[bin_id])
 
     def rows_per_bin(self) -> Int64s:
         """The same of every bin."""
-        counted: Int64s = np.count_nonzero(self._counts.reshape(self.bins, self.slots), axis=1)
-        return counted
+        return self._rows.copy()
 
     def nbytes(self, bin_id: int) -> int:
         """Bytes of the bin's counts."""
-        return 8 * self.slots if self.counts_of(bin_id).any() else 0
+        return 8 * self.slots if self._rows[bin_id] else 0
 
     def timers(self, bin_id: int) -> tuple[bytes, ...]:
         """There are none."""
@@ -211,6 +218,7 @@ class VectorStore:
     def load_rows(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
         """Set counts that `stored_rows` gave."""
         self._counts[keys] = np.frombuffer(b"".join(values), dtype="<i8")
+        self._rows += np.bincount(keys // self.slots, minlength=self.bins)
 
     def counted(self) -> tuple[Int64s, Int64s]:
         """All dense keys that were counted, and their counts."""

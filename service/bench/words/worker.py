@@ -50,7 +50,8 @@ from service.dataflow.transport.zeromq import ZmqTransport
 from service.ids import Role, Slot
 from service.ingest.source import ReadRows
 from service.migration.records import Generation, Move, decode_log
-from service.migration.reports import MovedReport, plain
+from service.migration.reports import plain
+from service.telling import Teller
 
 Pipe: TypeAlias = "Connection[Answer | str, Order | list[str]]"
 
@@ -103,6 +104,7 @@ class WordWorker:
         self._sent = self._done = 0
         self._under_way: deque[_Tick] = deque()
         self._last_links = self._last_progress = 0
+        self._teller = Teller()
         self._progress: list[tuple[int, int]] = []
         self._left: list[tuple[int, int, int, int]] = []
         windows = options.duration_ns // WINDOW_NS + 1
@@ -194,14 +196,10 @@ class WordWorker:
 
     def _note_leaving(self, move: Move) -> None:
         """Remember which bins will leave, and how many keys they have."""
-        owners, options = self._member.table.latest, self._options
+        owners = self._member.table.latest
         for bin_, target in move.moves:
             if owners[bin_] == self._peer:
-                if options.backend.dense:
-                    # The same after the load, without a walk over the bin.
-                    rows = (options.domain - bin_ + options.bins - 1) // options.bins
-                else:
-                    rows = self._member.counts.rows(bin_)
+                rows = self._member.counts.rows(bin_)
                 self._left.append((move.at, bin_, target, rows))
 
     def _patience(self) -> float:
@@ -286,15 +284,8 @@ class WordWorker:
 
     def _tell(self) -> None:
         """Tell the director what it waits for."""
-        for report in self._member.take_reports():
-            moved = MovedReport(
-                vertex=report.vertex,
-                cut=report.cut,
-                bins=report.bins,
-                bytes=report.bytes,
-                rows=report.rows,
-            )
-            self._pipe.send(Told(plain(moved)))
+        for report in self._teller.reports(self._member, self._clock.monotonic_ns() // _US):
+            self._pipe.send(Told(plain(report)))
         if self._under_way or self._loading:
             return
         if not self._loaded_told and self._rounds and self._unloaded == self._least:
