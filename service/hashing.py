@@ -5,6 +5,8 @@ Flow: key column -> [hash64] -> bin = top bits -> routing table (F) and arena re
 Invariants
   H1  A key's hash is the same in every process, on every machine, in every version of a state.
   H2  `hash64` of integers is a bijection, so equal hashes mean equal keys.
+  H4  A text's hash depends on its bytes alone, in whichever Arrow type they come. Texts with equal
+      hashes may differ: who needs the text compares it.
   H3  bin = hash >> (64 - bin_bits): the top bits; tables index with the low bits.
 
 Source: the finaliser constants of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
@@ -74,3 +76,42 @@ def bin_bits_of(bins: int) -> int:
     if bins < 1 or bits > MAX_BIN_BITS or 1 << bits != bins:
         raise UsageError(f"--bins {bins}: must be a power of two from 1 to {1 << MAX_BIN_BITS}")
     return bits
+
+
+@njit(
+    types.void(
+        types.Array(types.uint8, 1, "C", readonly=True), KEYS, types.Array(types.int64, 1, "C")
+    ),
+    cache=True,
+    nogil=True,
+)
+def _hash_texts(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.int64]
+) -> None:
+    for row in range(out.shape[0]):
+        at, end = offsets[row], offsets[row + 1]
+        hashed = mix64(np.uint64(end - at))
+        while at < end:
+            word = np.uint64(0)
+            for byte in range(min(end - at, 8)):
+                word |= np.uint64(data[at + byte]) << np.uint64(8 * byte)
+            hashed = mix64(hashed ^ word)
+            at += 8
+        out[row] = np.int64(hashed)
+
+
+def hash_texts(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Hash of each text (H4), as a number that `bins_of` takes for a key.
+
+    Args:
+        data: the texts' bytes.
+        offsets: where each begins and ends in `data`, n + 1.
+
+    Returns:
+        n numbers.
+
+    Cost: about 2 ns for each 8 bytes.
+    """
+    out = np.empty(len(offsets) - 1, dtype=np.int64)
+    _hash_texts(data, offsets, out)
+    return out

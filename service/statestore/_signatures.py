@@ -76,3 +76,6 @@ KEEP_ONE: list[Signature] = [
     _void(_small_ints_read, _ints_read, _ints),
     _void(_small_ints_read, _floats_read, _floats),
 ]
+
+#: For the kernels of tables that stand on an arena.
+ARENA = _arena

@@ -19,9 +19,7 @@ Invariants
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,26 +28,14 @@ from numpy.typing import NDArray
 from service.errors import StateCorrupt, StateError
 from service.hashing import bins_of
 from service.statestore import _kernels, _layout, _regions
+from service.statestore._memory import RESERVED_BYTES, give_back, new_arena
 from service.statestore.columns import ColumnSpec, Rows, Values, require_same_columns
 
 Int64s = NDArray[np.int64]
 
-#: Address space reserved for one table; the memory behind it is taken page by page, on first use.
-RESERVED_BYTES = 1 << 38
-_RESERVED_BYTES_LEAST = 1 << 30
-#: Linux' MAP_NORESERVE, which the mmap module does not name in every version.
-_MAP_NORESERVE = 0x4000
-#: The first part of a table keeps small pages, so that a small table takes little memory; the rest
-#: takes large ones. [measured: 16 M keys are applied 3 times as fast on large pages, 1 M keys 1.3
-#: times; growing to 2.6 M rows by 16,384 a batch, the longest batch takes 2.3 ms of processor time
-#: with large pages and 5 ms with small ones, but 12 ms with large ones that the machine below a
-#: virtual one has yet to find]
-_SMALL_PAGES_BYTES = 4 << 20
 #: Load thresholds in 1/1024, least and greatest: a factor of two, so that growth is even in time.
 _LOAD_LEAST = 410
 LOAD_GREATEST = 820
-#: Ranges of memory given back in one call, at most; see `_regions.returnable`.
-_RANGES = _layout.RELEASED_MAX + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +83,24 @@ class KeyedTable:
         self.bins = 1 << bin_bits
         self.columns = tuple(columns)
         self._width = _layout.FIRST_COLUMN + len(self.columns)
-        self._memory = _reserve(reserved_bytes)
-        capacity = len(self._memory) // (8 * self._width)
-        cells = np.frombuffer(self._memory, dtype=np.int64, count=capacity * self._width)
         #: Told the keys of rows that may be changed, before they are.
         self.on_change: Callable[[Int64s], None] | None = None
         #: The same of rows that are removed: rows behind them may change their slots.
         self.on_removal: Callable[[Int64s], None] | None = None
         #: Rises when a bin may have come back to a region that it had before.
         self.turns = 0
-        markers = _reserve((capacity >> _layout.SMALLEST) + 1)
-        self._arena = _layout.Arena(
-            cells=cells.reshape(capacity, self._width),
-            markers=np.frombuffer(markers, dtype=np.int8),
-            space=_regions.new_space(capacity),
-            regions=np.zeros(self.bins, dtype=np.int64),
-            rows=np.zeros(self.bins, dtype=np.int64),
+        self._arena, self._memory = new_arena(
+            self.bins,
+            self._width,
+            reserved_bytes,
             loads=_load_thresholds(self.bins),
             initial=np.array([spec.initial_bits for spec in self.columns], dtype=np.int64),
         )
+
+    @property
+    def arrays(self) -> _layout.Arena:
+        """What the table is made of, for kernels that read it beside those called here (A2)."""
+        return self._arena
 
     @property
     def row_count(self) -> int:
@@ -241,7 +226,7 @@ class KeyedTable:
         if self._arena.space[_layout.RELEASED]:
             # A bin that shrinks may come back to a region that it had before.
             self.turns += 1
-            self._give_back()
+            give_back(self._arena, self._memory)
         return removed
 
     def slots(self) -> tuple[Int64s, Int64s]:
@@ -267,13 +252,13 @@ class KeyedTable:
     def delete(self, bin_id: int) -> None:
         """Forget all rows of the bin, and give its memory back to the system."""
         self._release(bin_id)
-        self._give_back()
+        give_back(self._arena, self._memory)
 
     def clear(self) -> None:
         """Delete every bin."""
         for bin_id in np.flatnonzero(self._arena.regions != _layout.NO_REGION):
             self._release(int(bin_id))
-        self._give_back()
+        give_back(self._arena, self._memory)
 
     def _release(self, bin_id: int) -> None:
         region = int(self._arena.regions[bin_id])
@@ -281,22 +266,6 @@ class KeyedTable:
             _regions.release(self._arena, region)
         self._arena.regions[bin_id] = _layout.NO_REGION
         self._arena.rows[bin_id] = 0
-
-    def _give_back(self) -> None:
-        """Let the system have the memory of regions released since the last call (R5)."""
-        arena, page = self._arena, mmap.PAGESIZE
-        ranges = np.empty((_RANGES, 2), dtype=np.int64)
-        count = _regions.returnable(arena, page, ranges)
-        end, behind = ranges[0].tolist()
-        try:
-            for start, nbytes in ranges[:count].tolist():
-                if nbytes:
-                    self._memory.madvise(mmap.MADV_DONTNEED, start, nbytes)
-        except OSError:
-            # Memory that is locked stays; nothing but its size depends on this.
-            return
-        if behind:
-            arena.space[_layout.HIGH_WATER] = -(-end // (8 * self._width))
 
     def install(self, bin_id: int, rows: Rows) -> None:
         """Replace all rows of the bin, or fail and leave it as it was (A4).
@@ -326,7 +295,7 @@ class KeyedTable:
             raise
         if region != _layout.NO_REGION:
             _regions.release(arena, region)
-            self._give_back()
+            give_back(self._arena, self._memory)
 
     def append(self, rows: Rows) -> None:
         """Add rows of any bins whose keys the table does not have.
@@ -385,26 +354,6 @@ def _staggered(width: int) -> int:
     Lines whose lengths are multiples of 4 KiB would all compete for the same few.
     """
     return (width + 511) // 512 * 512 + 72
-
-
-def _reserve(nbytes: int) -> mmap.mmap:
-    """Address space without memory behind it, all zero; less of it where the system limits it."""
-    while True:
-        try:
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-            buffer = mmap.mmap(-1, nbytes, flags=flags)
-        except OSError as error:
-            if nbytes <= _RESERVED_BYTES_LEAST:
-                raise StateError(
-                    f"no {nbytes} bytes of address space for a state table: {error}; "
-                    "lift the process's address space limit (ulimit -v)"
-                ) from error
-            nbytes //= 2
-        else:
-            # Advice only: a kernel built without large pages refuses, and nothing depends on them.
-            with suppress(OSError, ValueError):
-                buffer.madvise(mmap.MADV_HUGEPAGE, _SMALL_PAGES_BYTES)
-            return buffer
 
 
 def _load_thresholds(bins: int) -> Int64s:

@@ -5,9 +5,12 @@ install. Nothing is handed out before the last chunk has been checked.
 
 A chunk, little endian:
     magic "MPBC" | format u8 | section u8 | 0 u16 | bin u32 | number u32 | cut i64 | body | xxh3-128
-Sections come in this order: rows (one or more), timers (none or more), end (one).
+Sections come in this order: rows (one or more), heap (none or more), keys (none or more), timers
+(none or more), end (one).
     rows    Arrow IPC record batch message of (key, version, state columns); the first, number 0, is
             preceded by the schema message, whose metadata is the snapshot's
+    heap    bytes that the rows say the lengths of, cut anywhere
+    keys    the same, of keys that are no integers
     timers  Arrow IPC record batch message of one binary column of opaque entries
     end     chunks u32 | timers u32 | rows u64 | xxh3-128 of the digests of all chunks before
 
@@ -32,12 +35,18 @@ from service.errors import FormatMismatch, StateCorrupt, StateError
 from service.statestore.columns import Rows, Values
 
 CHUNK_BYTES_MAX = 1 << 20
-CHUNK_FORMAT = 1
+#: Format 1 had no heap and no keys; it is read as well.
+CHUNK_FORMAT = 2
+_FORMATS_READ = (1, CHUNK_FORMAT)
 
 _MAGIC = b"MPBC"
 _SECTION_ROWS = 1
 _SECTION_TIMERS = 2
 _SECTION_END = 3
+_SECTION_HEAP = 4
+_SECTION_KEYS = 5
+#: Sections in the order in which they come.
+_ORDER = (_SECTION_ROWS, _SECTION_HEAP, _SECTION_KEYS, _SECTION_TIMERS, _SECTION_END)
 _HEADER = struct.Struct("<4sBBHIIq")
 _END = struct.Struct("<IIQ16s")
 _DIGEST_BYTES = 16
@@ -58,6 +67,9 @@ def encode_bin(
     rows: Rows,
     timers: Iterable[bytes] = (),
     metadata: Mapping[str, str] | None = None,
+    *,
+    heap: bytes | memoryview = b"",
+    keys: bytes | memoryview = b"",
 ) -> Iterator[bytes]:
     """Chunks of the bin's state as of `cut`, in order.
 
@@ -67,13 +79,15 @@ def encode_bin(
         rows: zero or more rows.
         timers: opaque entries, each below CHUNK_BYTES_MAX less 16 KiB.
         metadata: facts about the snapshot, given back by `BinAssembler.metadata`; at most 8 KiB.
+        heap: what the rows have beside their columns; not copied.
+        keys: what the keys have beside their integers; not copied.
 
     Raises:
         StateError: a timer entry or the metadata is too large.
     """
     step = max(1, PORTION_BYTES // (8 * (2 + len(rows.columns))))
     portions = [rows.slice(start, step) for start in range(0, max(1, len(rows)), step)]
-    return encode_portions(bin_id, cut, portions, timers, metadata)
+    return encode_portions(bin_id, cut, portions, timers, metadata, heap=heap, keys=keys)
 
 
 def encode_portions(
@@ -83,6 +97,9 @@ def encode_portions(
     timers: Iterable[bytes] = (),
     metadata: Mapping[str, str] | None = None,
     before_end: Callable[[], None] | None = None,
+    *,
+    heap: bytes | memoryview = b"",
+    keys: bytes | memoryview = b"",
 ) -> Iterator[bytes]:
     """As `encode_bin`, for rows that are made as they are asked for.
 
@@ -93,6 +110,8 @@ def encode_portions(
         timers: as there.
         metadata: as there.
         before_end: called when all but the end chunk was taken.
+        heap: as there.
+        keys: as there.
 
     Raises:
         StateError: as there.
@@ -102,6 +121,12 @@ def encode_portions(
     for number, rows in enumerate(portions):
         row_count += len(rows)
         yield numbered.chunk(_SECTION_ROWS, _row_body(rows, metadata or {}, number == 0))
+    for section, content in ((_SECTION_HEAP, heap), (_SECTION_KEYS, keys)):
+        view = memoryview(content)
+        # A view of nothing cannot be cast.
+        view = view.cast("B") if view.nbytes else memoryview(b"")
+        for start in range(0, len(view), PORTION_BYTES):
+            yield numbered.chunk(section, view[start : start + PORTION_BYTES])
     timer_count = 0
     for entries in _timer_groups(timers):
         timer_count += len(entries)
@@ -133,7 +158,7 @@ class _Writer:
         self._number = 0
         self._digests = xxhash.xxh3_128()
 
-    def chunk(self, section: int, body: bytes | pa.Buffer) -> bytes:
+    def chunk(self, section: int, body: bytes | memoryview | pa.Buffer) -> bytes:
         header = _HEADER.pack(_MAGIC, CHUNK_FORMAT, section, 0, self._bin, self._number, self._cut)
         content = b"".join((header, body))
         digest = xxhash.xxh3_128_digest(content)
@@ -193,11 +218,13 @@ class BinAssembler:
         #: xxh3-128 over the digests of all chunks but the last; empty before completion.
         self.digest = b""
         self._number = 0
-        self._section = _SECTION_ROWS
+        #: Place of the last chunk's section in the order.
+        self._place = 0
         self._digests = xxhash.xxh3_128()
         self._schema: pa.Schema | None = None
         self._batches: list[pa.RecordBatch] = []
         self._timers: list[bytes] = []
+        self._content: dict[int, list[bytes | memoryview]] = {_SECTION_HEAP: [], _SECTION_KEYS: []}
 
     def feed(self, chunk: bytes) -> bool:
         """Take the next chunk; its bytes must not change afterwards.
@@ -213,9 +240,10 @@ class BinAssembler:
         section, number, cut, body = self._open(chunk)
         self._require(number == self._number, f"chunk {number} came where {self._number} was due")
         self._require(self.cut in (None, cut), f"chunk {number} is of cut {cut}, not {self.cut}")
+        place = _ORDER.index(section) if section in _ORDER else -1
         self._require(
-            self._section <= section <= _SECTION_END and (number > 0 or section == _SECTION_ROWS),
-            f"chunk {number} is of section {section}, after section {self._section}",
+            self._place <= place and (number > 0 or section == _SECTION_ROWS),
+            f"chunk {number} is of section {section}, after section {_ORDER[self._place]}",
         )
         try:
             self._feed_body(section, number, body)
@@ -225,7 +253,7 @@ class BinAssembler:
                 f"({error}); nothing was installed"
             ) from error
         self.cut = cut
-        self._section = section
+        self._place = place
         self._number += 1
         self._digests.update(chunk[-_DIGEST_BYTES:])
         self.nbytes += len(chunk)
@@ -247,6 +275,16 @@ class BinAssembler:
         self._require_complete()
         return list(self._timers)
 
+    def heap(self) -> bytes:
+        """What the rows have beside their columns. Raises StateError before completion (S3)."""
+        self._require_complete()
+        return b"".join(self._content[_SECTION_HEAP])
+
+    def other_keys(self) -> bytes:
+        """What the keys have beside their integers. Raises StateError before completion (S3)."""
+        self._require_complete()
+        return b"".join(self._content[_SECTION_KEYS])
+
     @property
     def metadata(self) -> dict[str, str]:
         """What `encode_bin` was told about the snapshot. Raises StateError before completion."""
@@ -263,7 +301,7 @@ class BinAssembler:
         )
         magic, version, section, _, found_bin, number, cut = _HEADER.unpack_from(chunk)
         self._require(magic == _MAGIC, "what came is no chunk of state")
-        if version != CHUNK_FORMAT:
+        if version not in _FORMATS_READ:
             raise FormatMismatch(
                 f"a chunk of bin {self.bin} has format {version}, this version reads {CHUNK_FORMAT}"
             )
@@ -281,6 +319,8 @@ class BinAssembler:
         elif section == _SECTION_TIMERS:
             batch = pa.ipc.read_record_batch(pa.py_buffer(body), _TIMERS)
             self._timers += batch.column(0).to_pylist()
+        elif section in self._content:
+            self._content[section].append(body)
         else:
             self._feed_end(number, body)
 

@@ -112,7 +112,8 @@ def test_sender_and_receiver_have_the_same_digest_and_other_rows_another():
         (lambda c: [*c[:-1], encoded(timers=[b"t", b"u"])[-1]], "counts other timers"),
         (lambda c: [sealed(c[0][:5] + b"\3" + c[0][6:]), *c[1:]], "of section 3, after section 1"),
         (lambda c: [sealed(c[0][:5] + b"\2" + c[0][6:]), *c[1:]], "of section 2, after section 1"),
-        (lambda c: [c[0], sealed(c[1][:5] + b"\4" + c[1][6:])], "of section 4"),
+        (lambda c: [c[0], sealed(c[1][:5] + b"\6" + c[1][6:])], "of section 6"),
+        (lambda c: [c[0], sealed(c[1][:5] + b"\0" + c[1][6:])], "of section 0"),
     ],
 )
 def test_a_wrong_chunk_is_refused_with_what_is_wrong(change, reason):
@@ -125,6 +126,27 @@ def test_rows_after_timers_are_refused():
     again = sealed(rows[:12] + struct.pack("<I", 2) + rows[16:])
     with pytest.raises(StateCorrupt, match="of section 1, after section 2"):
         assembled([rows, timers, again])
+
+
+def test_heap_and_keys_come_between_rows_and_timers_and_whole():
+    heap, keys = bytes(range(256)) * 10_000, b"abc"
+    chunks = list(encode_bin(6, 50, rows_of(3), [b"t"], heap=memoryview(heap), keys=keys))
+    assert max(map(len, chunks)) <= CHUNK_BYTES_MAX
+    assembler = assembled(chunks)
+    assert [chunk[5] for chunk in chunks] == [1, 4, 4, 4, 5, 2, 3]
+    assert (assembler.heap(), assembler.other_keys()) == (heap, keys)
+    assert assembler.timers() == [b"t"]
+    with pytest.raises(StateCorrupt, match="chunk 2 came where 1 was due"):
+        assembled([chunks[0], *chunks[2:]])
+    late = sealed(chunks[4][:12] + struct.pack("<I", 6) + chunks[4][16:])
+    with pytest.raises(StateCorrupt, match="of section 5, after section 2"):
+        assembled([*chunks[:6], late])
+
+
+def test_chunks_of_the_format_before_are_read():
+    before = [sealed(chunk[:4] + b"\1" + chunk[5:]) for chunk in encoded()[:1]]
+    assembler = BinAssembler(6)
+    assert not assembler.feed(before[0])
 
 
 def test_a_chunk_of_another_format_is_told_from_a_damaged_one():
