@@ -115,6 +115,8 @@ class ObjectStore:
         #: Where keys are noted that a batch may change; None: nowhere.
         self.changes: ChangedKeys | None = None
         self.copier = ObjectCopier(self)
+        #: Keys whose state the last batch removed.
+        self._forgotten: list[int] = []
 
     @property
     def bins(self) -> int:
@@ -165,16 +167,16 @@ class ObjectStore:
         """How often the state has changed: by a batch, or by a bin that was installed."""
         return self._changes
 
-    def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
-        """Chunks of the bin's objects as of `cut` (OB1).
+    def extract(self, bin_id: int, *, cut: int, keys: bytes = b"") -> Iterator[bytes]:
+        """Chunks of the bin's objects as of `cut`, with what its `keys` have beside integers (OB1).
 
         Raises:
             StateError: an object cannot be encoded, or OB3.
         """
-        keys, encoded = self._encoded(bin_id)
+        listed, encoded = self._encoded(bin_id)
         lengths = np.array([len(each) for each in encoded], dtype=np.int64)
-        rows = Rows(np.array(keys, dtype=np.int64), np.zeros_like(lengths), {SIZE: lengths})
-        return encode_bin(bin_id, cut, rows, entries_of(encoded), self.described)
+        rows = Rows(np.array(listed, dtype=np.int64), np.zeros_like(lengths), {SIZE: lengths})
+        return encode_bin(bin_id, cut, rows, entries_of(encoded), self.described, keys=keys)
 
     def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's objects, encoded at the call; the bin is forgotten."""
@@ -224,6 +226,12 @@ class ObjectStore:
         if states:
             self._members[bin_id] = set(states)
         self._count_sample(len(joined), len(states))
+
+    def take_forgotten(self) -> NDArray[np.int64]:
+        """Keys that lost their state in the last batch, each once."""
+        states = self._objects.states
+        gone = {key for key in self._forgotten if key not in states}
+        return np.array(sorted(gone), dtype=np.int64)
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's objects."""
@@ -350,6 +358,7 @@ class ObjectStore:
 
     def _note_members(self) -> None:
         """Enter keys that came and went into the sets of their bins (OB5)."""
+        self._forgotten = self._objects.went.copy()
         changed = [*self._objects.came, *self._objects.went]
         if not changed:
             return

@@ -33,6 +33,7 @@ from service.statestore.scanning import portions_of
 from service.statestore.slot_database import SlotDatabase
 from service.statestore.table_copying import TableCopier
 from service.statestore.tiered_table import TieredTable
+from service.statestore.timers import TimerTable
 
 
 class ArenaProgram(Protocol):
@@ -69,8 +70,7 @@ class VertexStore:
         self.table: KeyedTable = KeyedTable(bin_bits, program.state_columns)
         #: V4.
         self._changes = 0
-        #: Bin -> opaque timer entries; a bin without timers has no entry.
-        self._timers: dict[int, tuple[bytes, ...]] = {}
+        self.pending = TimerTable(bin_bits)
         self.copier = self._new_copier()
 
     def _new_copier(self) -> TableCopier:
@@ -95,7 +95,7 @@ class VertexStore:
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
         """(name, type) of each state column in order."""
-        return tuple((spec.name, spec.dtype) for spec in self.table.columns)
+        return tuple((spec.name, spec.described) for spec in self.table.columns)
 
     def apply(
         self, keys: NDArray[np.int64], values: Mapping[str, Values], version: int
@@ -116,7 +116,9 @@ class VertexStore:
         """The change counter: what changes from now on has a greater version (V4)."""
         return self._changes
 
-    def extract(self, bin_id: int, since: int = 0, cut: int = 0) -> Iterator[bytes]:
+    def extract(
+        self, bin_id: int, since: int = 0, cut: int = 0, keys: bytes = b""
+    ) -> Iterator[bytes]:
         """Chunks of the bin's rows changed after `since` (0: all), and of all its timers (V1).
 
         Args:
@@ -124,10 +126,11 @@ class VertexStore:
             since: a change mark; rows of later versions only. Unless 0, it cannot be installed
                 (V3).
             cut: the epoch that the state is of, stamped on each chunk.
+            keys: what the keys have beside their integers.
         """
         metadata = {"vertex": self.vertex, "bins": str(self.bins), "since": str(since)}
         rows = self.table.extract(bin_id, since)
-        return encode_bin(bin_id, cut, rows, self.timers(bin_id), metadata)
+        return encode_bin(bin_id, cut, rows, self.timers(bin_id), metadata, keys=keys)
 
     def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's state, read as they are taken; it is forgotten with the last.
@@ -171,33 +174,39 @@ class VertexStore:
         if "since" not in expected:
             self.copier.adopt(bin_id, assembler)
             return
+        rows, timers = assembler.rows(), assembler.timers()
+        self.pending.check(bin_id, timers)
         self.copier.replaced(bin_id)
-        rows = assembler.rows()
         self.table.install(bin_id, rows)
         self.reach(rows.versions)
-        self.set_timers(bin_id, assembler.timers())
+        self.set_timers(bin_id, timers)
+
+    def take_forgotten(self) -> NDArray[np.int64]:
+        """Keys that lost their state in the last batch: none, as no program removes rows."""
+        return np.empty(0, dtype=np.int64)
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's rows and timers."""
         self.copier.end(bin_id)
         self.table.delete(bin_id)
-        self._timers.pop(bin_id, None)
+        self.pending.delete(bin_id)
 
     def clear(self) -> None:
         """Forget everything."""
         self.table.clear()
-        self._timers.clear()
+        self.pending.clear()
 
     def timers(self, bin_id: int) -> tuple[bytes, ...]:
-        """The bin's timer entries, opaque here, in the order given."""
-        return self._timers.get(bin_id, ())
+        """The bin's timers as entries of many, in order (TI2 of `timers`)."""
+        return self.pending.pack(bin_id)
 
     def set_timers(self, bin_id: int, timers: Sequence[bytes]) -> None:
-        """Replace the bin's timer entries."""
-        if timers:
-            self._timers[bin_id] = tuple(timers)
-        else:
-            self._timers.pop(bin_id, None)
+        """Replace the bin's timers by those of entries that `timers` gave.
+
+        Raises:
+            StateCorrupt: they are others; the bin's timers are as before.
+        """
+        self.pending.unpack(bin_id, timers)
 
     @property
     def row_count(self) -> int:
@@ -206,8 +215,8 @@ class VertexStore:
 
     @property
     def total_nbytes(self) -> int:
-        """Bytes of the regions of all bins, and what rows in the database would take."""
-        return self.table.nbytes
+        """Bytes of the regions of all bins, of timers, and what rows in the database would take."""
+        return self.table.nbytes + self.pending.nbytes
 
     def rows(self, bin_id: int) -> int:
         """Number of rows of the bin."""
@@ -236,8 +245,8 @@ class VertexStore:
         width = 1 + len(self.columns)
         cells = np.frombuffer(b"".join(values), dtype="<i8").reshape(len(values), width)
         columns = {
-            name: np.ascontiguousarray(cells[:, 1 + index]).view(dtype)
-            for index, (name, dtype) in enumerate(self.columns)
+            spec.name: np.ascontiguousarray(cells[:, 1 + index]).view(spec.dtype)
+            for index, spec in enumerate(self.table.columns)
         }
         self.table.append(Rows(keys, cells[:, 0], columns))
         self.reach(cells[:, 0])
@@ -248,4 +257,4 @@ class VertexStore:
 
     def nbytes(self, bin_id: int) -> int:
         """Bytes that the bin takes: its region of the table and its timers."""
-        return self.table.bin_nbytes(bin_id) + sum(map(len, self.timers(bin_id)))
+        return self.table.bin_nbytes(bin_id) + self.pending.bin_nbytes(bin_id)

@@ -14,6 +14,7 @@ from service.errors import StateCorrupt
 from service.statestore.aggregate import AggregateProgram, Count, Min
 from service.statestore.checkpoint import read_checkpoint, write_checkpoint
 from service.statestore.vertex_store import VertexStore
+from tests.fakes.timers import entries_at
 
 PROGRAMS = {
     "a": AggregateProgram("k", {"n": Count(), "lo": Min("x")}, {"x": "float64"}),
@@ -21,7 +22,7 @@ PROGRAMS = {
 }
 ROWS = st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.floats()), max_size=60)
 TIMERS = st.dictionaries(
-    st.integers(0, 7), st.lists(st.binary(max_size=20), min_size=1, max_size=4), max_size=4
+    st.integers(0, 7), st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), max_size=4
 )
 
 
@@ -34,8 +35,8 @@ def fill(stores, rows, timers, version):
     values = np.array([value for _, value in rows], dtype=np.float64)
     stores["a"].apply(keys, {"x": values}, version)
     stores["b"].apply(keys[::3], {}, version + 1)
-    for bin_id, entries in timers.items():
-        stores["b"].set_timers(bin_id, entries)
+    for bin_id, times in timers.items():
+        stores["b"].set_timers(bin_id, entries_at(times, bin_id, 3))
 
 
 def content(stores):
@@ -62,7 +63,7 @@ def test_what_is_read_is_what_was_written(rows, timers, version):
 
 def test_a_flip_all_over_any_file_is_refused_and_loads_nothing(tmp_path):
     stores, target = new_stores(), new_stores()
-    fill(stores, [(key, key / 2) for key in range(5)], {3: [b"timer"]}, 1)
+    fill(stores, [(key, key / 2) for key in range(5)], {3: [5]}, 1)
     files = write_checkpoint(tmp_path, 1, stores, range(8))
     for stored in files.files:
         path = tmp_path / files.directory / stored.name

@@ -17,6 +17,7 @@ from service.statestore.aggregate import AggregateProgram, Count, Sum
 from service.statestore.chunk import CHUNK_BYTES_MAX, BinAssembler, encode_bin
 from service.statestore.columns import Rows
 from service.statestore.vertex_store import VertexStore
+from tests.fakes.timers import entries_at
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TIMERS = st.lists(st.binary(max_size=40), max_size=8)
@@ -153,7 +154,7 @@ def test_a_store_that_was_offered_damaged_state_is_as_before(data):
     keys = np.arange(40)
     for store, factor in ((source, 1), (target, 2)):
         store.apply(keys, {"v": keys * factor}, 1)
-        store.set_timers(1, [b"timer"])
+        store.set_timers(1, entries_at([factor], 1, 1))
     before = bits(target.table.extract(1))
     chunks = list(source.extract(1))
     number = data.draw(st.integers(0, len(chunks) - 1))
@@ -165,4 +166,4 @@ def test_a_store_that_was_offered_damaged_state_is_as_before(data):
         feed_all(assembler, chunks)
     assert not assembler.complete
     assert bits(target.table.extract(1)) == before
-    assert target.timers(1) == (b"timer",)
+    assert target.timers(1) == tuple(entries_at([2], 1, 1))

@@ -22,6 +22,7 @@ from service.statestore.checkpoint import (
     write_checkpoint,
 )
 from service.statestore.vertex_store import VertexStore
+from tests.fakes.timers import entries_at
 
 BITS = 4
 STATS = AggregateProgram("k", {"n": Count(), "top": Max("x")}, {"x": "float64"})
@@ -41,8 +42,8 @@ def filled_stores():
     keys[:4] = [0, -1, -(2**63), 2**63 - 1]
     stores["stats"].apply(keys, {"x": keys / 3}, 7)
     stores["totals"].apply(keys[::2], {"v": keys[::2] >> 8}, 8)
-    stores["stats"].set_timers(3, [b"", b"x\0", b"abc"])
-    stores["totals"].set_timers(15, [bytes([i]) for i in range(200)])
+    stores["stats"].set_timers(3, entries_at([-5, 0, 7], 3, BITS))
+    stores["totals"].set_timers(15, entries_at(range(200), 15, BITS))
     return stores
 
 

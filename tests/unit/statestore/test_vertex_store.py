@@ -10,6 +10,7 @@ from service.errors import FormatMismatch, StateCorrupt, StateError
 from service.statestore.aggregate import AggregateProgram, Count, Max, Sum
 from service.statestore.chunk import encode_bin
 from service.statestore.vertex_store import VertexStore
+from tests.fakes.timers import entries_at
 
 KEYS = np.arange(200, dtype=np.int64)
 
@@ -43,11 +44,12 @@ def content(vertex_store, bin_id):
 
 def test_a_bin_moves_with_rows_versions_and_timers():
     source, target = store(), store(filled=False)
-    source.set_timers(1, [b"one", b"two"])
+    timers = entries_at([1, 2], 1, source.bin_bits)
+    source.set_timers(1, timers)
     assembler = moved(source, target, 1, cut=9)
     assert assembler.cut == 9
     assert content(target, 1) == content(source, 1)
-    assert target.timers(1) == (b"one", b"two")
+    assert target.timers(1) == tuple(timers)
     assert target.rows(1) == source.rows(1) > 0
     assert target.rows(0) == 0
 
@@ -65,7 +67,7 @@ def test_a_bin_that_moved_goes_on_where_it_was():
 
 def test_installing_deletes_what_an_older_copy_of_the_bin_left():
     source, target = store(filled=False), store()
-    target.set_timers(1, [b"old"])
+    target.set_timers(1, entries_at([3], 1, target.bin_bits))
     moved(source, target, 1)
     assert target.rows(1) == 0
     assert target.timers(1) == ()
@@ -179,7 +181,7 @@ def test_bytes_of_a_bin_count_rows_and_timers():
     made = store()
     before = made.nbytes(1)
     assert before >= made.rows(1) * 8 * 4
-    made.set_timers(1, [b"12345"])
-    assert made.nbytes(1) == before + 5
+    made.set_timers(1, entries_at(range(5), 1, made.bin_bits))
+    assert made.nbytes(1) >= before + 5 * 24
     made.clear()
     assert made.nbytes(1) == 0
