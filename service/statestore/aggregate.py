@@ -11,6 +11,7 @@ Invariants
       through the end within a batch and comes back is exact.
   G4  A batch that fails changes no aggregate, though its new keys stay, with initial values.
   G5  NaN poisons a sum, and is ignored by maximum and minimum.
+  G6  Greatest and least values have their column's type; a sum is int64, float64 or a duration.
 Cost: one cache-missing access per distinct key, one pass over the rows per aggregate, no Python per
 row.
 """
@@ -29,8 +30,8 @@ from service.errors import StateError, UsageError
 from service.statestore import _folds
 from service.statestore.arena import KeyedTable, Touched
 from service.statestore.columns import ColumnSpec, ColumnType, Values, numbers_of
+from service.statestore.number_types import KEPT, NumberType, number_type
 
-_ARROW: dict[ColumnType, pa.DataType] = {"int64": pa.int64(), "float64": pa.float64()}
 _INT64 = np.iinfo(np.int64)
 _LEAST: dict[ColumnType, int | float] = {"int64": int(_INT64.min), "float64": -np.inf}
 _GREATEST: dict[ColumnType, int | float] = {"int64": int(_INT64.max), "float64": np.inf}
@@ -106,39 +107,58 @@ class AggregateProgram:
         self,
         key: str,
         outputs: Mapping[str, Aggregate],
-        dtypes: Mapping[str, ColumnType],
+        dtypes: Mapping[str, pa.DataType | str],
     ) -> None:
         """Bind `outputs` (output name -> aggregate) to input columns.
 
         Args:
             key: name of the int64 key column, the first column of the output.
             outputs: at least one; their order is the order of the output's columns.
-            dtypes: type of each input column; columns that no aggregate reads are ignored.
+            dtypes: type of each input column, as Arrow's or as "int64" or "float64"; columns that
+                no aggregate reads are ignored.
 
         Raises:
-            UsageError: an aggregate reads a column that is missing or of another type than int64
-                and float64; an output has the key's name; there is no output.
+            UsageError: an aggregate reads a column that is missing or of a type that it cannot
+                read; an output has the key's name; there is no output.
         """
         self.key = key
         self.outputs = dict(outputs)
-        #: Output name -> type, in order; the key column is not among them.
+        #: Output name -> type that is kept, in order; the key column is not among them.
         self.output_dtypes: dict[str, ColumnType] = {}
+        #: Output name -> how what is kept becomes a column of the output.
+        self._outputs: dict[str, NumberType] = {}
+        #: Input column -> how it is read.
+        self._inputs: dict[str, NumberType] = {}
         if not outputs:
             raise UsageError("an aggregate needs at least one output")
         for name, aggregate in outputs.items():
             if name == key:
                 raise UsageError(f"output {name!r} has the name of the key column")
-            self.output_dtypes[name] = _dtype_of(name, aggregate, dtypes)
+            if aggregate.column is None:
+                self._outputs[name] = KEPT["int64"]
+            else:
+                read = _type_of(name, aggregate.column, dtypes)
+                self._inputs[aggregate.column] = read
+                self._outputs[name] = read
+                if isinstance(aggregate, Sum):
+                    self._outputs[name] = _sum_of(name, aggregate, read)
+            self.output_dtypes[name] = self._outputs[name].kept
         #: Columns of what `apply_rows` gives; making them costs as much as a small batch.
-        self._schema = pa.schema(
-            [(key, pa.int64())]
-            + [(name, _ARROW[dtype]) for name, dtype in self.output_dtypes.items()]
-        )
+        self._schema = pa.schema([(key, pa.int64()), *self.output_types.items()])
         self.state_columns: tuple[ColumnSpec, ...] = tuple(
-            ColumnSpec(name, dtype, outputs[name].initial(dtype))
+            ColumnSpec(name, dtype, outputs[name].initial(dtype), self._meaning(name))
             for name, dtype in self.output_dtypes.items()
             if outputs[name].kept
         )
+
+    def _meaning(self, name: str) -> str:
+        output = self._outputs[name]
+        return "" if output.kind == KEPT[output.kept].kind else str(output.kind)
+
+    @property
+    def output_types(self) -> dict[str, pa.DataType]:
+        """Output name -> its type (G6), in order; the key column is not among them."""
+        return {name: output.kind for name, output in self._outputs.items()}
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -158,7 +178,7 @@ class AggregateProgram:
         Args:
             table: made with this program's `state_columns`.
             keys: n keys.
-            values: n values of each of `input_columns`, in their declared types.
+            values: n values of each of `input_columns`, widened to the types that are kept.
             version: what the rows it changes are to have; see `VertexStore`.
 
         Returns:
@@ -178,11 +198,11 @@ class AggregateProgram:
 
     def apply_rows(self, table: KeyedTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
         """`apply` for a batch whose columns hold no nulls; one row for each key it changed."""
-        values = {name: numbers_of(rows, name) for name in self.input_columns}
+        values = {name: read.widened(rows.column(name)) for name, read in self._inputs.items()}
         keys = numbers_of(rows, self.key).view(np.int64)
         changed, outputs = self.apply(table, keys, values, version)
-        arrays = [pa.array(changed), *map(pa.array, outputs.values())]
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        given = (self._outputs[name].narrowed(column) for name, column in outputs.items())
+        return pa.RecordBatch.from_arrays([pa.array(changed), *given], schema=self._schema)
 
     def _fold_all(self, touched: Touched, values: Mapping[str, Values]) -> dict[str, Values]:
         results: dict[str, Values] = {}
@@ -200,16 +220,34 @@ class AggregateProgram:
         return results
 
 
-def _dtype_of(name: str, aggregate: Aggregate, dtypes: Mapping[str, ColumnType]) -> ColumnType:
-    if aggregate.column is None:
-        return "int64"
-    dtype = dtypes.get(aggregate.column)
-    if dtype not in ("int64", "float64"):
+def _type_of(name: str, column: str, dtypes: Mapping[str, pa.DataType | str]) -> NumberType:
+    """How the aggregate of this output reads its column."""
+    known = {name: _known(kind) for name, kind in dtypes.items()}
+    found = known.get(column)
+    if found is None:
+        numbers = [name for name, kind in known.items() if kind is not None]
         raise UsageError(
-            f"output {name!r} reads column {aggregate.column!r}, which is {dtype or 'missing'}; "
-            f"int64 and float64 columns are {[c for c, t in dtypes.items() if t in _LEAST]}"
+            f"output {name!r} reads column {column!r}, which is {dtypes.get(column, 'missing')}; "
+            f"columns of numbers, booleans and times are {numbers}"
         )
-    return dtype
+    return found
+
+
+def _known(kind: pa.DataType | str) -> NumberType | None:
+    if isinstance(kind, str):
+        return next((kept for name, kept in KEPT.items() if name == kind), None)
+    return number_type(kind)
+
+
+def _sum_of(name: str, aggregate: Sum, read: NumberType) -> NumberType:
+    summed = None if read.summed is None else number_type(read.summed)
+    if summed is None:
+        advice = "cast it to int64 or float64 before" if read.kind == pa.uint64() else "count it"
+        raise UsageError(
+            f"output {name!r} is the sum of column {aggregate.column!r}, which is {read.kind}; "
+            f"{advice}, or take its greatest or least value"
+        )
+    return summed
 
 
 def _fold(

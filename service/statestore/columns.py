@@ -40,6 +40,8 @@ class ColumnSpec:
     name: str
     dtype: ColumnType
     initial: int | float
+    #: The type whose values the column stands for, where that is another one.
+    meaning: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a column that the arena could not hold (C1)."""
@@ -51,6 +53,11 @@ class ColumnSpec:
             raise UsageError(
                 f"state column {self.name!r}: type {self.dtype!r} is not int64 or float64"
             )
+
+    @property
+    def described(self) -> str:
+        """The type as a checkpoint names it: under another one the same bits mean other values."""
+        return self.meaning or self.dtype
 
     @property
     def initial_bits(self) -> int:
