@@ -194,8 +194,9 @@ class KeyedOperators(ABC, Generic[StreamT]):
             GraphError: streams of different flows, or two output columns of one name.
             NotYetSupported: another `how`.
 
-        Cost: about 2 us a row and 0.2 us a pair. All rows of both sides are kept, for ever: join
-            streams that end, or that `distinct` or a filter keeps small.
+        Cost: about 0.5 us a row and 0.05 us a pair; 4 us a row where a column is a list of any
+            length, a struct, a map or dictionary-encoded. All rows of both sides are kept, for
+            ever: join streams that end, or that `distinct` or a filter keeps small.
 
         Example:
             >>> from service.dataflow.flow import Flow

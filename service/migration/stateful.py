@@ -28,15 +28,15 @@ from service.dataflow.vertices import (
 from service.errors import GraphError
 from service.migration.ordered import sorted_rows
 from service.statestore.aggregate import AggregateProgram
-from service.statestore.columns import ColumnType
 from service.statestore.distinct import DistinctProgram
 from service.statestore.hosted import HostedStore
 from service.statestore.join import JoinProgram
+from service.statestore.object_join import ObjectJoin
 from service.statestore.object_store import ObjectStore
+from service.statestore.row_format import is_typed
+from service.statestore.row_store import RowStore
 from service.statestore.stateful_map import StatefulMap
 from service.statestore.vertex_store import VertexStore
-
-_ARROW: dict[ColumnType, pa.DataType] = {"int64": pa.int64(), "float64": pa.float64()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +87,13 @@ def _parts_of(vertex: KeyedVertex, schemas: Sequence[pa.Schema], bin_bits: int) 
 def _aggregate(vertex: AggregateVertex, schema: pa.Schema, bin_bits: int) -> KeyedParts:
     read = (aggregate.column for aggregate in vertex.aggregates.values())
     columns = _key_first(vertex.key, [name for name in read if name is not None])
-    program = AggregateProgram(vertex.key, dict(vertex.aggregates), _numbers(schema))
-    outputs = [(name, _ARROW[dtype]) for name, dtype in program.output_dtypes.items()]
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    program = AggregateProgram(vertex.key, dict(vertex.aggregates), kinds)
     return KeyedParts(
         columns,
         columns,
         VertexStore(vertex.name, program, bin_bits),
-        pa.schema([(vertex.key, pa.int64()), *outputs]),
+        pa.schema([(vertex.key, pa.int64()), *program.output_types.items()]),
     )
 
 
@@ -132,7 +132,11 @@ def _join(vertex: JoinVertex, schemas: Sequence[pa.Schema], bin_bits: int) -> Ke
     ]
     output = pa.schema(list(zip(names, [pa.int64(), *others], strict=True)))
     form = tagged(vertex.keys, schemas)
-    store = ObjectStore(vertex.name, JoinProgram(vertex.key, *form.names, output), bin_bits)
+    store: HostedStore
+    if all(is_typed(kind) for kind in others):
+        store = RowStore(vertex.name, JoinProgram(vertex.key, *form.names, output), bin_bits)
+    else:
+        store = ObjectStore(vertex.name, ObjectJoin(vertex.key, *form.names, output), bin_bits)
     return KeyedParts(form.schema.names, [vertex.key], store, output, form)
 
 
@@ -146,17 +150,6 @@ def _require_key(vertex: str, key: str, schema: pa.Schema) -> None:
             f"{vertex!r} needs an int64 column {key!r} as its key; "
             f"the stream has {columns_of(schema)}"
         )
-
-
-def _numbers(schema: pa.Schema) -> dict[str, ColumnType]:
-    """The columns that an aggregate can read."""
-    known: dict[str, ColumnType] = {}
-    for field in schema:
-        if field.type == pa.int64():
-            known[field.name] = "int64"
-        elif field.type == pa.float64():
-            known[field.name] = "float64"
-    return known
 
 
 def _require_sortable(vertex: str, fields: Sequence[pa.Field]) -> None:

@@ -13,11 +13,9 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from service.dataflow.sides import tagged
 from service.migration.state_host import StateHost
 from service.statestore.aggregate import AggregateProgram, Count, Sum
 from service.statestore.distinct import DistinctProgram
-from service.statestore.join import JoinProgram
 from service.statestore.object_codec import decode, encode
 from service.statestore.object_store import ObjectStore
 from service.statestore.stateful_map import StatefulMap
@@ -115,32 +113,6 @@ def bench_distinct():
     bench_store("distinct, 100,000 keys", store, drawn(100_000, 10_000))
 
 
-def bench_join():
-    schema = pa.schema([("key", pa.int64()), ("price", pa.int64())])
-    form = tagged(("key", "key"), [schema, schema])
-    output = pa.schema([("key", pa.int64()), ("price", pa.int64()), ("price_right", pa.int64())])
-    for keys in (1_000_000, 10_000):
-        left, right = (
-            [form.of(batch, side) for batch in drawn(keys, 10_000)[: BATCHES // 2]]
-            for side in (0, 1)
-        )
-        stores = []
-
-        def fresh(stores=stores):
-            program = JoinProgram("key", *form.names, output)
-            stores[:] = [ObjectStore("v", program, BINS)]
-
-        def run(stores=stores, batches=(*left, *right)):
-            return sum(stores[0].apply_rows(batch, (1,)).num_rows for batch in batches)
-
-        fresh()
-        pairs = run()
-        rows = BATCHES * 10_000
-        report(
-            f"join, {keys:,} keys, {pairs / rows:.1f} pairs a row", best(run, fresh) / rows, "us"
-        )
-
-
 def bench_codec():
     for value in (5, (1, 2), {"bids": 1, "mean": 2.5}, list(range(100)), set(range(100))):
         encoded = encode(value)
@@ -187,6 +159,5 @@ def bench_gathering():
 if __name__ == "__main__":
     bench_maps()
     bench_distinct()
-    bench_join()
     bench_codec()
     bench_gathering()
