@@ -115,8 +115,6 @@ class ObjectStore:
         #: Where keys are noted that a batch may change; None: nowhere.
         self.changes: ChangedKeys | None = None
         self.copier = ObjectCopier(self)
-        #: Keys whose state the last batch removed.
-        self._forgotten: list[int] = []
 
     @property
     def bins(self) -> int:
@@ -226,12 +224,6 @@ class ObjectStore:
         if states:
             self._members[bin_id] = set(states)
         self._count_sample(len(joined), len(states))
-
-    def take_forgotten(self) -> NDArray[np.int64]:
-        """Keys that lost their state in the last batch, each once."""
-        states = self._objects.states
-        gone = {key for key in self._forgotten if key not in states}
-        return np.array(sorted(gone), dtype=np.int64)
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's objects."""
@@ -358,7 +350,6 @@ class ObjectStore:
 
     def _note_members(self) -> None:
         """Enter keys that came and went into the sets of their bins (OB5)."""
-        self._forgotten = self._objects.went.copy()
         changed = [*self._objects.came, *self._objects.went]
         if not changed:
             return

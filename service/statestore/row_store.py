@@ -29,6 +29,7 @@ from service.statestore.row_format import RowFormat
 from service.statestore.row_heap import Extracted
 from service.statestore.row_table import RowTable
 from service.statestore.timers import TimerTable
+from service.statestore.whole_copying import WholeBins
 
 _CELLS = "cells"
 _CELL_BYTES = 8
@@ -59,6 +60,7 @@ class RowStore:
         self.pending = TimerTable(bin_bits)
         #: The version of the last change; see V4 of `vertex_store`.
         self._changes = 0
+        self.copier = WholeBins(bin_bits, self._give_up)
 
     @property
     def bins(self) -> int:
@@ -112,6 +114,10 @@ class RowStore:
         heap = memoryview(rows.cells.data)
         return encode_bin(bin_id, cut, listed, self.timers(bin_id), metadata, heap=heap, keys=keys)
 
+    def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
+        """Chunks of the bin's rows and timers, copied at the call; the bin is forgotten."""
+        return self._give_up(bin_id, cut)
+
     def assembler(self, bin_id: int) -> BinAssembler:
         """An assembler for chunks of the bin; feed it, then `install`."""
         return BinAssembler(bin_id)
@@ -152,10 +158,6 @@ class RowStore:
         )
         self._reach(listed.versions)
         self.set_timers(bin_id, timers)
-
-    def take_forgotten(self) -> NDArray[np.int64]:
-        """Keys that lost their state in the last batch: none, as no program removes rows yet."""
-        return np.empty(0, dtype=np.int64)
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's rows and timers."""
@@ -236,6 +238,11 @@ class RowStore:
     def _described(self) -> dict[str, str]:
         columns = "; ".join(f"{name}: {kind}" for name, kind in self.columns)
         return {"vertex": self.vertex, "bins": str(self.bins), "rows": columns}
+
+    def _give_up(self, bin_id: int, cut: int) -> Iterator[bytes]:
+        chunks = self.extract(bin_id, cut=cut)
+        self.delete(bin_id)
+        return chunks
 
     def _reach(self, versions: NDArray[np.int64]) -> None:
         """Bring the counter to where rows that came from elsewhere are."""

@@ -181,10 +181,6 @@ class VertexStore:
         self.reach(rows.versions)
         self.set_timers(bin_id, timers)
 
-    def take_forgotten(self) -> NDArray[np.int64]:
-        """Keys that lost their state in the last batch: none, as no program removes rows."""
-        return np.empty(0, dtype=np.int64)
-
     def delete(self, bin_id: int) -> None:
         """Forget the bin's rows and timers."""
         self.copier.end(bin_id)
