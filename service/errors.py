@@ -72,16 +72,22 @@ class UserFunctionError(MegaphoneError):
         columns: object,
         error: Exception,
         *,
-        key: int | None = None,
+        key: object = None,
     ) -> None:
         """Name the `vertex`, the `time` and size of the batch, what was raised, and on what key."""
-        of_key = "" if key is None else f" for key {key}"
+        of_key = "" if key is None else f" for key {key!r}"
         super().__init__(
             f"the function of {vertex!r} raised {type(error).__name__}{of_key}: {error}; the "
             f"batch at {time} has {rows} rows of {columns}. Correct the function, or let it pass "
             "such rows by, and start the job again"
         )
         self.vertex = vertex
+        self.key = key
+        self._raised = (vertex, time, rows, columns, error)
+
+    def of_key(self, key: object) -> UserFunctionError:
+        """The same about a key by its own name, where a store knows keys by numbers."""
+        return UserFunctionError(*self._raised, key=key)
 
 
 class DataError(MegaphoneError):

@@ -5,9 +5,9 @@ Flow: key column -> [hash64] -> bin = top bits -> routing table (F) and arena re
 Invariants
   H1  A key's hash is the same in every process, on every machine, in every version of a state.
   H2  `hash64` of integers is a bijection, so equal hashes mean equal keys.
-  H4  A text's hash depends on its bytes alone, in whichever Arrow type they come. Texts with equal
-      hashes may differ: who needs the text compares it.
   H3  bin = hash >> (64 - bin_bits): the top bits; tables index with the low bits.
+  H4  A text's hash depends on its bytes alone, in whichever Arrow type they come: its length mixed,
+      then mixed with each 8 bytes, little endian. Texts with equal hashes may differ.
 
 Source: the finaliser constants of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
 """

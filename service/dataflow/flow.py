@@ -200,7 +200,7 @@ class Stream(RowOperations):
         return self.flow._columns[vertex]
 
     def key_by(self, column: str) -> KeyedStream:
-        """Group by an integer column."""
+        """Group by a column of int64, text or bytes."""
         self._need(column, "key_by")
         return KeyedStream(self, column)
 

@@ -39,7 +39,8 @@ class Tagged:
 
 def tagged(keys: tuple[str, str], schemas: Sequence[pa.Schema]) -> Tagged:
     """The tagged row of two streams with these `schemas`, grouped by `keys`."""
-    fields = [pa.field(keys[0], pa.int64()), pa.field(SIDE, pa.int64())]
+    kind = schemas[0].field(keys[0]).type
+    fields = [pa.field(keys[0], kind), pa.field(SIDE, pa.int64())]
     names: tuple[list[str], list[str]] = ([], [])
     own: tuple[list[str], list[str]] = ([], [])
     for side, schema in enumerate(schemas):

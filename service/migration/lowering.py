@@ -219,7 +219,13 @@ class _Lowering:
             self._stateless.operator(number, f"{vertex.name}.both", both, upstreams_of(vertex))
             upstream = self._outputs[number]
         router = Router(
-            vertex.name, vertex.key, parts.columns, self._bin_bits, self._control, parts.required
+            vertex.name,
+            parts.key,
+            parts.columns,
+            self._bin_bits,
+            self._control,
+            parts.required,
+            parts.text_key,
         )
         routing = self._graph.add(
             f"{vertex.name}.F",
@@ -230,7 +236,7 @@ class _Lowering:
             depth=depth,
         )
         store = self._edges.store(parts.store)
-        host = StateHost(store, vertex.key, self._control, self._bins, vertex.order)
+        host = StateHost(store, parts.key, self._control, self._bins, vertex.order)
         hosting = self._graph.add(
             f"{vertex.name}.S",
             host,

@@ -29,6 +29,7 @@ from service.hashing import KEYS, mix64
 from service.migration.control_source import ControlSource
 from service.migration.held import HeldRows
 from service.migration.records import MAX_EPOCH
+from service.statestore.text_keys import key_hashes
 
 
 @njit(
@@ -59,15 +60,18 @@ class Router:
         bin_bits: int,
         control: ControlSource,
         required: list[str] | None = None,
+        text_key: str | None = None,
     ) -> None:
         """Route rows of `vertex` by `key`; send only `columns`, which S needs.
 
-        Those that are `required`, by default all, may hold no null (F4).
+        Those that are `required`, by default all, may hold no null (F4). With a `text_key`, `key`
+        is a column of its hashes, which is made here.
         """
         self._vertex = vertex
         self._key = key
         self._columns = columns
         self._required = columns if required is None else required
+        self._text_key = text_key
         self._bin_bits = bin_bits
         self._control = control
         self._held: deque[HeldRows] = deque()
@@ -126,6 +130,9 @@ class Router:
         Raises:
             GraphError: a required column holds a null.
         """
+        if self._text_key is not None:
+            hashes = key_hashes(rows.column(self._text_key))
+            rows = rows.append_column(self._key, pa.array(hashes))
         if rows.schema.names != self._columns:
             rows = rows.select(self._columns)
         for name in self._required:

@@ -3,14 +3,14 @@
 Flow: a keyed vertex and the schemas it reads -> [keyed_parts] -> lowering, which places F and S.
 
 Invariants
-  SF1  F sends what S reads and nothing else, the key first.
+  SF1  F sends what S reads and nothing else, the key first; of keys that are text the hashes last.
   SF2  Columns that kernels read as plain numbers may hold no null, nor may any key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -28,14 +28,16 @@ from service.dataflow.vertices import (
 from service.errors import GraphError
 from service.migration.ordered import sorted_rows
 from service.statestore.aggregate import AggregateProgram
+from service.statestore.columns import KEY_ID
 from service.statestore.distinct import DistinctProgram
 from service.statestore.hosted import HostedStore
 from service.statestore.join import JoinProgram
 from service.statestore.object_join import ObjectJoin
 from service.statestore.object_store import ObjectStore
-from service.statestore.row_format import is_typed
+from service.statestore.row_format import is_text, is_typed
 from service.statestore.row_store import RowStore
 from service.statestore.stateful_map import StatefulMap
+from service.statestore.text_store import TextKeyedStore
 from service.statestore.vertex_store import VertexStore
 
 
@@ -50,8 +52,12 @@ class KeyedParts:
     store: HostedStore
     #: Columns of the output.
     schema: pa.Schema
+    #: The column of integers that says a row's bin: the key, or the hashes of keys that are text.
+    key: str
     #: What makes one stream of two; only of a join.
     sides: Tagged | None = None
+    #: The key, where it is text.
+    text_key: str | None = None
 
 
 def keyed_parts(vertex: KeyedVertex, schemas: Sequence[pa.Schema], bin_bits: int) -> KeyedParts:
@@ -60,44 +66,72 @@ def keyed_parts(vertex: KeyedVertex, schemas: Sequence[pa.Schema], bin_bits: int
     Raises:
         GraphError: a column is missing or has a type that the vertex cannot read.
     """
-    keys = vertex.keys if isinstance(vertex, JoinVertex) else (vertex.key,)
-    for key, schema in zip(keys, schemas, strict=True):
-        _require_key(vertex.name, key, schema)
-    parts = _parts_of(vertex, schemas, bin_bits)
+    keys: tuple[str, ...] = vertex.keys if isinstance(vertex, JoinVertex) else (vertex.key,)
+    kinds = [_key_type(vertex.name, key, schema) for key, schema in zip(keys, schemas, strict=True)]
+    if len(set(kinds)) > 1:
+        raise GraphError(
+            f"{vertex.name!r} joins {keys[0]!r} of type {kinds[0]} with {keys[1]!r} of type "
+            f"{kinds[1]}; cast one of them before key_by"
+        )
+    if is_text(kinds[0]):
+        parts = _by_text(_parts_of(vertex, KEY_ID, schemas, bin_bits), vertex.key, kinds[0])
+    else:
+        parts = _parts_of(vertex, vertex.key, schemas, bin_bits)
     if vertex.order is Order.ORDERED:
         given = schemas[0] if parts.sides is None else parts.sides.schema
-        _require_sortable(vertex.name, [given.field(name) for name in parts.columns])
+        named = [name for name in parts.columns if name != KEY_ID]
+        _require_sortable(vertex.name, [given.field(name) for name in named])
     return parts
 
 
-def _parts_of(vertex: KeyedVertex, schemas: Sequence[pa.Schema], bin_bits: int) -> KeyedParts:
+def _parts_of(
+    vertex: KeyedVertex, key: str, schemas: Sequence[pa.Schema], bin_bits: int
+) -> KeyedParts:
+    """The parts, where `key` is the column of integers under which state is kept."""
     match vertex:
         case AggregateVertex():
-            return _aggregate(vertex, schemas[0], bin_bits)
+            return _aggregate(vertex, key, schemas[0], bin_bits)
         case StatefulMapVertex():
-            return _stateful_map(vertex, schemas[0], bin_bits)
+            return _stateful_map(vertex, key, schemas[0], bin_bits)
         case DistinctVertex():
             names = schemas[0].names
-            store = VertexStore(vertex.name, DistinctProgram(vertex.key, names), bin_bits)
-            return KeyedParts(_key_first(vertex.key, names), [vertex.key], store, schemas[0])
+            store = VertexStore(vertex.name, DistinctProgram(key, names), bin_bits)
+            return KeyedParts(_key_first(key, names), [key], store, schemas[0], key)
         case JoinVertex():
-            return _join(vertex, schemas, bin_bits)
+            return _join(vertex, key, schemas, bin_bits)
 
 
-def _aggregate(vertex: AggregateVertex, schema: pa.Schema, bin_bits: int) -> KeyedParts:
+def _by_text(parts: KeyedParts, key: str, kind: pa.DataType) -> KeyedParts:
+    """The parts of a vertex that knows its keys by ids, for keys that are text."""
+    fields = [pa.field(key, kind) if field.name == KEY_ID else field for field in parts.schema]
+    assert isinstance(parts.store, VertexStore | RowStore | ObjectStore), "it knows integers only"
+    return replace(
+        parts,
+        columns=[*_key_first(key, [name for name in parts.columns if name != KEY_ID]), KEY_ID],
+        required=_key_first(key, [name for name in parts.required if name != KEY_ID]),
+        store=TextKeyedStore(parts.store, key, kind),
+        schema=pa.schema(fields),
+        text_key=key,
+    )
+
+
+def _aggregate(vertex: AggregateVertex, key: str, schema: pa.Schema, bin_bits: int) -> KeyedParts:
     read = (aggregate.column for aggregate in vertex.aggregates.values())
-    columns = _key_first(vertex.key, [name for name in read if name is not None])
+    columns = _key_first(key, [name for name in read if name is not None])
     kinds = dict(zip(schema.names, schema.types, strict=True))
-    program = AggregateProgram(vertex.key, dict(vertex.aggregates), kinds)
+    program = AggregateProgram(key, dict(vertex.aggregates), kinds)
     return KeyedParts(
         columns,
         columns,
         VertexStore(vertex.name, program, bin_bits),
-        pa.schema([(vertex.key, pa.int64()), *program.output_types.items()]),
+        pa.schema([(key, pa.int64()), *program.output_types.items()]),
+        key,
     )
 
 
-def _stateful_map(vertex: StatefulMapVertex, schema: pa.Schema, bin_bits: int) -> KeyedParts:
+def _stateful_map(
+    vertex: StatefulMapVertex, key: str, schema: pa.Schema, bin_bits: int
+) -> KeyedParts:
     read = (vertex.value,) if isinstance(vertex.value, str) else vertex.value or schema.names
     for name in read:
         if name not in schema.names:
@@ -106,7 +140,7 @@ def _stateful_map(vertex: StatefulMapVertex, schema: pa.Schema, bin_bits: int) -
             )
     program = StatefulMap(
         vertex.name,
-        vertex.key,
+        key,
         vertex.function,
         vertex.value,
         vertex.outputs,
@@ -114,42 +148,45 @@ def _stateful_map(vertex: StatefulMapVertex, schema: pa.Schema, bin_bits: int) -
         vertex.flat,
     )
     return KeyedParts(
-        _key_first(vertex.key, read),
-        [vertex.key],
+        _key_first(key, read),
+        [key],
         ObjectStore(vertex.name, program, bin_bits, vertex.codec),
-        pa.schema([pa.field(vertex.key, pa.int64()), *vertex.outputs]),
+        pa.schema([pa.field(key, pa.int64()), *vertex.outputs]),
+        key,
     )
 
 
-def _join(vertex: JoinVertex, schemas: Sequence[pa.Schema], bin_bits: int) -> KeyedParts:
+def _join(vertex: JoinVertex, key: str, schemas: Sequence[pa.Schema], bin_bits: int) -> KeyedParts:
     left, right = schemas
-    names = joined_names(vertex, left.names, right.names)
+    _, *names = joined_names(vertex, left.names, right.names)
     others = [
         field.type
-        for key, schema in zip(vertex.keys, schemas, strict=True)
+        for own, schema in zip(vertex.keys, schemas, strict=True)
         for field in schema
-        if field.name != key
+        if field.name != own
     ]
-    output = pa.schema(list(zip(names, [pa.int64(), *others], strict=True)))
+    output = pa.schema([(key, pa.int64()), *zip(names, others, strict=True)])
     form = tagged(vertex.keys, schemas)
     store: HostedStore
     if all(is_typed(kind) for kind in others):
-        store = RowStore(vertex.name, JoinProgram(vertex.key, *form.names, output), bin_bits)
+        store = RowStore(vertex.name, JoinProgram(key, *form.names, output), bin_bits)
     else:
-        store = ObjectStore(vertex.name, ObjectJoin(vertex.key, *form.names, output), bin_bits)
-    return KeyedParts(form.schema.names, [vertex.key], store, output, form)
+        store = ObjectStore(vertex.name, ObjectJoin(key, *form.names, output), bin_bits)
+    return KeyedParts(form.schema.names, [key], store, output, key, form)
 
 
 def _key_first(key: str, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([key, *names]))
 
 
-def _require_key(vertex: str, key: str, schema: pa.Schema) -> None:
-    if key not in schema.names or schema.field(key).type != pa.int64():
+def _key_type(vertex: str, key: str, schema: pa.Schema) -> pa.DataType:
+    kind = schema.field(key).type if key in schema.names else None
+    if kind != pa.int64() and (kind is None or not is_text(kind)):
         raise GraphError(
-            f"{vertex!r} needs an int64 column {key!r} as its key; "
+            f"{vertex!r} needs an int64 column {key!r} as its key, or one of text or bytes; "
             f"the stream has {columns_of(schema)}"
         )
+    return kind
 
 
 def _require_sortable(vertex: str, fields: Sequence[pa.Field]) -> None:

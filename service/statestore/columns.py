@@ -25,6 +25,9 @@ ColumnType = Literal["int64", "float64"]
 #: A column of state or input values; which of the two is said by its ColumnSpec.
 Values = NDArray[np.int64] | NDArray[np.float64]
 
+#: Of rows whose key is text: F writes the keys' hashes there, S puts their ids in the place.
+KEY_ID = "key.id"
+
 #: Names that every table has beside its state columns.
 RESERVED_NAMES = ("key", "version")
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.errors import UserFunctionError
-from service.statestore.columns import numbers_of
+from service.statestore.columns import KEY_ID, numbers_of
 from service.statestore.object_store import Objects
 
 #: (state, row) -> (state, output); what rows and outputs are is for the user to say.
@@ -116,8 +116,9 @@ class StatefulMap:
             return listed(rows.column(self.value))
         if self.value is not None:
             return zip(*(listed(rows.column(name)) for name in self.value), strict=True)
-        names = rows.schema.names
-        return (dict(zip(names, row)) for row in zip(*map(listed, rows.columns), strict=True))
+        names = [name for name in rows.schema.names if name != KEY_ID]
+        columns = (listed(rows.column(name)) for name in names)
+        return (dict(zip(names, row)) for row in zip(*columns, strict=True))
 
     def _gathered(
         self,

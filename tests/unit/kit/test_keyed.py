@@ -99,6 +99,41 @@ def test_a_join_meets_across_a_move_and_a_restart_and_distinct_lets_one_pass() -
     assert sorted(found) == [(7, 1, 3), (7, 2, 3), (8, 1, 6)]
 
 
+def test_keys_that_are_text_move_stop_and_restart() -> None:
+    flow = mp.Flow("named")
+    first = flow.source("names", NAMES).key_by("id").distinct("first")
+    joined = flow.source("pages", PAGES).key_by("user").join("joined", first.key_by("id"))
+    stats = joined.key_by("user").aggregate("stats", n=mp.count(), last=mp.highest("page"))
+    longest = stats.key_by("user").stateful_map(
+        "runs",
+        lambda state, row: ((state or 0) + 1, ((state or 0) + 1, row["user"], row["last"])),
+        schema={"run": pa.int64(), "name": pa.string(), "last": pa.int64()},
+    )
+    longest.sink("out", mp.KafkaSink("named", key="run", schema=1))
+    schemas = {"names": {"id": "string", "team": "int64"}}
+    with Cluster(flow, workers=2, bins=16, schemas=schemas) as cluster:
+        cluster.send("pages", [{"user": "Ada", "page": 1, "at": 1}])
+        cluster.send("pages", [{"user": "Grace Hopper", "page": 2, "at": 1}])
+        cluster.rescale(1)
+        cluster.send("names", [{"id": "Ada", "team": 3}, {"id": "Ada", "team": 4}])
+        cluster.rescale(2)
+        cluster.stop()
+        cluster.restart()
+        cluster.send("names", [{"id": "Grace Hopper", "team": 6}, {"id": "Ada", "team": 5}])
+        cluster.advance(ms=100)
+        cluster.rescale(1)
+        cluster.send("pages", [{"user": "Ada", "page": 7, "at": 2}])
+        found = [tuple(row[name] for name in OUT) for row in cluster.output("out")]
+    assert sorted(found) == [
+        ("Ada", 1, "Ada", 1),
+        ("Ada", 2, "Ada", 7),
+        ("Grace Hopper", 1, "Grace Hopper", 2),
+    ]
+
+
+OUT = ("user", "run", "name", "last")
+
+
 def test_a_function_that_raises_ends_the_job_with_its_key() -> None:
     flow = mp.Flow("fails")
     failing = flow.source("pages", PAGES).key_by("user")

@@ -214,13 +214,21 @@ def test_columns_that_a_function_renamed_are_checked_at_start() -> None:
         lowered(flow)
 
 
-@pytest.mark.parametrize("key", ["f", "s"])
-def test_a_key_that_is_no_integer_is_refused(key: str) -> None:
+def test_a_key_that_is_neither_integer_nor_text_is_refused() -> None:
     flow, stream = begun()
-    sink = KafkaSink("out", key=key, schema=4)
-    stream.key_by(key).aggregate("stats", n=count()).sink("out", sink)
-    with pytest.raises(GraphError, match=f"'stats' needs an int64 column '{key}' as its key"):
+    sink = KafkaSink("out", key="f", schema=4)
+    stream.key_by("f").aggregate("stats", n=count()).sink("out", sink)
+    with pytest.raises(GraphError, match="'stats' needs an int64 column 'f' as its key, or one"):
         lowered(flow)
+
+
+def test_of_a_key_that_is_text_the_type_stays() -> None:
+    flow, stream = begun()
+    sink = KafkaSink("out", key="n", schema=4)
+    stats = stream.key_by("s").aggregate("stats", n=count())
+    stats.key_by("s").aggregate("more", n=count()).sink("out", sink)
+    plan = lowered(flow)
+    assert plan.hosts["more"].store.columns == (("s", "key of string"), ("n", "int64"))
 
 
 def test_an_aggregate_of_text_is_refused() -> None:

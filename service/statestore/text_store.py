@@ -1,0 +1,209 @@
+"""State under keys that are text or bytes: a store of any kind under ids, and the keys of these.
+
+Flow: S applies batches whose column KEY_ID holds the keys' hashes -> [TextKeyedStore] puts ids in
+their place -> the store within, which knows integers only -> its output, ids become keys again.
+
+Invariants
+  TS1  A key's state and its text are in the same bin, chunks and entry: they come and go together.
+  TS2  What is outside sees keys, and never an id.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from service.errors import StateCorrupt, StateError, UserFunctionError
+from service.statestore.chunk import BinAssembler
+from service.statestore.columns import KEY_ID, numbers_of
+from service.statestore.hosted import HostedStore, StoredValues
+from service.statestore.object_store import ObjectStore
+from service.statestore.row_heap import Extracted
+from service.statestore.text_keys import TextKeys
+from service.statestore.whole_copying import WholeBins
+
+_LENGTH = struct.Struct("<Q")
+
+
+class KeyedStore(HostedStore, Protocol):
+    """A store that takes the keys of its bins along."""
+
+    def extract(self, bin_id: int, *, cut: int, keys: bytes = b"") -> Iterator[bytes]:
+        """Chunks of the bin's state, with `keys` among them."""
+        ...
+
+
+class TextKeyedStore:
+    """A store whose keys are text or bytes."""
+
+    def __init__(self, inner: KeyedStore, key: str, kind: pa.DataType) -> None:
+        """Keep state in `inner`, under ids, for keys in the column `key` of type `kind`."""
+        self.inner = inner
+        self.vertex = inner.vertex
+        self.bin_bits = inner.bin_bits
+        self.keys = TextKeys(inner.bin_bits, kind)
+        self._key = pa.field(key, kind)
+        self.copier = WholeBins(inner.bin_bits, self._give_up)
+
+    @property
+    def bins(self) -> int:
+        """Number of bins, 2**bin_bits."""
+        return self.inner.bins
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """(name, type) of the key, and of what is kept for it."""
+        return ((self._key.name, f"key of {self._key.type}"), *self.inner.columns)
+
+    @property
+    def row_count(self) -> int:
+        """Keys of all bins."""
+        return self.inner.row_count
+
+    @property
+    def total_nbytes(self) -> int:
+        """Bytes of all bins, keys included."""
+        return self.inner.total_nbytes + self.keys.table.nbytes
+
+    def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
+        """Change the state by a batch with keys and, in KEY_ID, their hashes; what it gives (TS2).
+
+        Raises:
+            StateError: as the store within, or a key has more than 128 MiB.
+        """
+        place = rows.schema.get_field_index(KEY_ID)
+        hashes = numbers_of(rows, KEY_ID).view(np.int64)
+        ids = self.keys.resolve(rows.column(self._key.name), hashes)
+        named = rows.set_column(place, rows.schema.field(place), pa.array(ids))
+        try:
+            outputs = self.inner.apply_rows(named, time)
+        except UserFunctionError as error:
+            if isinstance(error.key, int):
+                (text,) = self.keys.texts(np.array([error.key])).to_pylist()
+                raise error.of_key(text) from error.__cause__
+            raise
+        place = outputs.schema.get_field_index(KEY_ID)
+        if place >= 0:
+            found = self.keys.texts(numbers_of(outputs, KEY_ID).view(np.int64))
+            outputs = outputs.set_column(place, self._key, found)
+        if isinstance(self.inner, ObjectStore):
+            state = self.inner.state
+            gone = [number for number in np.unique(ids).tolist() if state(number) is None]
+            self.keys.forget(np.array(gone, dtype=np.int64))
+        return outputs
+
+    def change_mark(self) -> int:
+        """The change counter of the store within."""
+        return self.inner.change_mark()
+
+    def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
+        """Chunks of the bin's state and of its keys, as of `cut` (TS1)."""
+        return self.inner.extract(bin_id, cut=cut, keys=self.keys.pack(bin_id))
+
+    def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
+        """Chunks of the bin's state and of its keys, copied at the call; the bin is forgotten."""
+        return self._give_up(bin_id, cut)
+
+    def assembler(self, bin_id: int) -> BinAssembler:
+        """An assembler for chunks of the bin; feed it, then `install`."""
+        return self.inner.assembler(bin_id)
+
+    def install(self, bin_id: int, assembler: BinAssembler) -> None:
+        """Replace the bin's state by what the complete assembler holds.
+
+        Raises:
+            StateError, StateCorrupt, FormatMismatch: as the store within; or the keys are damaged.
+        """
+        rows = self.keys.unpack(bin_id, assembler.other_keys())
+        before = self.keys.table.extract(np.array([bin_id], dtype=np.int64))
+        self.keys.install(bin_id, rows)
+        try:
+            self.inner.install(bin_id, assembler)
+        except StateError:
+            self.keys.install(bin_id, before)
+            raise
+
+    def delete(self, bin_id: int) -> None:
+        """Forget the bin's state and keys."""
+        self.inner.delete(bin_id)
+        self.keys.table.delete(bin_id)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.inner.clear()
+        self.keys.table.clear()
+
+    def rows(self, bin_id: int) -> int:
+        """Keys of the bin."""
+        return self.inner.rows(bin_id)
+
+    def rows_per_bin(self) -> NDArray[np.int64]:
+        """Keys of every bin."""
+        return self.inner.rows_per_bin()
+
+    def nbytes(self, bin_id: int) -> int:
+        """Bytes that the bin takes, its keys included."""
+        return self.inner.nbytes(bin_id) + self.keys.table.bin_nbytes(bin_id)
+
+    def timers(self, bin_id: int) -> tuple[bytes, ...]:
+        """The bin's timer entries; their keys are ids."""
+        return self.inner.timers(bin_id)
+
+    def set_timers(self, bin_id: int, timers: Sequence[bytes]) -> None:
+        """Replace the bin's timer entries."""
+        self.inner.set_timers(bin_id, timers)
+
+    @property
+    def stored_bytes(self) -> None:
+        """None: keys differ in length."""
+        return None
+
+    def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
+        """Ids of these bins; of each the length and cells of its key, and what is kept (TS1)."""
+        ids, values = self.inner.stored_rows(bins)
+        keys = self.keys.table.extract(bins)
+        order = np.argsort(keys.keys)
+        places = order[np.searchsorted(keys.keys, ids, sorter=order)]
+        begins = (keys.ends - np.diff(keys.ends, prepend=0))[places].tolist()
+        cells = keys.cells.astype("<i8")
+        joined = np.empty(len(ids), dtype=np.object_)
+        joined[:] = [
+            _LENGTH.pack(8 * (end - begin)) + cells[begin:end].tobytes() + bytes(value)
+            for begin, end, value in zip(
+                begins, keys.ends[places].tolist(), values.tolist(), strict=True
+            )
+        ]
+        return ids, joined
+
+    def load_rows(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
+        """Add ids that are not there, from what `stored_rows` gave.
+
+        Raises:
+            StateCorrupt: a value is not whole, or an id is there already.
+        """
+        texts, kept = [], []
+        size = _LENGTH.size
+        for value in values:
+            length = _LENGTH.unpack_from(value)[0] if len(value) >= size else -1
+            if length < 0 or length % 8 or size + length > len(value):
+                raise StateCorrupt(f"a key of vertex {self.vertex!r} is not whole")
+            texts.append(value[size : size + length])
+            kept.append(value[size + length :])
+        stored = self.inner.stored_bytes
+        if stored is not None and set(map(len, kept)) - {stored}:
+            raise StateCorrupt(f"a row of vertex {self.vertex!r} has another length")
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) // 8)
+        cells = np.frombuffer(b"".join(texts), dtype="<i8").astype(np.int64)
+        ones = np.ones((1, len(keys)), dtype=np.int64)
+        self.keys.append(Extracted(keys, np.zeros_like(keys), ones, ends, cells))
+        self.inner.load_rows(keys, kept)
+
+    def _give_up(self, bin_id: int, cut: int) -> Iterator[bytes]:
+        chunks = self.extract(bin_id, cut=cut)
+        self.delete(bin_id)
+        return chunks
