@@ -233,6 +233,10 @@ class KeyedTable:
         """All cells, and the region of each bin, packed as `_layout` says (A2); to be read."""
         return self._arena.cells, self._arena.regions
 
+    def away_cells(self, bin_id: int) -> Int64s | None:
+        """None: all rows are in slots; see `TieredTable`."""
+        return None
+
     def extract(self, bin_id: int, since: int = 0) -> Rows:
         """Copies of the bin's rows changed after `since` (A3), in no particular order."""
         return self.extract_bins(np.array([bin_id], dtype=np.int64), since)

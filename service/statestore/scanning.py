@@ -124,4 +124,9 @@ def digest(table: KeyedTable, bin_id: int) -> tuple[int, int]:
     region = int(regions[bin_id])
     start = region >> _layout.ORDER_BITS
     rows, total = _scans.digest(cells, start, start + (1 << (region & _layout.ORDER_MASK)))
-    return int(rows), int(total)
+    away = table.away_cells(bin_id)
+    if away is None:
+        return int(rows), int(total)
+    more, rest = _scans.digest(away, 0, len(away))
+    # Sums of hashes go round at 64 bits.
+    return int(rows + more), int((np.array([total]) + np.array([rest]))[0])

@@ -28,6 +28,7 @@ from service.statestore.chunk import PORTION_BYTES, BinAssembler, encode_portion
 from service.statestore.columns import Rows, no_rows
 from service.statestore.copying import BinCopier, Int64s, since_copy
 from service.statestore.place import Place
+from service.statestore.tiered_table import TieredTable
 
 _HEADER = struct.Struct("<II")
 
@@ -52,6 +53,11 @@ class TableCopier(BinCopier):
         self._next_change = next_change
         self._width = 1 + len(table.columns)
 
+    def copy_from(self, table: KeyedTable) -> None:
+        """Copy bins of `table` instead; only while nothing is copied or staged."""
+        assert not self._copies, "what is copied is copied of one table"
+        self._table = table
+
     def _notes_go_to(self, changes: ChangedKeys | None) -> None:
         table = self._table
         if changes is None:
@@ -65,7 +71,8 @@ class TableCopier(BinCopier):
         table.on_change, table.on_removal = changes.note, removing
 
     def _all_keys(self, bin_id: int) -> Int64s | None:
-        return None
+        # Of a table with rows on disk there is no going through slots.
+        return self._table.all_keys(bin_id) if isinstance(self._table, TieredTable) else None
 
     def _scan(self, bin_id: int, place: Place, nbytes: int) -> bytes:
         most = max(1, nbytes // (8 * self._width))

@@ -57,6 +57,8 @@ class TieredTable(KeyedTable):
         self.filter = AwayFilter()
         self._hands = np.zeros(self.bins, dtype=np.int64)
         self._largest = (0, 0)
+        #: While set, no row leaves.
+        self._held = False
         #: Rows recalled and evicted so far.
         self.recalled = 0
         self.evicted = 0
@@ -120,7 +122,8 @@ class TieredTable(KeyedTable):
 
     def lookup(self, keys: Int64s) -> Int64s:
         """As `KeyedTable.lookup`; raises as `touch`."""
-        self._slot.make_room(self)
+        if not self._held:
+            self._slot.make_room(self)
         slots = super().lookup(keys)
         if self._away_total and (slots < 0).any():
             absent = np.unique(np.asarray(keys, dtype=np.int64)[slots < 0])
@@ -138,15 +141,16 @@ class TieredTable(KeyedTable):
     def remove(self, keys: Int64s) -> int:
         """As `KeyedTable.remove`; raises as `touch`."""
         keys = np.unique(np.asarray(keys, dtype=np.int64))
-        absent = keys[super().lookup(keys) < 0]
-        removed = super().remove(keys)
-        if self._stored.any():
-            found, _ = self._fetch(absent)
-            self._came_back(absent[found])
-            removed += len(found)
-            stored = keys[self.filter.may_hold(keys)]
-            if len(stored):
-                self._slot.delete(self._number, bins_of(stored, self.bin_bits), stored)
+        self.lookup(keys)
+        # All of them are resident now, and have to stay so while others ask for them.
+        self._held = True
+        try:
+            removed = super().remove(keys)
+        finally:
+            self._held = False
+        stored = keys[self.filter.may_hold(keys)]
+        if len(stored):
+            self._slot.delete(self._number, bins_of(stored, self.bin_bits), stored)
         return removed
 
     def extract_bins(self, bin_ids: Int64s, since: int = 0) -> Rows:
@@ -173,6 +177,20 @@ class TieredTable(KeyedTable):
             np.concatenate([part.versions for part in parts]),
             columns,
         )
+
+    def all_keys(self, bin_id: int) -> Int64s:
+        """Keys of all rows of the bin, resident and away."""
+        resident = super().extract_bins(np.array([bin_id], dtype=np.int64)).keys
+        if not self._away[bin_id]:
+            return resident
+        return np.concatenate([resident, self._away_rows(bin_id, 0).keys])
+
+    def away_cells(self, bin_id: int) -> Int64s | None:
+        """Rows of the bin that are away, as cells of slots would be; None if there are none."""
+        if not self._away[bin_id]:
+            return None
+        rows = self._away_rows(bin_id, 0)
+        return np.ascontiguousarray(self._stacked(rows).T)
 
     def delete(self, bin_id: int) -> None:
         """As `KeyedTable.delete`, in the database as well."""

@@ -71,10 +71,9 @@ class VertexStore:
         #: V4.
         self._changes = 0
         self.pending = TimerTable(bin_bits)
-        self.copier = self._new_copier()
-
-    def _new_copier(self) -> TableCopier:
-        return TableCopier(self.vertex, self.table, self.timers, self.set_timers, self._next_change)
+        self.copier = TableCopier(
+            vertex, self.table, self.timers, self.set_timers, self._next_change
+        )
 
     def back_with(self, slot: SlotDatabase, number: int) -> TieredTable:
         """Keep rows that the budget of `slot` has no room for there, as vertex `number`.
@@ -84,7 +83,7 @@ class VertexStore:
         assert not self.row_count, "rows are not carried over"
         tiered = TieredTable(self.bin_bits, self.table.columns, slot, number)
         self.table = tiered
-        self.copier = self._new_copier()
+        self.copier.copy_from(tiered)
         return tiered
 
     @property

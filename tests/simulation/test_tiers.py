@@ -24,12 +24,14 @@ from tests.simulation.world import Shape, World
 def test_workers_without_memory_for_rows_give_what_others_give(
     flow: Callable[[], FlowUnderTest], seed: int, tmp_path: Path
 ) -> None:
-    world = World(8_000 + seed, Shape(flow=flow(), rows=300, databases=tmp_path))
+    copies = seed % 2 == 1
+    world = World(8_000 + seed, Shape(flow=flow(), rows=300, copies=copies, databases=tmp_path))
     world.run()
     assert world.check() > 10
-    in_memory = World(8_000 + seed, Shape(flow=flow(), rows=300))
+    in_memory = World(8_000 + seed, Shape(flow=flow(), rows=300, copies=copies))
     in_memory.run()
-    assert world.outputs == in_memory.outputs
+    # What a round of copying tells depends on where rows are, and what happens when on that.
+    assert copies or world.outputs == in_memory.outputs
     tables = [table for database in world.databases for table in database.tables]
     assert sum(table.recalled for table in tables) > 100
     for database in world.databases:

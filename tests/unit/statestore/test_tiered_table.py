@@ -73,7 +73,7 @@ def test_a_table_that_nobody_asks_gives_its_memory_to_one_that_needs_it(slot):
     random = np.random.default_rng(3)
     for _ in range(150):
         made["hot"].apply(random.integers(0, 400_000, 5_000), {}, 1)
-    assert made["cold"].table.resident_bytes < held / 2
+    assert made["cold"].table.resident_bytes < 0.7 * held
     assert made["cold"].row_count == 150_000
     assert slot.resident_bytes <= BUDGET
 
