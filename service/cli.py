@@ -41,6 +41,7 @@ from service.preflight import check_topics, require_kafka
 from service.process import MemberProcess, ProcessOptions
 from service.sizes import bytes_of
 from service.standalone.command import run_without_kafka
+from service.state_cli import app as state_app
 from service.status import print_status
 
 _BUILT_IN_PREFIX = "nexmark:"
@@ -57,6 +58,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(migrate, name="migrate")
 app.add_typer(shortcuts)
+app.add_typer(state_app, name="state")
 
 Target = Annotated[
     str,

@@ -30,6 +30,7 @@ from service.statestore.checkpoint import (
     remove_checkpoints,
     write_checkpoint,
 )
+from service.statestore.description import remove_descriptions, write_description
 from service.statestore.slot_database import LIVE, SlotDatabase
 from service.statestore.tiers import back_stores, read_tiered, write_tiered
 from service.telemetry import Reading
@@ -109,7 +110,7 @@ class SlotFolder:
                 f"manifest {name!r} is not in topic {self._topics.checkpoints!r}, so the state it "
                 "names cannot be proved whole; restore the topic or start under another --app"
             )
-        files = _files_of(manifest, self._slot)
+        files = files_of(manifest, self._slot)
         if files is not None and self._database is not None:
             read_tiered(self.path, files, member.stores, self._database)
         elif files is not None:
@@ -127,10 +128,13 @@ class SlotFolder:
     def _write(self, member: Member, cut: int) -> SlotFiles | None:
         if member.slot.role is not Role.WORKER or not member.hosts:
             return None
+        owned = member.owned_bins()
         if self._database is not None:
-            owned = member.owned_bins()
-            return write_tiered(self.path, cut, member.stores, owned, self._database)
-        return write_checkpoint(self.path, cut, member.stores, member.owned_bins())
+            files = write_tiered(self.path, cut, member.stores, owned, self._database)
+        else:
+            files = write_checkpoint(self.path, cut, member.stores, owned)
+        write_description(self.path, files)
+        return files
 
     def prune(self) -> None:
         """Remove checkpoints that none of the newest manifests names (SF2); cheap without any.
@@ -143,9 +147,10 @@ class SlotFolder:
             return
         manifests = newest_manifests(self._bootstrap, self._topics, self._timeout_s)
         kept: Iterable[SlotFiles | None] = (
-            _files_of(manifest, self._slot) for manifest in manifests[:CHECKPOINTS_KEPT]
+            files_of(manifest, self._slot) for manifest in manifests[:CHECKPOINTS_KEPT]
         )
         remove_checkpoints(self.path, [files for files in kept if files is not None])
+        remove_descriptions(self.path)
 
     def reading(self) -> Reading:
         """What Prometheus is told of state beyond memory; nothing without it."""
@@ -161,7 +166,12 @@ class SlotFolder:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _files_of(manifest: ManifestRecord, slot: str) -> SlotFiles | None:
+def files_of(manifest: ManifestRecord, slot: str) -> SlotFiles | None:
+    """A slot's files in a manifest; None if it has none there.
+
+    Raises:
+        StateCorrupt: what is there lists no files.
+    """
     files = manifest.files.get(slot)
     try:
         return None if files is None else msgspec.convert(files, SlotFiles)
