@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from service.dataflow.operator import Capability, OperatorContext
-from service.migration.horizon import LogFollower
-from service.migration.records import LogRecord, Move, Stop
+from service.migration.horizon import Command, LogFollower
+from service.migration.records import Checkpoint, LogRecord, Move, Stop
 from service.migration.routing_table import RoutingTable
 
 
@@ -38,7 +38,9 @@ class ControlSource:
         self.readers: list[int] = []
         #: Told every record as it is read, after the table and before the control ports.
         self.followers: list[Callable[[LogRecord], None]] = []
-        self._pending: list[Move | Stop] = []
+        #: Cuts of checkpoints read, ascending, until this process has its part of them.
+        self.checkpoints: list[int] = []
+        self._pending: list[Command] = []
         self._waiting: set[Callable[[], None]] = set()
         #: One per output; none after the stop (C3).
         self._capabilities: list[Capability] = []
@@ -59,6 +61,9 @@ class ControlSource:
         for command in self.follower.apply(record):
             if isinstance(command, Move):
                 self.table.apply(command)
+            elif isinstance(command, Checkpoint):
+                self.table.mark(command.at)
+                self.checkpoints.append(command.at)
             self._pending.append(command)
         for follow in self.followers:
             follow(record)

@@ -12,9 +12,10 @@ Invariants
   CT1  Every record appended satisfies LogFollower (HZ1-HZ4): the machine follows its own log.
   CT5  A wave is written as late as the promises allow: a stop never waits for waves that have a cut
        but are not due.
-  CT6  The manifest is written once, after every process has cut its part at the stop.
+  CT6  The last manifest is written once, after every process has cut its part at the stop; those
+       of checkpoints before it as CK2 of `checkpoints` says.
 CT2 to CT4 are the desk's (plan_desk).
-Not handled here: a second generation, checkpoints while the job goes on.
+Not handled here: a second generation.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from collections.abc import Mapping
 
 from service.errors import MegaphoneError, PeerLost, ProtocolViolation, UsageError
 from service.ids import Membership
+from service.migration.checkpoint_desk import CheckpointDesk
+from service.migration.checkpoints import Checkpoints
 from service.migration.controller_events import (
     AppendToLog,
     ControllerSettings,
@@ -43,7 +46,8 @@ from service.migration.controller_events import (
     WaveCompleted,
     WriteManifest,
 )
-from service.migration.founding import JobShape, found_generation, manifest_of, obstacle_of
+from service.migration.ending import Ending
+from service.migration.founding import JobShape, found_generation, obstacle_of
 from service.migration.horizon import HORIZON_END, LogFollower, Promiser
 from service.migration.members import RollCall
 from service.migration.plan_desk import Moment, PlanDesk
@@ -63,7 +67,7 @@ from service.migration.reports import (
     MovedReport,
     read_report,
 )
-from service.migration.requests import Rejected, parse
+from service.migration.requests import Kind, Rejected, parse
 from service.migration.routing_table import RoutingTable
 
 #: Requests read before the generation begins that are kept for it.
@@ -116,12 +120,9 @@ class ControllerMachine:
         self._early: list[RequestRead] = []
         #: Gateway peers that have read everything (until_end).
         self._drained: set[int] = set()
-        self._stop: Stop | None = None
-        self._stop_deadline = 0
-        #: Where the stop stands in the log, once durable.
-        self._stop_offset: int | None = None
-        #: {peer: its part of the checkpoint} (CT6).
-        self._cut: dict[int, CheckpointedReport] = {}
+        self._ending = Ending()
+        checkpoints = Checkpoints(settings.checkpoints, now_us, job.held_over)
+        self._checkpoints = CheckpointDesk(checkpoints, self._say, self._append, self._tell)
         #: Records given to the shell and not yet durable, oldest first.
         self._unwritten: deque[LogRecord] = deque()
         self._out: list[Instruction] = []
@@ -175,10 +176,18 @@ class ControllerMachine:
             self._begin()
         if self.phase is Phase.RUNNING:
             self._issue_waves()
+            self._checkpoints.tick(
+                now_us,
+                self._roll.slots,
+                self._promiser.earliest_command,
+                None if self.plan is None else self.plan.reserved_cut,
+                lambda: [] if self.table is None else self.table.latest.tolist(),
+            )
             self._promise()
-        if self.phase is Phase.STOPPING and now_us > self._stop_deadline:
-            late = [slot for peer, slot in enumerate(self._roll.slots) if peer not in self._cut]
-            self._fail(PeerLost, f"{', '.join(late)} did not come to the stop in time")
+        if self.phase is Phase.STOPPING:
+            late = self._ending.late(self._roll.slots, now_us)
+            if late is not None:
+                self._fail(PeerLost, late)
 
     def _promise(self) -> None:
         settings = self._settings
@@ -198,6 +207,9 @@ class ControllerMachine:
             self.table.advance(promise.horizon)
             self.table.compact(promise.horizon)
 
+    def _say(self, instruction: Instruction) -> None:
+        self._out.append(instruction)
+
     def _append(self, record: LogRecord) -> None:
         self._write(self._promiser.append(record))
 
@@ -208,9 +220,10 @@ class ControllerMachine:
     def _appended(self, offset: int) -> None:
         if not self._unwritten:
             raise ProtocolViolation(f"offset {offset} acknowledged, but nothing was appended")
-        if self._unwritten.popleft() is self._stop:
-            self._stop_offset = offset
-            self._end_when_all_cut()
+        record = self._unwritten.popleft()
+        self._ending.appended(record, offset)
+        self._checkpoints.appended(record, offset, self.generation, self._now)
+        self._end_when_all_cut()
 
     def _begin(self) -> None:
         self.generation = found_generation(
@@ -258,6 +271,10 @@ class ControllerMachine:
             self._reject(Rejected(request.id, reason))
         elif self.phase is Phase.STOPPING:
             self._reject(Rejected(request.id, "the job is stopping"))
+        elif request.kind is Kind.CHECKPOINT:
+            rejected = self._checkpoints.ask(request.id, self._promiser.earliest_command)
+            if rejected is not None:
+                self._reject(rejected)
         else:
             self._publish(self._desk.answer(request, self._moment()))
             self._stop_when_drained()
@@ -270,6 +287,10 @@ class ControllerMachine:
 
     def _reject(self, rejected: Rejected) -> None:
         self._publish(self._desk.reject(rejected.id, rejected.reason))
+
+    def _tell(self, *statuses: StatusRecord) -> None:
+        """Publish statuses of accepted requests and remember them (CT3)."""
+        self._publish([self._desk.book.note(status) for status in statuses])
 
     def _publish(self, statuses: list[StatusRecord]) -> None:
         self._out.extend(map(PublishStatus, statuses))
@@ -348,35 +369,30 @@ class ControllerMachine:
             self._stop_job(drain=True)
 
     def _stop_job(self, *, drain: bool) -> None:
-        self._stop = Stop(at=self._promiser.earliest_command, drain=drain, clock=self._now)
-        self._append(self._stop)
-        self._stop_deadline = self._now + self._settings.stop_wait_us
+        self._checkpoints.abort("the job was stopped, and writes one at its end", self._now)
+        stop = Stop(at=self._promiser.earliest_command, drain=drain, clock=self._now)
+        self._append(stop)
+        self._ending.begin(stop, self._now + self._settings.stop_wait_us)
         self.phase = Phase.STOPPING
         self._publish(self._desk.stop(self._moment()))
 
     def _checkpointed(self, peer: int, report: CheckpointedReport) -> None:
-        if self._stop is None or report.cut != self._stop.at or peer in self._cut:
-            raise ProtocolViolation(f"peer {peer} cut its part at {report.cut}, unasked")
-        self._cut[peer] = report
+        assert self.generation is not None, "who reports is a member"
+        if self._checkpoints.report(peer, report, self.generation, self._now):
+            return
+        self._ending.report(peer, report)
         self._roll.excuse(self._roll.slots[peer])
         self._end_when_all_cut()
 
     def _end_when_all_cut(self) -> None:
-        if len(self._cut) < self._membership.peers or self._stop_offset is None:
+        if self.generation is None or self.table is None:
+            return
+        owners, peers = self.table.latest.tolist(), self._membership.peers
+        manifest = self._ending.manifest(self.generation, owners, peers, self._now)
+        if manifest is None:
             return
         if self.plan is not None:
             raise ProtocolViolation("every process has cut its part, but bins are still on the way")
-        assert self.generation is not None, "a stop follows a generation"
-        assert self.table is not None, "a generation has a table"
-        assert self._stop is not None, "CT6"
-        manifest = manifest_of(
-            self.generation,
-            self._stop,
-            self._cut,
-            owners=self.table.latest.tolist(),
-            log_offset=self._stop_offset + 1,
-            now_us=self._now,
-        )
         self._out.append(WriteManifest(manifest))
         self._out.append(Done())
         self.phase = Phase.ENDED
@@ -388,6 +404,7 @@ class ControllerMachine:
 
     def _fail(self, error: type[MegaphoneError], reason: str) -> None:
         self._publish(self._desk.fail(reason))
+        self._checkpoints.abort(f"the job failed: {reason}", self._now)
         self._reject_early(f"the job did not begin: {reason}")
         self._out.append(Fail(error, reason))
         self.phase = Phase.ENDED

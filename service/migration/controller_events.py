@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.errors import MegaphoneError, PeerError
+from service.migration.checkpoints import CheckpointSettings
 from service.migration.pacing import Pacing
 from service.migration.plan_run import WaveRun
 from service.migration.records import LogRecord, ManifestRecord, MemberRecord, StatusRecord
@@ -29,6 +30,7 @@ class ControllerSettings:
     #: A plan that waits keeps others from starting, so it may not wait for ever.
     at_ahead_us_max: int = 3_600_000_000
     pacing: Pacing = field(default_factory=Pacing)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
 
 
 class Phase(StrEnum):
@@ -125,6 +127,13 @@ class WriteManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointAborted:
+    """A fact for logs and metrics; nothing is to be done."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fail:
     """The job cannot go on: raise `error(reason)` once what stands before it is published."""
 
@@ -137,4 +146,6 @@ class Done:
     """The job has ended as asked."""
 
 
-Instruction = AppendToLog | PublishStatus | WaveCompleted | WriteManifest | Fail | Done
+Instruction = (
+    AppendToLog | PublishStatus | WaveCompleted | WriteManifest | CheckpointAborted | Fail | Done
+)

@@ -1,7 +1,7 @@
 """How a generation begins, and what it leaves for the next: owner tables, positions, first epoch.
 
 Flow: job + newest manifest + log so far + members -> [found_generation] -> Generation record;
-Generation + routing at the stop + every process's part -> [manifest_of] -> manifest. Pure.
+Generation + routing at a cut + every process's part -> [manifest_of] -> manifest. Pure.
 
 Invariants
   FD1  First epochs lie above every horizon, command and cut of the past, and at or above the clock.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from service.errors import FormatMismatch, MegaphoneError, ProtocolViolation, UsageError
 from service.migration.horizon import LogFollower
-from service.migration.records import Generation, ManifestRecord, SlotBinding, Stop
+from service.migration.records import Generation, ManifestRecord, SlotBinding
 from service.migration.reports import CheckpointedReport
 
 
@@ -36,6 +36,8 @@ class JobShape:
     start: Mapping[str, list[int]]
     #: Read to the end offsets found at start, then stop.
     until_end: bool
+    #: Vertices that keep rows of a time for a later one, outside of all bins.
+    held_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +131,24 @@ def found_generation(
 
 def manifest_of(
     generation: Generation,
-    stop: Stop,
+    cut: int,
     parts: Mapping[int, CheckpointedReport],
     *,
     owners: list[int],
     log_offset: int,
     now_us: int,
+    drained: bool = False,
 ) -> ManifestRecord:
-    """The manifest of a stopped generation.
+    """The manifest of a generation as of a cut.
 
     Args:
-        generation: what ran.
-        stop: where it was cut.
+        generation: what runs, or ran.
+        cut: the epoch of its stop, or of a checkpoint.
         parts: what each peer reported, one per peer.
-        owners: worker ordinal of each bin as of the stop.
+        owners: worker ordinal of each bin as of the cut.
         log_offset: where the next controller goes on reading the accepted log.
         now_us: the controller's clock.
+        drained: whether all input there will be is in it.
 
     Raises:
         ProtocolViolation: a gateway reports a partition it does not read, or went back in it.
@@ -159,9 +163,9 @@ def manifest_of(
                 raise ProtocolViolation(f"peer {peer} went back in {topic}/{partition}")
             positions[topic][partition] = offset
     return ManifestRecord(
-        name=f"{generation.generation}-{stop.at}",
+        name=f"{generation.generation}-{cut}",
         generation=generation.generation,
-        cut=stop.at,
+        cut=cut,
         clock=now_us,
         bins=generation.bins,
         workers=generation.workers,
@@ -175,7 +179,7 @@ def manifest_of(
             generation.slots[worker].slot: parts[worker].files
             for worker in range(generation.workers)
         },
-        drained=stop.drain,
+        drained=drained,
     )
 
 

@@ -27,6 +27,7 @@ from collections import deque
 from service.errors import ProtocolViolation
 from service.migration.records import (
     MAX_EPOCH,
+    Checkpoint,
     Generation,
     LogRecord,
     Move,
@@ -38,7 +39,7 @@ from service.migration.records import (
 #: The horizon after the last command.
 HORIZON_END = MAX_EPOCH
 
-Command = Move | Stop
+Command = Move | Checkpoint | Stop
 
 
 class LogFollower:
@@ -92,6 +93,9 @@ class LogFollower:
             case Move():
                 if record.precopy > self.copies:
                     raise ProtocolViolation(f"HZ6: a move claims copy {record.precopy}")
+                self._command(record.at)
+                commands = (record,)
+            case Checkpoint():
                 self._command(record.at)
                 commands = (record,)
             case Stop():

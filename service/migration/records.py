@@ -92,6 +92,14 @@ class PreCopyEnd(_LogRecord, frozen=True, kw_only=True, tag="precopy-end"):
     """Every copy that no move has claimed is dropped."""
 
 
+class Checkpoint(_LogRecord, frozen=True, kw_only=True, tag="checkpoint"):
+    """Keep state and read positions as of epoch `at`, and go on."""
+
+    at: Time
+    #: Id of the request that asked for it; null for one of the schedule.
+    request: str | None = None
+
+
 class Stop(_LogRecord, frozen=True, kw_only=True, tag="stop"):
     """The last command of a generation: cut state and read positions at `at`, then end."""
 
@@ -163,7 +171,7 @@ class Generation(_LogRecord, frozen=True, kw_only=True, tag="generation"):
         check_positions(self.partition_owners, self.positions)
 
 
-LogRecord = Promise | Move | PreCopy | PreCopyEnd | Stop | Generation
+LogRecord = Promise | Move | PreCopy | PreCopyEnd | Checkpoint | Stop | Generation
 
 
 def check_owner_tables(

@@ -60,13 +60,17 @@ class DrainedReport(_Report, frozen=True, kw_only=True, tag="drained"):
 
 
 class CheckpointedReport(_Report, frozen=True, kw_only=True, tag="checkpointed"):
-    """A process has cut its part at the stop, everything below acknowledged by its sinks."""
+    """A process has its part of a cut, the stop's or another's; all below was acknowledged."""
 
     cut: Time
     #: A worker's files, opaque; null from a gateway.
     files: object = None
     #: A gateway's (topic, partition, next offset to read) as of the cut.
     positions: list[tuple[str, Count, Count]] = []
+    #: Bytes of the files.
+    bytes: Count = 0
+    #: Why there is no part; then the rest means nothing.
+    failed: str | None = None
 
 
 PeerReport = MovedReport | CopiedReport | LoadReport | DrainedReport | CheckpointedReport

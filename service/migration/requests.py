@@ -50,13 +50,13 @@ class Kind(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     ABORT = "abort"
+    CHECKPOINT = "checkpoint"
 
 
 #: Kinds that the design names and this version refuses: what they are, what to do instead.
 _LATER = {
     "admit": ("a worker joining a running job", "stop the job and start it with more --workers"),
     "retire": ("a worker leaving a running job", "move its bins away and let it run empty"),
-    "checkpoint": ("a checkpoint while the job goes on", "a plain stop writes one"),
     "stop": ("stopping by request", "send SIGTERM to the controller"),
     "move-partitions": ("moving source partitions", "they are dealt out again at each start"),
     "move-sinks": ("moving sink groups", "they are dealt out again at each start"),
@@ -70,6 +70,7 @@ _FIELDS_OF: Mapping[Kind, tuple[str, ...]] = {
     Kind.PAUSE: ("plan",),
     Kind.RESUME: ("plan",),
     Kind.ABORT: ("plan",),
+    Kind.CHECKPOINT: (),
 }
 _FIELDS = ("id", "kind", *dict.fromkeys(name for names in _FIELDS_OF.values() for name in names))
 #: A request that has none of these lacks what it is about.

@@ -68,6 +68,8 @@ class RoutingTable:
         self._owners: list[NDArray[np.int32]] = [first]
         #: {cut: its moves}, for cuts >= since.
         self._moves: dict[int, tuple[BinMove, ...]] = {}
+        #: {cut at which nothing moves: owner of each bin there}.
+        self._marked: dict[int, NDArray[np.int32]] = {}
         #: Interval that answered last: [low, high) and its owners.
         self._low, self._high, self._hit = since, MAX_EPOCH, first
 
@@ -135,6 +137,24 @@ class RoutingTable:
         self._high = min(self._high, move.at)
         return self._moves[move.at]
 
+    def mark(self, cut: int) -> None:
+        """Take in a cut at which nothing moves: no interval of owners extends over it.
+
+        Raises:
+            ProtocolViolation: it is not above the horizon and every earlier cut (RT2).
+        """
+        if cut <= max(self._promised, self.last_cut):
+            raise ProtocolViolation(f"RT2: cut {cut} is not above what is already known")
+        self._starts.append(cut)
+        self._owners.append(self._owners[-1])
+        self._moves[cut] = ()
+        self._marked[cut] = self._owners[-1]
+        self._high = min(self._high, cut)
+
+    def marked(self, cut: int) -> NDArray[np.int32]:
+        """Owner of each bin at a cut that was marked and not compacted; beyond the horizon, too."""
+        return self._marked[cut]
+
     def owners_at(self, epoch: int) -> NDArray[np.int32]:
         """Owner of each bin at `epoch`; read-only int32[bins].
 
@@ -198,6 +218,7 @@ class RoutingTable:
         index = bisect_right(self._starts, epoch) - 1
         for cut in [cut for cut in self._moves if cut < epoch]:
             del self._moves[cut]
+            self._marked.pop(cut, None)
         del self._starts[:index]
         del self._owners[:index]
         self.since = epoch

@@ -1,0 +1,82 @@
+"""One process's part of a checkpoint while the job goes on: copied state, positions, what is left.
+
+Flow: ControlSource says where cuts are; hosts copy, gateways tick -> [CheckpointParts] -> the shell
+writes the copies and tells the controller (`service.checkpointing`, `service.standalone.job`).
+
+Invariants
+  CP1  Positions at a cut c are those behind the rows stamped below c (Q4): taken before the first
+       tick at or beyond c.
+  CP2  A part is `passed` once every sink's frontier has reached c, over all processes: whatever the
+       rows below c led to is acknowledged.
+  CP3  Parts are taken in the order of their cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.egress.sink import SinkOperator
+from service.ingest.source import SourceOperator, TopicPartition
+from service.migration.control_source import ControlSource
+from service.migration.state_host import StateHost
+from service.statestore.frozen import FrozenStore
+
+
+class CheckpointParts:
+    """The parts of checkpoints under way in one process."""
+
+    def __init__(
+        self,
+        control: ControlSource,
+        hosts: Mapping[str, StateHost],
+        sources: Mapping[str, SourceOperator],
+        sinks: Mapping[str, SinkOperator],
+    ) -> None:
+        """Watch the operators of one member."""
+        self._control = control
+        self._hosts = hosts
+        self._sources = sources
+        self._sinks = sinks
+        #: {cut: positions of all sources}, of cuts that a tick has passed.
+        self._positions: dict[int, dict[TopicPartition, int]] = {}
+
+    def before_tick(self, epoch: int) -> None:
+        """Note positions at every cut that a tick at `epoch` passes (CP1)."""
+        for cut in self._control.checkpoints:
+            if cut <= epoch and cut not in self._positions:
+                self._positions[cut] = self._current()
+
+    @property
+    def first(self) -> int | None:
+        """The cut whose part is next (CP3), if there is one."""
+        cuts = self._control.checkpoints
+        return cuts[0] if cuts else None
+
+    def is_copied(self, cut: int) -> bool:
+        """Whether the state of all vertices here is copied as of `cut`."""
+        return all(cut in host.cutting.frozen for host in self._hosts.values())
+
+    def take_frozen(self, cut: int) -> dict[str, FrozenStore]:
+        """The copies, once; they are then the caller's."""
+        return {name: host.cutting.frozen.pop(cut) for name, host in self._hosts.items()}
+
+    def is_passed(self, cut: int) -> bool:
+        """Whether everything below `cut` has left the job, acknowledged (CP2)."""
+        return all(sink.frontier().reached(cut) for sink in self._sinks.values())
+
+    def positions(self, cut: int) -> dict[TopicPartition, int]:
+        """Where this gateway's partitions stand at `cut`; once it is passed."""
+        found = self._positions.get(cut)
+        # No tick came at or beyond it yet: everything stamped lies below it.
+        return self._current() if found is None else found
+
+    def done(self, cut: int) -> None:
+        """Forget a cut: its part is told."""
+        self._control.checkpoints.remove(cut)
+        self._positions.pop(cut, None)
+
+    def _current(self) -> dict[TopicPartition, int]:
+        positions: dict[TopicPartition, int] = {}
+        for source in self._sources.values():
+            positions.update(source.positions)
+        return positions
