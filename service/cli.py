@@ -20,6 +20,7 @@ import typer
 from service.allocator import keep_freed_memory
 from service.bench.cli import app as bench_app
 from service.broker.lookup import serve
+from service.checkpoint_cli import checkpoint
 from service.clock import SystemClock
 from service.config import Config, load_config
 from service.controller_process import ControllerProcess
@@ -59,6 +60,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(migrate, name="migrate")
 app.add_typer(shortcuts)
 app.add_typer(state_app, name="state")
+app.command()(checkpoint)
 
 Target = Annotated[
     str,
@@ -83,6 +85,10 @@ Workers = Annotated[int, typer.Option(min=1, max=1024, help="Worker slots of the
 Gateways = Annotated[int, typer.Option(min=1, max=1024, help="Gateway slots of the job.")]
 Bins = Annotated[
     int, typer.Option(help="Bins of keyed state, a power of two; fixed for the life of the state.")
+]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds between checkpoints while the job runs; 0: none by itself."),
 ]
 UntilEnd = Annotated[
     bool,
@@ -176,6 +182,7 @@ def run(
     gateways: Gateways = 1,
     bins: Bins = 1024,
     until_end: UntilEnd = False,
+    checkpoint_every: CheckpointEvery = 0.0,
     local: Annotated[
         bool,
         typer.Option("--local", help="All roles in this process, one thread, for development."),
@@ -207,7 +214,15 @@ def run(
     missing = " and ".join(name for name, value in needed.items() if not value)
     if missing:
         raise typer.BadParameter(f"flow {flow.name!r} reads or writes Kafka and needs {missing}")
-    options = ControllerOptions(bootstrap_servers, app_name, workers, gateways, bins, until_end)
+    options = ControllerOptions(
+        bootstrap_servers,
+        app_name,
+        workers,
+        gateways,
+        bins,
+        until_end,
+        checkpoint_every_s=checkpoint_every,
+    )
     check_topics(flow, bootstrap_servers, config.limits.broker_timeout_s)
     if local:
         run_roles_here(options, state_dir, config, flow, _registry(registry))
@@ -217,6 +232,8 @@ def run(
     job = ["--workers", str(workers), "--gateways", str(gateways), "--bins", str(bins)]
     if until_end:
         job.append("--until-end")
+    if checkpoint_every:
+        job += ["--checkpoint-every", str(checkpoint_every)]
     member = ["--state-dir", str(state_dir), "--registry", registry]
     children = [ChildSpec(Slot(Role.CONTROLLER, 0), ["controller", *common, *job])]
     for role, count in ((Role.WORKER, workers), (Role.GATEWAY, gateways)):
@@ -244,6 +261,7 @@ def controller(
     gateways: Gateways = 1,
     bins: Bins = 1024,
     until_end: UntilEnd = False,
+    checkpoint_every: CheckpointEvery = 0.0,
     address: Address = "tcp://127.0.0.1:*",
     http_port: HttpPort = None,
     topic_prefix: Prefix = "nexmark",
@@ -264,6 +282,7 @@ def controller(
         until_end,
         address,
         http_port,
+        checkpoint_every,
     )
     ControllerProcess(options, config, flow, Log("controller")).run()
 

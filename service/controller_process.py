@@ -43,6 +43,7 @@ from service.log_reader import addresses_of
 from service.migration.controller import ControllerMachine
 from service.migration.controller_events import (
     AppendToLog,
+    CheckpointAborted,
     Done,
     Event,
     Fail,
@@ -125,7 +126,7 @@ class ControllerProcess:
         )
         self._machine = ControllerMachine(
             shape,
-            settings_of(config),
+            settings_of(config, options.checkpoint_every_s),
             self._now_us(),
             history=past.history,
             manifest=past.manifest,
@@ -312,6 +313,8 @@ class ControllerProcess:
                 )
             case WriteManifest(record=manifest):
                 self._record(manifest)
+            case CheckpointAborted(reason=reason):
+                self._log.info("checkpoint.aborted", reason=reason)
             case Fail(error=error, reason=reason):
                 raise error(reason)
             case Done():
@@ -322,8 +325,11 @@ class ControllerProcess:
         timeout_s = self._config.limits.broker_timeout_s
         self._records.write(self._topics.checkpoints, manifest.name, encode(manifest))
         self._records.flush(timeout_s)
-        for old in self._past.manifests[CHECKPOINTS_KEPT - 1 :]:
+        kept = self._past.manifests
+        kept.insert(0, manifest)
+        for old in kept[CHECKPOINTS_KEPT:]:
             self._records.write(self._topics.checkpoints, old.name, None)
+        del kept[CHECKPOINTS_KEPT:]
         self._records.flush(timeout_s)
         self._log.info("checkpoint.written", manifest=manifest.name, cut=manifest.cut)
 

@@ -18,8 +18,10 @@ from service.control_topics import (
     read_compacted,
 )
 from service.dataflow.flow import Flow
+from service.dataflow.row_vertices import held_over_of
 from service.dataflow.vertices import SourceVertex, stateful_of
 from service.ingest.consumer import KafkaPartitions
+from service.migration.checkpoints import CheckpointSettings
 from service.migration.controller_events import ControllerSettings
 from service.migration.founding import JobShape
 from service.migration.horizon import LogFollower
@@ -44,6 +46,8 @@ class ControllerOptions:
     until_end: bool
     address: str = "tcp://127.0.0.1:*"
     http_port: int | None = None
+    #: Between two checkpoints of the schedule; 0: none but those asked for.
+    checkpoint_every_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +127,12 @@ def shape_of(options: ControllerOptions, flow: Flow, timeout_s: float) -> JobSha
         sink_groups=options.workers,
         start=start,
         until_end=options.until_end,
+        held_over=held_over_of(flow.vertices),
     )
 
 
-def settings_of(config: Config) -> ControllerSettings:
-    """The controller's knobs, in µs."""
+def settings_of(config: Config, checkpoint_every_s: float = 0.0) -> ControllerSettings:
+    """The controller's knobs, in µs, and its schedule of checkpoints."""
     control, limits = config.control, config.limits
     return ControllerSettings(
         lookahead_us=int(control.lookahead_ms * 1000),
@@ -136,4 +141,7 @@ def settings_of(config: Config) -> ControllerSettings:
         members_wait_us=int(limits.start_timeout_s * 1e6),
         silence_us=int(limits.peer_timeout_s * 1e6),
         stop_wait_us=int(limits.stop_timeout_s * 1e6),
+        checkpoints=CheckpointSettings(
+            every_us=int(checkpoint_every_s * 1e6), wait_us=int(limits.stop_timeout_s * 1e6)
+        ),
     )

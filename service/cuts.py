@@ -15,11 +15,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from service.egress.sink import SinkOperator
 from service.ingest.source import SourceOperator, TopicPartition
 from service.migration.control_source import ControlSource
+from service.migration.reports import CheckpointedReport
 from service.migration.state_host import StateHost
+from service.statestore.checkpoint import SlotFiles
 from service.statestore.frozen import FrozenStore
+
+
+def part_of(
+    cut: int, files: SlotFiles | None, positions: Mapping[TopicPartition, int]
+) -> CheckpointedReport:
+    """What a process tells of a cut, a stop's or another's."""
+    return CheckpointedReport(
+        cut=cut,
+        files=None if files is None else msgspec.to_builtins(files),
+        bytes=0 if files is None else files.bytes,
+        positions=[(topic, partition, at) for (topic, partition), at in positions.items()],
+    )
 
 
 class CheckpointParts:

@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
-import msgspec
-
+from service.cuts import part_of
 from service.dataflow.transport.frame import FrameKind
 from service.edges import KafkaEdges
 from service.errors import PeerLost
 from service.links import Links
 from service.member import Member
-from service.migration.reports import CheckpointedReport, PeerReport
+from service.migration.reports import PeerReport
 from service.slot_folder import SlotFolder
 from service.statestore.checkpoint import SlotFiles
 
@@ -84,17 +83,8 @@ class Departure:
         self._edges.check_stored()
         sources = self._member.sources
         self._edges.commit_final({name: source.positions for name, source in sources.items()})
-        self._send(
-            CheckpointedReport(
-                cut=self.cut,
-                files=None if written is None else msgspec.to_builtins(written),
-                positions=[
-                    (topic, partition, offset)
-                    for source in sources.values()
-                    for (topic, partition), offset in source.positions.items()
-                ],
-            )
-        )
+        positions = {at: to for source in sources.values() for at, to in source.positions.items()}
+        self._send(part_of(self.cut, written, positions))
         self._files = None
 
     def _farewell(self) -> bool:

@@ -206,6 +206,23 @@ class KafkaEdges:
             letters.check()
             assert self.unstored or not letters.pending, "ED2: the producer is the letters' own"
 
+    def mark_letters(self) -> list[int]:
+        """Marks behind the dead letters sent so far, for `letters_stored`."""
+        return [letters.mark() for letters in self._letters]
+
+    def letters_stored(self, marks: list[int]) -> bool:
+        """Whether Kafka has every dead letter that was sent before the marks."""
+        return all(each.stored(mark) for each, mark in zip(self._letters, marks, strict=True))
+
+    def check_letters(self) -> None:
+        """Notice dead letters that were lost, while others are under way.
+
+        Raises:
+            BrokerError: there is one.
+        """
+        for letters in self._letters:
+            letters.check()
+
     @property
     def lag(self) -> int:
         """Records between the positions and the ends of this process's partitions."""

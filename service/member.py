@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from service.cuts import CheckpointParts
 from service.dataflow.flow import Flow
 from service.dataflow.operator import Operator
 from service.dataflow.progress.antichain import Antichain
@@ -87,6 +88,8 @@ class Member:
         self.hosts = lowered.hosts
         self.routers = lowered.routers
         self.delays = lowered.delays
+        #: This process's parts of checkpoints that are under way.
+        self.cuts = CheckpointParts(self.control, self.hosts, self.sources, self.sinks)
         #: Location of each vertex's output, by the vertex's name (a `Probe` asks there).
         self.places = lowered.places
         self.worker = Worker(
@@ -118,6 +121,7 @@ class Member:
         epoch = self.ticks.next(monotonic_us, self.follower.horizon)
         if epoch is None:
             return False
+        self.cuts.before_tick(epoch)
         for source in self.sources.values():
             source.tick(epoch)
         return True

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import msgspec
 
+from service.checkpointing import Checkpointing
 from service.clock import Clock, SystemClock, sleep
 from service.config import Config
 from service.control_topics import Admin, AppTopics, RecordWriter
@@ -124,6 +125,7 @@ class MemberProcess:
         self._generation: Generation | None = None
         self._restoring: Future[SlotFiles | None] | None = None
         self._departure: Departure | None = None
+        self._checkpointing: Checkpointing | None = None
         servers, app, slot = options.bootstrap_servers, options.app, options.slot
         limits = config.limits
         topics = AppTopics(app)
@@ -297,6 +299,9 @@ class MemberProcess:
         membership = Membership(generation.workers, generation.gateways)
         index = membership.peer(self._slot)
         addresses = addresses_of(generation)
+        self._checkpointing = Checkpointing(
+            member, self._edges, self._folder, self._send_report, self._log
+        )
         self._links.start(generation.generation, index, membership.peers, addresses)
         self._edges.open_feeds(member.sources, generation)
         now = self._clock.monotonic_ns()
@@ -337,6 +342,8 @@ class MemberProcess:
             self._next_receipts = now + _RECEIPTS_EVERY_NS
         member.step()
         self._report(member)
+        if self._checkpointing is not None:
+            self._checkpointing.turn(now)
         if member.complete:
             deadline = now + int(self._config.limits.stop_timeout_s * 1e9)
             self._departure = Departure(

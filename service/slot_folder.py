@@ -11,7 +11,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from service.statestore.checkpoint import (
     write_checkpoint,
 )
 from service.statestore.description import remove_descriptions, write_description
+from service.statestore.frozen import FrozenStore
 from service.statestore.slot_database import LIVE, SlotDatabase
 from service.statestore.tiers import back_stores, read_tiered, write_tiered
 from service.telemetry import Reading
@@ -133,6 +134,30 @@ class SlotFolder:
             files = write_tiered(self.path, cut, member.stores, owned, self._database)
         else:
             files = write_checkpoint(self.path, cut, member.stores, owned)
+        write_description(self.path, files)
+        return files
+
+    def write_frozen(
+        self, slot: Slot, cut: int, frozen: Mapping[str, FrozenStore]
+    ) -> Future[SlotFiles | None]:
+        """Begin to write copies as of `cut` while the job goes on; None if the slot hosts none.
+
+        What no manifest names any more is removed first, so that checkpoints do not pile up (SF2).
+
+        The future raises:
+            StateError: the disk refused.
+            BrokerError: the manifests were not read.
+        """
+        return self._thread.submit(self._write_frozen, slot, cut, frozen)
+
+    def _write_frozen(
+        self, slot: Slot, cut: int, frozen: Mapping[str, FrozenStore]
+    ) -> SlotFiles | None:
+        if slot.role is not Role.WORKER or not frozen:
+            return None
+        self.prune()
+        bins = next(iter(frozen.values())).copied
+        files = write_checkpoint(self.path, cut, frozen, bins)
         write_description(self.path, files)
         return files
 

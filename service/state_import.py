@@ -148,9 +148,7 @@ def with_files(manifest: ManifestRecord, replaced: dict[str, SlotFiles]) -> Mani
     return msgspec.structs.replace(manifest, files=manifest.files | files)
 
 
-def _require_down(
-    bootstrap_servers: str, topics: AppTopics, config: Config, now_us: int
-) -> None:
+def _require_down(bootstrap_servers: str, topics: AppTopics, config: Config, now_us: int) -> None:
     """SI2; a process that was killed counts as down once it has been silent long enough."""
     timeout_s = config.limits.broker_timeout_s
     for entry in read_compacted(bootstrap_servers, topics.members, timeout_s).values():

@@ -114,7 +114,7 @@ def _bin_at(heads: Sequence[BinContent | None], place: int) -> int:
 
 
 def list_snapshot(snapshot: Snapshot) -> Listing:
-    """Vertices, bins, rows and bytes of a snapshot (SF2 of `state_files`); raises as `Snapshot.bin`."""
+    """Vertices, bins, rows and bytes of a snapshot, all compared; raises as `Snapshot.bin`."""
     found = snapshot.contents
     part = PartListing(
         None,
@@ -208,7 +208,10 @@ def replace_bins(part: SlotCheckpoint, snapshot: Snapshot, bins: Collection[int]
     replaced = (
         BinContent(
             bin_id,
-            {known[name]: _rows_of(snapshot, name, store, bin_id) for name, store in stores.items()},
+            {
+                known[name]: _rows_of(snapshot, name, store, bin_id)
+                for name, store in stores.items()
+            },
         )
         for bin_id in sorted(bins)
     )

@@ -10,7 +10,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -110,3 +110,8 @@ RowVertex = (
     | DelayVertex
     | CaptureVertex
 )
+
+
+def held_over_of(vertices: Sequence[object]) -> tuple[str, ...]:
+    """Names of the vertices that keep rows of a time for a later one, outside of all bins."""
+    return tuple(vertex.name for vertex in vertices if isinstance(vertex, DelayVertex))

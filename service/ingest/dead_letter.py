@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -70,6 +71,18 @@ class DeadLetters:
         #: Letters that Kafka has not acknowledged yet; zero before positions may be made final.
         self.pending = 0
         self._failure: str | None = None
+        #: Letters under way by the marks they were sent before (`mark`).
+        self._under_way: Counter[int] = Counter()
+        self._mark = 0
+
+    def mark(self) -> int:
+        """Number the letters sent so far: `stored` tells when Kafka has all of them."""
+        self._mark += 1
+        return self._mark
+
+    def stored(self, mark: int) -> bool:
+        """Whether Kafka has acknowledged every letter sent before `mark` was given."""
+        return not any(count for sent, count in self._under_way.items() if sent < mark)
 
     def send(self, raw: RawRecords, rejected: Sequence[Rejected]) -> None:
         """Queue a letter for each of the `rejected` records of `raw`.
@@ -122,7 +135,11 @@ class DeadLetters:
         for _ in range(_QUEUE_TRIES):
             try:
                 self._producer.produce(
-                    topic, value, key, headers=headers, on_delivery=self._on_delivery
+                    topic,
+                    value,
+                    key,
+                    headers=headers,
+                    on_delivery=partial(self._on_delivery, self._mark),
                 )
             except BufferError:
                 self._producer.poll(_QUEUE_WAIT_S)
@@ -130,11 +147,15 @@ class DeadLetters:
                 raise BrokerError(_lost(topic, error.args[0])) from error
             else:
                 self.pending += 1
+                self._under_way[self._mark] += 1
                 return
         raise BrokerError(f"topic {topic!r} takes no dead letters: the producer's queue stays full")
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, sent: int, error: KafkaError | None, message: Message) -> None:
         self.pending -= 1
+        self._under_way[sent] -= 1
+        if not self._under_way[sent]:
+            del self._under_way[sent]
         if error is not None and self._failure is None:
             self._failure = _lost(str(message.topic()), error)
 

@@ -152,7 +152,9 @@ class Checkpoints:
     def concerns(self, cut: int) -> bool:
         """Whether a part at `cut` is one of a checkpoint, aborted ones included."""
         run = self._run
-        return cut in self._aborted or (run is not None and run.record is not None and run.cut == cut)
+        return cut in self._aborted or (
+            run is not None and run.record is not None and run.cut == cut
+        )
 
     def appended(self, record: object, offset: int) -> None:
         """The log holds `record` at `offset`."""

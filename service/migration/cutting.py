@@ -1,4 +1,4 @@
-"""Checkpoints at S: each bin is copied once it is settled at the cut, and its later rows wait for it.
+"""Checkpoints at S: each bin is copied when it is settled at the cut, and its later rows wait.
 
 Flow: a Checkpoint record read by S -> [Cutting.add]; each step of S -> [Cutting.step] -> a
 FrozenStore per cut -> the shell, which writes it. What settled means is S's to say (S2).

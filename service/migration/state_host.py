@@ -16,13 +16,15 @@ Invariants
       chunk is sent, so no state frontier passes c before.
   S4  Rows of an arriving bin go on once every downstream stateful input and sink has reached c, so
       nothing the new owner emits can overtake what the old one emitted.
-  S5  Bins that do not move never wait.
+  S5  Bins that do not move never wait, but for the copies of S10.
   S6  Rows that wait hold a capability and no credit.
   S7  Of rows that may be applied, those that came earlier are applied earlier.
   S8  State is taken and sent in portions, between which this process receives and applies rows: a
       large wave does not stop the bins that stay.
   S9  An ordered vertex applies the rows of a time together, once nothing at or before it can come
       (OR1 of `ordered`), and rows of a bin that has not arrived time by time as well.
+  S10  A bin is copied at the cut of a checkpoint when it is settled there, and its rows at or
+      beyond the cut wait for the copy (CU1 of `cutting`).
 Source: DESIGN §7; the original's S stalls all keys, this one gates per bin.
 """
 
@@ -43,13 +45,14 @@ from service.hashing import bins_of
 from service.migration.arrivals import Arrivals
 from service.migration.control_source import ControlSource
 from service.migration.copies import Copies
+from service.migration.cutting import Cutting
 from service.migration.departures import Departures
 from service.migration.gathering import gather
 from service.migration.handover import CutReport
 from service.migration.held import HeldRows, WaitingRows
 from service.migration.loads import LoadMeter
 from service.migration.ordered import OrderedRows
-from service.migration.records import LogRecord, Move, PreCopy, PreCopyEnd, Stop
+from service.migration.records import Checkpoint, LogRecord, Move, PreCopy, PreCopyEnd, Stop
 from service.migration.waiting import NEVER, WaitingBins
 from service.statestore.columns import numbers_of
 from service.statestore.hosted import HostedStore
@@ -109,6 +112,7 @@ class StateHost:
             self._inputs_reached,
             self._unsettled,
         )
+        self.cutting = Cutting(self.store, self.waiting, self._inputs_reached, self._unsettled)
         self._arrivals = Arrivals(
             self.store, self.copies, self.installed, self.waiting, self._gate_open
         )
@@ -122,7 +126,7 @@ class StateHost:
     def settled(self) -> bool:
         """Whether nothing waits, leaves or comes."""
         held = self._beyond or self.waiting or self._ordered
-        return not (held or self._departures or self._arrivals)
+        return not (held or self._departures or self._arrivals or self.cutting)
 
     @property
     def held_bytes(self) -> int:
@@ -139,6 +143,9 @@ class StateHost:
         while (command := self._commands.pull()) is not None:
             if isinstance(command.payload, Move):
                 self._plan(command.payload, self._state_output.retain(2, command))
+            elif isinstance(command.payload, Checkpoint):
+                cut = command.payload.at
+                self.cutting.add(cut, self._control.table.marked(cut) == self._peer)
         self._take_copies()
         self._take_chunks()
         if self._arrivals:
@@ -149,6 +156,8 @@ class StateHost:
                 self._take_rows()
             else:
                 self._take_ordered(self._ordered)
+        if self.cutting and (self.cutting.step() or self.waiting.released):
+            self._context.resume()
         if self._departures and self._departures.step(self.portion_bytes):
             self._context.resume()
         if self.copies.step(self.copy_bytes):

@@ -36,6 +36,7 @@ from service.member import Member
 from service.migration.controller import ControllerMachine
 from service.migration.controller_events import (
     AppendToLog,
+    CheckpointAborted,
     ControllerSettings,
     Done,
     Event,
@@ -59,15 +60,11 @@ from service.migration.records import (
     MemberRecord,
     MemberState,
 )
-from service.migration.reports import (
-    CheckpointedReport,
-    DrainedReport,
-    PeerReport,
-    plain,
-)
+from service.migration.reports import DrainedReport, PeerReport, plain
 from service.standalone.outbox import Outbox, SinkEnd
+from service.standalone.parts import Parts
 from service.standalone.surroundings import Remains, Surroundings
-from service.statestore.checkpoint import SlotFiles, read_checkpoint, write_checkpoint
+from service.statestore.checkpoint import SlotFiles, read_checkpoint
 from service.telling import Teller
 
 #: Frames taken from a link at once when links take turns.
@@ -127,6 +124,7 @@ class StandaloneJob:
         self._awake: set[int] = set()
         self._drained: set[int] = set()
         self._cut: set[int] = set()
+        self._parts = Parts(state_dir)
         past = remains or Remains(LogFollower(), None, {})
         self._manifest = past.manifest
         self.machine = ControllerMachine(
@@ -218,9 +216,12 @@ class StandaloneJob:
             self._awake.discard(peer)
         for report in self._tellers[peer].reports(member, now_us):
             self._tell(peer, report, now_us)
+        part = self._parts.turn(member)
+        if part is not None:
+            self._tell(peer, part, now_us)
         if member.complete and peer not in self._cut and not len(self._outboxes[peer]):
             self._cut.add(peer)
-            self._tell(peer, self._checkpointed(member), now_us)
+            self._tell(peer, self._parts.at_stop(member), now_us)
         return True
 
     def is_out_of_ticks(self) -> bool:
@@ -321,25 +322,6 @@ class StandaloneJob:
         is_gateway = self._slots.slot(peer).role is Role.GATEWAY
         return is_gateway and ends and not any(source.has_rows for source in sources)
 
-    def _checkpointed(self, member: Member) -> CheckpointedReport:
-        """A member's part of the checkpoint: files, positions (SJ2)."""
-        assert member.control.stop is not None, "only a stop completes a member"
-        cut = member.control.stop.at
-        files = None
-        if self._state_dir is not None and member.slot.role is Role.WORKER and member.hosts:
-            folder = self._state_dir / str(member.slot)
-            written = write_checkpoint(folder, cut, member.stores, member.owned_bins())
-            files = msgspec.to_builtins(written)
-        return CheckpointedReport(
-            cut=cut,
-            files=files,
-            positions=[
-                (topic, partition, offset)
-                for source in member.sources.values()
-                for (topic, partition), offset in source.positions.items()
-            ],
-        )
-
     def _tell(self, peer: int, report: PeerReport, now_us: int) -> None:
         self._handle(Report(peer, plain(report)), now_us)
 
@@ -361,7 +343,7 @@ class StandaloneJob:
                         raise error(reason)
                     case Done():
                         self.ended = True
-                    case WaveCompleted():
+                    case WaveCompleted() | CheckpointAborted():
                         pass
         return said
 

@@ -29,7 +29,7 @@ import xxhash
 from service.errors import FormatMismatch, StateCorrupt, StateError
 from service.statestore import _entries, _rocks
 from service.statestore.columns import require_same_columns
-from service.statestore.hosted import HostedStore
+from service.statestore.hosted import HostedStore, WrittenStore
 
 CHECKPOINT_FORMAT = 1
 
@@ -81,7 +81,7 @@ class SlotFiles(msgspec.Struct, frozen=True):
 
 
 def write_checkpoint(
-    folder: Path, cut: int, stores: Mapping[str, HostedStore], bins: Sequence[int]
+    folder: Path, cut: int, stores: Mapping[str, WrittenStore], bins: Sequence[int]
 ) -> SlotFiles:
     """Write the state of the slot's `bins` as of `cut`.
 

@@ -57,7 +57,7 @@ class Freezing:
 
 
 class FrozenStore:
-    """A `checkpoint.WrittenStore` of copies."""
+    """Copies of a store's bins, as `write_checkpoint` takes them (`hosted.WrittenStore`)."""
 
     def __init__(
         self,
@@ -110,4 +110,5 @@ class FrozenStore:
             values.append(kept[start:end])
         if not keys:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.object_)
-        return np.concatenate(keys), np.concatenate(values)
+        joined: StoredValues = np.concatenate(values)  # type: ignore[assignment]  # of one kind
+        return np.concatenate(keys), joined

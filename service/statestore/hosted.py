@@ -27,6 +27,39 @@ from service.statestore.copying import BinCopier
 StoredValues = NDArray[np.void] | NDArray[np.object_]
 
 
+class WrittenStore(Protocol):
+    """What `write_checkpoint` asks of a store; of one that goes on changing, copies give it."""
+
+    vertex: str
+    bin_bits: int
+
+    @property
+    def bins(self) -> int:
+        """Number of bins, 2**bin_bits."""
+        ...
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """(name, type) of what is kept for a key."""
+        ...
+
+    def rows(self, bin_id: int) -> int:
+        """Keys of the bin."""
+        ...
+
+    def rows_per_bin(self) -> NDArray[np.int64]:
+        """Keys of every bin."""
+        ...
+
+    def timers(self, bin_id: int) -> tuple[bytes, ...]:
+        """The bin's timer entries, in the order given."""
+        ...
+
+    def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
+        """Keys of these bins, bin by bin, and what a checkpoint keeps of each."""
+        ...
+
+
 class HostedStore(Protocol):
     """State of one vertex on one slot, in 2**bin_bits bins."""
 

@@ -78,7 +78,7 @@ def _typed_extension(found: _Extension) -> object:
         case (("enum" | "named"), [[module, qualname], content]):
             return _typed(f"{module}.{qualname}", plain(content))
         case "defaultdict", [factory, list() as keys, list() as values]:
-            made = "None" if factory is None else ".".join(map(str, factory))
+            made = ".".join(factory) if isinstance(factory, list) else "None"
             return _typed(f"defaultdict({made})", _paired(keys, values))
         case _, [list() as keys, list() as values] if name in _PAIRS:
             return _typed(name, _paired(keys, values))

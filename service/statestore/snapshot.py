@@ -4,12 +4,12 @@ Flow: bins of a checkpoint -> chunks -> [SnapshotWriter] -> file -> [Snapshot] -
 bins of another checkpoint, or one key's value for a person.
 
 The file, little endian:
-    head      magic "MPSNAPS\\n" | format u16 | 0 u16 | bins u32 | cut i64 | xxh3-128 of these
+    head      magic "MPSNAP-S" | format u16 | 0 u16 | bins u32 | cut i64 | xxh3-128 of these
     chunks    of `service.statestore.chunk`, at most 1 MiB each: those of one bin of one vertex
               after the other, from number 0 to the end chunk, which has the final counts and digest
     contents  JSON, a `Contents`: versions, vertices with columns and rows, and of each bin the
               lengths of its chunks, their final digest and its rows
-    tail      offset u64 and length u64 of the contents | their xxh3-128 | magic "MPSNAPE\\n"
+    tail      offset u64 and length u64 of the contents | their xxh3-128 | magic "MPSNAP-E"
 Nothing else: chunks fill all between head and contents.
 
 Invariants
@@ -36,8 +36,8 @@ from service.statestore.chunk import CHUNK_BYTES_MAX, CHUNK_FORMAT, BinAssembler
 
 SNAPSHOT_FORMAT = 1
 
-MAGIC = b"MPSNAPS\n"
-_MAGIC_END = b"MPSNAPE\n"
+MAGIC = b"MPSNAP-S"
+_MAGIC_END = b"MPSNAP-E"
 _HEAD = struct.Struct("<8sHHIq")
 _TAIL = struct.Struct("<QQ16s8s")
 _DIGEST_BYTES = 16

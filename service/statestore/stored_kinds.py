@@ -43,8 +43,10 @@ def blank_store(stored: StoredVertex, bin_bits: int) -> HostedStore:
         return ObjectStore(stored.vertex, _NoObjects(), bin_bits, encoded)
     columns = []
     for name, kind in stored.columns:
-        if kind == "int64" or kind == "float64":
-            columns.append(ColumnSpec(name, kind, 0))
+        if kind == "int64":
+            columns.append(ColumnSpec(name, "int64", 0))
+        elif kind == "float64":
+            columns.append(ColumnSpec(name, "float64", 0))
         else:
             raise FormatMismatch(
                 f"vertex {stored.vertex!r} has a column {name!r} of type {kind!r}, which this "

@@ -114,7 +114,8 @@ class KitBroker:
         self._bin_bits = bin_bits
         self._schedule = schedule
         self._log: list[bytes] = []
-        self._manifest: bytes | None = None
+        #: Manifests of all checkpoints, oldest first.
+        self.manifests: list[bytes] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._registry = None if registry is None else FolderRegistry(registry)
         self._encoders: dict[str, Encoder] = {}
@@ -179,7 +180,7 @@ class KitBroker:
 
     def remains(self) -> Remains:
         """What a new generation finds (TB2)."""
-        manifest = None if self._manifest is None else decode_manifest(self._manifest)
+        manifest = decode_manifest(self.manifests[-1]) if self.manifests else None
         history = LogFollower()
         for data in self._log[0 if manifest is None else manifest.log_offset :]:
             history.apply(decode_log(data))
@@ -259,7 +260,7 @@ class KitBroker:
 
     def keep_manifest(self, manifest: ManifestRecord) -> None:
         """From here the next generation goes on."""
-        self._manifest = encode(manifest)
+        self.manifests.append(encode(manifest))
 
 
 def _declared(source: str, schema: pa.Schema, fields: Sequence[str] | None) -> pa.Schema:

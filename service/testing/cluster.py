@@ -305,6 +305,21 @@ class Cluster:
         body = {"kind": "rescale", "workers": workers, "precopy": precopy}
         return self._request(body, strategy, batch, wait=wait)
 
+    def checkpoint(self, *, wait: bool = True) -> StatusRecord:
+        """Ask for a checkpoint while the job goes on, as `megaphone checkpoint` does.
+
+        Args:
+            wait: let the clock go on until it is written, so that a `crash` goes back to it.
+                Otherwise it is only asked for.
+
+        Returns:
+            How it stands: `state`, `at` (its cut), `bytes`, `duration_ms`.
+
+        Raises:
+            UsageError: it was rejected; the text is the product's reason. Or the job is down.
+        """
+        return self._request({"kind": "checkpoint"}, None, None, wait=wait)
+
     # Ends ---------------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -321,7 +336,7 @@ class Cluster:
         self._lives.fall("it was stopped")
 
     def crash(self) -> None:
-        """Lose every process: memory is gone, and with it all since the last plain stop.
+        """Lose every process: memory is gone, and with it all since the last checkpoint.
 
         Raises:
             UsageError: the job is down already.
@@ -330,10 +345,10 @@ class Cluster:
         self._lives.fall("it crashed")
 
     def restart(self, *, workers: int | None = None, gateways: int | None = None) -> None:
-        """Start the job again: it goes on from its last plain stop, or from the beginning.
+        """Start the job again: it goes on from its last checkpoint, or from the beginning.
 
-        Rows since then are read again, so results of a job that crashed come again: at least once,
-        as docs/CORRECTNESS.md says.
+        A checkpoint is written by a plain stop and by `checkpoint`. Rows since then are read again,
+        so results of a job that crashed come again: at least once, as docs/CORRECTNESS.md says.
 
         Args:
             workers: another number of workers; bins stay where they were until a `rescale`.
@@ -368,13 +383,17 @@ class Cluster:
         self, body: dict[str, object], strategy: str | None, batch: int | None, *, wait: bool
     ) -> StatusRecord:
         lives, identity = self._lives, f"request-{self._requests}"
-        body |= {"id": identity, "batch": batch}
+        body |= {"id": identity}
+        if batch is not None:
+            body["batch"] = batch
         if strategy is not None:
             body["strategy"] = strategy
         lives.running.request(msgspec.json.encode(body), self._requests, lives.now_us)
         self._requests += 1
         if wait:
-            lives.await_(lambda: self._broker.statuses[identity].state in _FINAL, "a move")
+            lives.await_(
+                lambda: self._broker.statuses[identity].state in _FINAL, f"a {body['kind']}"
+            )
         status = self._broker.statuses[identity]
         if status.state is RequestState.REJECTED:
             raise UsageError(f"the {body['kind']} was rejected: {status.reason}")

@@ -150,7 +150,7 @@ def test_an_invalid_rescale_is_rejected_under_its_id(
 
 @pytest.mark.parametrize(
     "kind",
-    ["admit", "retire", "checkpoint", "stop", "move-partitions", "move-sinks"],
+    ["admit", "retire", "stop", "move-partitions", "move-sinks"],
 )
 def test_what_later_versions_will_do_is_refused_by_name(kind: str) -> None:
     rejected = parsed(MOVE | {"kind": kind})
