@@ -92,8 +92,6 @@ class Value(msgspec.Struct, frozen=True):
     #: Null in a snapshot.
     slot: str | None
     cut: int
-    #: Epoch of the last change, where the vertex keeps it.
-    version: int | None
     #: Columns by name, or the object.
     value: object
 
@@ -205,8 +203,8 @@ def value_in(parts: Sequence[SlotCheckpoint], vertex: str, key: int) -> Value | 
         places = np.flatnonzero(rows.keys == key)
         if len(places):
             stored = part.files.vertices[number]
-            version, value = value_of(stored, rows.values[int(places[0])])
-            return Value(vertex, key, bin_id, part.slot, part.files.cut, version, value)
+            value = value_of(stored, rows.values[int(places[0])])
+            return Value(vertex, key, bin_id, part.slot, part.files.cut, value)
     return None
 
 

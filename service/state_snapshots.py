@@ -161,8 +161,8 @@ def value_in_snapshot(snapshot: Snapshot, vertex: str, key: int) -> Value | None
     places = np.flatnonzero(rows.keys == key)
     if not len(places):
         return None
-    version, value = value_of(stored[number], rows.values[int(places[0])])
-    return Value(vertex, key, bin_id, None, found.cut, version, value)
+    value = value_of(stored[number], rows.values[int(places[0])])
+    return Value(vertex, key, bin_id, None, found.cut, value)
 
 
 def replace_bins(part: SlotCheckpoint, snapshot: Snapshot, bins: Collection[int]) -> SlotFiles:

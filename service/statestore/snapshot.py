@@ -211,7 +211,6 @@ class Snapshot:
 
         Raises:
             StateCorrupt: a chunk is damaged, or the bin is not what the contents say (SN1).
-            FormatMismatch: a chunk has another format.
             StateError: the file cannot be read.
         """
         placed = self._offsets.get((vertex, bin_id))
@@ -225,7 +224,8 @@ class Snapshot:
                 for length in stored.chunks:
                     assembler.feed(file.read(length))
         except (StateCorrupt, FormatMismatch) as error:
-            raise type(error)(f"{self.path}, vertex {vertex!r}: {error}") from error
+            # The contents say what format chunks have: one of another is a damaged one.
+            raise StateCorrupt(f"{self.path}, vertex {vertex!r}: {error}") from error
         except OSError as error:
             raise StateError(f"{self.path} cannot be read: {error}") from error
         whole = assembler.complete and assembler.cut == self.contents.cut

@@ -64,8 +64,8 @@ def codec_of(stored: StoredVertex) -> str | None:
     return None
 
 
-def value_of(stored: StoredVertex, value: bytes) -> tuple[int | None, object]:
-    """(epoch of the last change or None, what is kept) of a stored row, ready for JSON.
+def value_of(stored: StoredVertex, value: bytes) -> object:
+    """What a stored row keeps, columns by name or the object, ready for JSON.
 
     Raises:
         StateCorrupt: the row is no such row.
@@ -73,15 +73,15 @@ def value_of(stored: StoredVertex, value: bytes) -> tuple[int | None, object]:
     codec = codec_of(stored)
     if codec is not None:
         if codec != OBJECTS.name:
-            return None, {"type": f"bytes of {codec}", "value": value.hex()}
+            return {"type": f"bytes of {codec}", "value": value.hex()}
         try:
-            return None, object_json.described(value)
+            return object_json.described(value)
         except ValueError as error:
             raise StateCorrupt(f"a state of vertex {stored.vertex!r} is {error}") from error
     if len(value) != 8 * (1 + len(stored.columns)):
         raise StateCorrupt(f"a row of vertex {stored.vertex!r} has {len(value)} bytes")
     cells = np.frombuffer(value, dtype="<i8")
-    return int(cells[0]), {
+    return {
         name: object_json.plain(cells[1 + index : 2 + index].view(kind)[0].item())
         for index, (name, kind) in enumerate(stored.columns)
     }

@@ -207,7 +207,7 @@ def _check_cut(
                 assert set(bins_of(rows.keys, 3).tolist()) <= {content.bin}, "CL2"
                 for key, value in zip(rows.keys.tolist(), rows.values, strict=True):
                     assert key not in found[stored.vertex], "CL2: a key in two places"
-                    found[stored.vertex][key] = _pair(value_of(stored, value)[1])
+                    found[stored.vertex][key] = _pair(value_of(stored, value))
     assert found == expected, f"CL3 at {manifest.cut}"
 
 

@@ -1,4 +1,4 @@
-"""A job ends as if it had never stopped, from every checkpoint that was written while it went on."""
+"""From every checkpoint that was written while a job went on it ends as if it had never stopped."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from service.ids import Membership
 from service.migration.controller import ControllerMachine
 from service.migration.controller_events import (
     AppendToLog,
+    CheckpointAborted,
     ControllerSettings,
     Done,
     Event,
@@ -36,6 +37,7 @@ from service.migration.founding import JobShape
 from service.migration.horizon import LogFollower
 from service.migration.loads import load_report
 from service.migration.records import (
+    Checkpoint,
     LogRecord,
     ManifestRecord,
     MemberDetails,
@@ -125,6 +127,8 @@ class ControllerWorld:
         self.now = start
         self.statuses: list[StatusRecord] = []
         self.manifests: list[ManifestRecord] = []
+        #: Why checkpoints were given up.
+        self.aborted: list[str] = []
         self.failure: Fail | None = None
         self.done = False
         #: Routing as a process sees it.
@@ -200,9 +204,9 @@ class ControllerWorld:
         """States published under an id, in order."""
         return [status.state for status in self.statuses if status.id == identity]
 
-    def commands(self) -> list[Move | Stop]:
+    def commands(self) -> list[Move | Checkpoint | Stop]:
         """Commands in the log."""
-        return [record for record in self.log if isinstance(record, Move | Stop)]
+        return [record for record in self.log if isinstance(record, Move | Checkpoint | Stop)]
 
     def _do(self, instruction: Instruction) -> None:
         assert not self.done, "nothing follows the end"
@@ -216,6 +220,8 @@ class ControllerWorld:
                 self.manifests.append(manifest)
             case Fail():
                 self.failure = instruction
+            case CheckpointAborted(reason):
+                self.aborted.append(reason)
             case Done():
                 self.done = True
 
@@ -230,8 +236,10 @@ class ControllerWorld:
                 assert self.table is not None, "a generation precedes its moves"
                 self.table.apply(command)
                 self._answer_move(command)
+            elif isinstance(command, Checkpoint):
+                self._answer_cut(command.at, command.at)
             else:
-                self._answer_stop(command)
+                self._answer_cut(command.at, max([0, *(due for due, _, _ in self._due)]))
         if isinstance(record, PreCopy):
             self._answer_copy(record)
         if self.table is not None:
@@ -264,13 +272,13 @@ class ControllerWorld:
                 due = self.now + self._random.randint(5_000, 90_000)
                 self._due.append((due, worker, plain(report)))
 
-    def _answer_stop(self, stop: Stop) -> None:
-        """Everyone cuts its part once all reports due are sent (RP2)."""
+    def _answer_cut(self, cut: int, after: int) -> None:
+        """Everyone cuts its part, at a stop once all reports due are sent (RP2)."""
         if not self.answering:
             return
-        after = max([stop.at, *(due for due, _, _ in self._due)])
+        after = max(cut, after)
         generation = self.reader.generation
-        assert generation is not None, "a stop follows a generation"
+        assert generation is not None, "a cut follows a generation"
         for peer in range(self.membership.peers):
             positions = [
                 (topic, partition, generation.positions[topic][partition] + 10)
@@ -279,7 +287,7 @@ class ControllerWorld:
                 if owner + self.job.workers == peer
             ]
             files = {"digest": f"{peer:02x}"} if peer < self.job.workers else None
-            report = CheckpointedReport(cut=stop.at, files=files, positions=positions)
+            report = CheckpointedReport(cut=cut, files=files, positions=positions)
             due = after + self._random.randint(1, 90_000)
             self._due.append((due, peer, plain(report)))
 

@@ -40,6 +40,8 @@ def test_every_contract_is_there() -> None:
         "bench",
         "control-record",
         "plan",
+        "state",
+        "state-value",
         "status",
         "status-record",
         "summary",

@@ -92,7 +92,7 @@ def test_a_key_has_its_columns_or_its_object(worker):
     parts = find_checkpoints(worker)
     found = value_in(parts, "counts", 7)
     assert found is not None
-    assert (found.value, found.version, found.bin) == ({"n": 1, "lo": 3.5}, 5, bin_of(7))
+    assert (found.value, found.bin) == ({"n": 1, "lo": 3.5}, bin_of(7))
     found = value_in(parts, "objects", -0)
     assert found is not None
     assert found.value == {"type": "tuple", "value": ["seen", {"type": "set", "value": [0]}, 0]}
@@ -105,7 +105,7 @@ def test_a_key_has_its_columns_or_its_object(worker):
 
 def test_the_workers_of_an_app_are_one_state(tmp_path):
     root = tmp_path / "app"
-    keys = [key for key in range(40)]
+    keys = list(range(40))
     for worker, bins in enumerate((range(4), range(4, BINS))):
         mine = [key for key in keys if bin_of(key) in bins]
         written(root / f"worker-{worker}", mine, bins)
