@@ -23,7 +23,7 @@ from service.migration.waiting import WaitingBins
 from service.statestore.frozen import Freezing, FrozenStore
 from service.statestore.hosted import HostedStore
 
-#: Rows copied in one step: 2 to 3 ms, of columns or of objects, which are encoded.
+#: Rows copied in one step: 4 to 6 ms, of columns or of objects, which are encoded.
 ROWS_PER_STEP = 1 << 16
 OBJECTS_PER_STEP = 1 << 11
 

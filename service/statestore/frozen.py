@@ -6,8 +6,8 @@ in a thread of its own, while rows behind the cut are applied.
 Invariants
   FZ1  What was copied does not see later changes of the store, objects changed in place included.
   FZ2  A frozen store gives `write_checkpoint` what the store itself would have given at the cut.
-Cost: 20 to 30 ns a row of columns, 1 to 2 us an object, at the copying; the copies' memory until
-they are written.
+Cost: 60 ns a row of two columns, 3 us a small object, at the copying; the copies' memory until they
+are written.
 """
 
 from __future__ import annotations
