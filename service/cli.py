@@ -29,6 +29,7 @@ from service.dataflow.flow import Flow
 from service.dataflow.vertices import uses_kafka
 from service.drawing import svg_of, table_of
 from service.errors import MegaphoneError, UsageError
+from service.fail_points import arm
 from service.hashing import bin_bits_of
 from service.ids import Role, Slot
 from service.ingest.registry import SchemaRegistry, open_registry
@@ -351,6 +352,7 @@ def _state_memory(text: str) -> int | None:
 def _begin(*, tied: bool, state_memory: str = "") -> Config:
     """What every role does first."""
     config = load_config(_state_memory(state_memory))
+    arm(_slot_of(sys.argv), os.environ)
     if tied:
         tie_to_parent(config.limits.stop_timeout_s)
     return config
