@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import Annotated
-from uuid import uuid4
 
 import msgspec
 import typer
 
-from service.clock import Clock, SystemClock
-from service.config import Config, load_config
-from service.control_topics import START_AT_END, Admin, AppTopics, RecordWriter, TopicTail
-from service.errors import PeerLost, UsageError
-from service.migration.records import RequestState, StatusRecord, decode_status
-
-_LOOK_S = 0.1
-_FINAL = (RequestState.COMPLETED, RequestState.REJECTED, RequestState.ABORTED)
+from service.asking import Conversation
+from service.config import load_config
+from service.migration.records import RequestState
 
 
 class Output(StrEnum):
@@ -48,8 +42,10 @@ def checkpoint(
 
     Exit status 1 if it was rejected or aborted; the one before it then stands.
     """
-    name = identity or f"checkpoint-{uuid4()}"
-    status = ask_checkpoint(bootstrap_servers, app_name, name, load_config(), SystemClock())
+    with Conversation(bootstrap_servers, app_name, load_config()) as conversation:
+        name = identity or conversation.new_id("checkpoint")
+        conversation.ask(name, {"kind": "checkpoint"})
+        *_, status = conversation.follow(name)
     whole = status.state is RequestState.COMPLETED
     if output is Output.JSON:
         typer.echo(msgspec.json.encode(status).decode())
@@ -59,41 +55,3 @@ def checkpoint(
     if not whole:
         typer.echo(f"checkpoint {status.id!r} was {status.state}: {status.reason}", err=True)
         raise typer.Exit(1)
-
-
-def ask_checkpoint(
-    bootstrap_servers: str, app: str, identity: str, config: Config, clock: Clock
-) -> StatusRecord:
-    """The final status of a checkpoint asked for under `identity`.
-
-    Raises:
-        UsageError: there is no such job.
-        PeerLost: the job did not answer in time.
-        BrokerError: Kafka did not answer.
-    """
-    topics, timeout_s = AppTopics(app), config.limits.broker_timeout_s
-    if topics.control not in Admin(bootstrap_servers, timeout_s).partitions():
-        raise UsageError(
-            f"no job {app!r} at {bootstrap_servers}: topic {topics.control!r} is absent"
-        )
-    tail = TopicTail(bootstrap_servers, topics.status, START_AT_END, timeout_s)
-    try:
-        writer = RecordWriter(bootstrap_servers, f"{app}.checkpoint")
-        request = {"id": identity, "kind": "checkpoint"}
-        writer.write(topics.control, identity, msgspec.json.encode(request))
-        writer.flush(timeout_s)
-        # The job gives up by itself after stop_timeout_s; a second look is for its answer.
-        patience_s = config.limits.stop_timeout_s + 2 * config.limits.peer_timeout_s
-        deadline = clock.monotonic_ns() + int(patience_s * 1e9)
-        while clock.monotonic_ns() < deadline:
-            for entry in tail.poll(_LOOK_S):
-                if entry.key == identity and entry.value is not None:
-                    status = decode_status(entry.value)
-                    if status.state in _FINAL:
-                        return status
-    finally:
-        tail.close()
-    raise PeerLost(
-        f"job {app!r} has not answered request {identity!r} for {patience_s:g} s; is it running? "
-        "`megaphone status` says"
-    )
