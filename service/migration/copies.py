@@ -58,6 +58,8 @@ class _Out:
     #: Cut of the move that claimed it.
     cut: int | None = None
     begun: bool = False
+    #: The round that tells it, or told it last.
+    round: int = 1
 
 
 @dataclass(slots=True)
@@ -65,8 +67,10 @@ class _Group:
     """The bins of one number that are copied from here."""
 
     bins: set[int]
-    #: Bins that this round has not told whole.
-    pending: set[int]
+    #: Bins that this round has not told whole; some may have gone since.
+    pending: deque[int]
+    targets: frozenset[int]
+    round: int = 1
     #: Keys that the round told; the first one tells all.
     last: float = float("inf")
     resting: bool = False
@@ -134,7 +138,8 @@ class Copies:
             elif target == self._peer:
                 self._in.open[bin_id] = record.number
         if leaving:
-            self._groups[record.number] = _Group(leaving, set(leaving))
+            targets = frozenset(target for bin_id, target in record.moves if bin_id in leaving)
+            self._groups[record.number] = _Group(leaving, deque(sorted(leaving)), targets)
 
     def moved(self, move: Move) -> None:
         """Let a move claim the copies it names; every other copy of its bins has ended."""
@@ -181,7 +186,6 @@ class Copies:
             del self._outs[bin_id]
         group = self._groups[number]
         group.bins.discard(bin_id)
-        group.pending.discard(bin_id)
         if not group.bins:
             del self._groups[number]
 
@@ -209,23 +213,40 @@ class Copies:
     def _round(self, number: int, group: _Group, frames: FrameWriter, most: int) -> int:
         """Tell what is pending in this round, of about `most` bytes; how many there were."""
         sent = 0
-        for bin_id in sorted(group.pending):
+        full: set[int] = set()
+        left = len(group.pending)
+        while left and sent < most and len(full) < len(group.targets):
+            left -= 1
+            bin_id = group.pending.popleft()
+            if bin_id not in group.bins:
+                continue
             out = self._outs[bin_id][0]
             if out.number != number or not self._may_begin(bin_id, out):
+                group.pending.append(bin_id)
                 continue
-            if not out.begun:
-                out.begun = True
-                self._copier.begin(bin_id)
+            self._enter(bin_id, out, group.round)
             while sent < most and frames.room(out.target):
                 piece = self._copier.next_piece(bin_id, min(most - sent, _FRAME_BYTES))
                 if not piece:
-                    group.pending.discard(bin_id)
                     break
                 frames.add(out.target, number, bin_id, piece)
                 sent += len(piece)
-            if sent >= most:
-                break
+            else:
+                if sent < most:
+                    full.add(out.target)
+                    group.pending.append(bin_id)
+                else:
+                    group.pending.appendleft(bin_id)
         return sent
+
+    def _enter(self, bin_id: int, out: _Out, number: int) -> None:
+        """Let the bin be in round `number` of its copy."""
+        if not out.begun:
+            out.begun = True
+            self._copier.begin(bin_id)
+        elif out.round < number:
+            self._copier.next_round(bin_id)
+        out.round = number
 
     def _may_begin(self, bin_id: int, out: _Out) -> bool:
         """CO1."""
@@ -233,7 +254,7 @@ class Copies:
 
     def _turn(self, number: int, group: _Group) -> None:
         """After a round: rest if little is left or it no longer shrinks, else begin another."""
-        changed = sum(map(self._copier.changed, group.bins))
+        changed = self._copier.changed_in(group.bins)
         if changed <= self.few_keys or changed > group.last * SHRINKING:
             group.resting = True
             if not group.reported:
@@ -241,9 +262,8 @@ class Copies:
                 self.reports.append(CopyReport(self._store.vertex, number, changed))
             return
         group.last = changed
-        group.pending = set(group.bins)
-        for bin_id in group.bins:
-            self._copier.next_round(bin_id)
+        group.round += 1
+        group.pending = deque(sorted(group.bins))
 
     def leave(self, bin_id: int, cut: int) -> Iterator[bytes] | None:
         """Chunks of what is left of a bin that moves at `cut`; None if it was not copied (CO3)."""

@@ -51,6 +51,10 @@ class ChangedKeys:
         """How many keys of the bin are noted."""
         return self._noted.rows(bin_id)
 
+    def counts(self) -> NDArray[np.int64]:
+        """How many keys of each bin are noted."""
+        return self._noted.rows_per_bin()
+
     def take(self, bin_id: int) -> NDArray[np.int64]:
         """The noted keys of the bin, each once; they are noted no longer (CK1)."""
         keys = self._noted.extract(bin_id).keys

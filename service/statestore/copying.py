@@ -23,7 +23,7 @@ Invariants
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,6 +115,13 @@ class BinCopier(ABC):
         """How many keys the next round would tell."""
         assert self._changes is not None, "PC1"
         return self._changes.count(bin_id)
+
+    def changed_in(self, bins: Collection[int]) -> int:
+        """How many keys of all these bins have changed since they were told. Cost: O(bins)."""
+        if self._changes is None:
+            return 0
+        counts: int = self._changes.counts()[np.fromiter(bins, np.int64, len(bins))].sum()
+        return int(counts)
 
     def next_round(self, bin_id: int) -> None:
         """Begin to tell what changed since the last round began, with what is left of that."""
