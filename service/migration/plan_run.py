@@ -165,10 +165,11 @@ class PlanRun:
             receives[worker] = receives.get(worker, 0) + 1
         self.phase = PlanPhase.MOVING
         self.waves_issued += 1
-        self._next_cut = cut + self.pacer.behind(cut, size)
-        wave = WaveRun(self.waves_issued, cut, len(moves), receives, size)
-        if self.copying is not None:
-            wave.precopy = self.copying.moved(number)
+        precopy = 0 if self.copying is None else self.copying.moved(number)
+        # What was copied ahead is not sent at the cut: its size says nothing of what is left.
+        left = 1 if precopy else size
+        self._next_cut = cut + self.pacer.behind(cut, left)
+        wave = WaveRun(self.waves_issued, cut, len(moves), receives, left, precopy=precopy)
         self._in_flight[cut] = wave
         return wave
 
