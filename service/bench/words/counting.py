@@ -7,7 +7,9 @@ flow of an exchange and a function over batches that keeps one table a worker: t
 bins, no router.
 
 In an open loop every record carries the moment it was due, and S's program tells each record's
-latency as it applies it; at full speed there is no such moment, and a record is its key alone.
+latency as it applies it; at full speed there is no such moment, and a record is its key alone. The
+flow names an aggregate of that column so that F sends it; the program reads it for the meter only,
+and gives key and count, as the original's does.
 
 Invariants
   WC1  Nothing of the path is of the benchmark but the two ends: source rows come from memory, and
@@ -67,7 +69,7 @@ def columns_of(options: WordOptions) -> pa.Schema:
 
 
 def aggregates_of(options: WordOptions) -> dict[str, Aggregate]:
-    """What is kept for a key."""
+    """What the flow says that S reads."""
     return {COUNT: Count(), DUE: Oldest(DUE)} if options.open_loop else {COUNT: Count()}
 
 
@@ -157,7 +159,7 @@ class NativeCounts:
         if options.backend.dense:
             self.store = MeteredVector(options, native_bits(options), meter)
         else:
-            self.store = counting_store(options, 0, meter)
+            self.store = counting_store(0, meter)
 
     def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Count a batch."""
@@ -169,12 +171,15 @@ def native_bits(options: WordOptions) -> int:
     return (options.workers - 1).bit_length()
 
 
-def counting_store(options: WordOptions, bin_bits: int, meter: Meter | None) -> VertexStore:
-    """The service's own store of counts, with a meter if there is one."""
-    program: ArenaProgram = AggregateProgram(KEY, aggregates_of(options), {DUE: "int64"})
-    if meter is not None:
-        program = MeteredProgram(program, meter)
-    return VertexStore(COUNTS, program, bin_bits)
+def counting_store(bin_bits: int, meter: Meter | None) -> VertexStore:
+    """The service's own store of counts."""
+    return VertexStore(COUNTS, _program(meter), bin_bits)
+
+
+def _program(meter: Meter | None) -> ArenaProgram:
+    """The service's own running count, with a meter if there is one."""
+    program = AggregateProgram(KEY, {COUNT: Count()}, {})
+    return program if meter is None else MeteredProgram(program, meter)
 
 
 def flow_of(options: WordOptions, native: NativeCounts | None) -> Flow:
@@ -258,8 +263,7 @@ class WordMember(Member):
             self.counts = MeteredVector(self._options, store.bin_bits, self._meter)
             return self.counts
         assert isinstance(store, VertexStore), "an aggregate's state is in an arena"
-        if self._meter is not None:
-            store.program = MeteredProgram(store.program, self._meter)
+        store.program = _program(self._meter)
         self.counts = store
         return store
 

@@ -307,7 +307,7 @@ class WordWorker:
         options, clock = self._options, self._clock
         share = KeySpace(max(1, options.domain // options.workers), None)
         bits = 0 if options.backend.native else options.bin_bits
-        store = counting_store(options, bits, None)
+        store = counting_store(bits, None)
         for highest in range(share.domain - 1, -1, -options.batch):
             store.apply(share.count_down(highest, min(options.batch, highest + 1)), _NOTHING, 1)
         batches = [
