@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.hashing import bins_of
 from service.statestore.hosted import HostedStore, StoredValues
 
 
@@ -39,9 +40,10 @@ class Freezing:
         """
         assert not self._places.keys() & set(bins), "each bin is copied once"
         keys, values = self._store.stored_rows(np.array(bins, dtype=np.int64))
+        counts = np.bincount(bins_of(keys, self._store.bin_bits), minlength=self._store.bins)
         start = 0
         for bin_id in bins:
-            end = start + self._store.rows(bin_id)
+            end = start + int(counts[bin_id])
             self._places[bin_id] = (len(self._parts), start, end)
             start = end
             timers = self._store.timers(bin_id)

@@ -6,7 +6,8 @@ way from stored rows to the chunks of a snapshot and back; a stored row -> [valu
 Invariants
   SK1  A blank store has the vertex's columns, so that it takes and gives exactly what the flow's
        own store would.
-  SK2  Objects stay encoded: none of the flow's classes is needed.
+  SK2  Objects stay encoded: none of the flow's classes is needed. So do rows of other kinds, as
+       their stores alone know what is in them.
 """
 
 from __future__ import annotations
@@ -18,41 +19,34 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import FormatMismatch, StateCorrupt
+from service.errors import StateCorrupt
 from service.statestore import object_json
 from service.statestore.arena import KeyedTable
 from service.statestore.checkpoint import StoredVertex
 from service.statestore.columns import ColumnSpec, Values
 from service.statestore.hosted import HostedStore
+from service.statestore.number_types import NumberType, number_type
 from service.statestore.object_store import OBJECTS, Objects, ObjectStore, StateCodec
 from service.statestore.vertex_store import VertexStore
 
 #: Name of the only column of a store of objects; its type is the codec's name.
 _OBJECT = "object"
+#: Stands in for a codec where rows are neither numbers nor objects: typed rows, and text as a key.
+_ROWS = "rows"
 
 
 def blank_store(stored: StoredVertex, bin_bits: int) -> HostedStore:
-    """An empty store for the vertex's rows (SK1).
-
-    Raises:
-        FormatMismatch: a column has a type that this version does not know.
-    """
+    """An empty store for the vertex's rows (SK1)."""
     codec = codec_of(stored)
-    if codec is not None:
-        encoded = StateCodec(codec, _as_it_is, _as_it_is)
-        return ObjectStore(stored.vertex, _NoObjects(), bin_bits, encoded)
-    columns = []
-    for name, kind in stored.columns:
-        if kind == "int64":
-            columns.append(ColumnSpec(name, "int64", 0))
-        elif kind == "float64":
-            columns.append(ColumnSpec(name, "float64", 0))
-        else:
-            raise FormatMismatch(
-                f"vertex {stored.vertex!r} has a column {name!r} of type {kind!r}, which this "
-                "version does not know; use the version that wrote it"
-            )
-    return VertexStore(stored.vertex, _NoProgram(columns), bin_bits)
+    numbers = _numbers_of(stored)
+    if codec is None and numbers is not None:
+        columns = [
+            ColumnSpec(name, number.kept, 0, "" if number.plain else kind)
+            for (name, kind), number in zip(stored.columns, numbers, strict=True)
+        ]
+        return VertexStore(stored.vertex, _NoProgram(columns), bin_bits)
+    encoded = StateCodec(codec or _ROWS, _as_it_is, _as_it_is)
+    return ObjectStore(stored.vertex, _NoObjects(), bin_bits, encoded)
 
 
 def codec_of(stored: StoredVertex) -> str | None:
@@ -78,13 +72,32 @@ def value_of(stored: StoredVertex, value: bytes) -> object:
             return object_json.described(value)
         except ValueError as error:
             raise StateCorrupt(f"a state of vertex {stored.vertex!r} is {error}") from error
+    numbers = _numbers_of(stored)
+    if numbers is None:
+        return {"type": "stored row", "value": value.hex()}
     if len(value) != 8 * (1 + len(stored.columns)):
         raise StateCorrupt(f"a row of vertex {stored.vertex!r} has {len(value)} bytes")
-    cells = np.frombuffer(value, dtype="<i8")
+    cells = np.frombuffer(value, dtype="<i8")[1:].astype(np.int64)
     return {
-        name: object_json.plain(cells[1 + index : 2 + index].view(kind)[0].item())
-        for index, (name, kind) in enumerate(stored.columns)
+        name: object_json.plain(
+            number.narrowed(cells[place : place + 1].view(number.kept))[0].as_py()
+        )
+        for place, ((name, _), number) in enumerate(zip(stored.columns, numbers, strict=True))
     }
+
+
+def _numbers_of(stored: StoredVertex) -> list[NumberType] | None:
+    """How the columns of an arena's vertex are kept; None where rows are something else."""
+    found = []
+    for _, kind in stored.columns:
+        try:
+            number = number_type(pa.type_for_alias(kind))
+        except ValueError:
+            return None
+        if number is None:
+            return None
+        found.append(number)
+    return found
 
 
 def _as_it_is(encoded: bytes) -> bytes:
