@@ -56,11 +56,11 @@ def test_a_point_of_another_slot_is_not_armed():
 
 def test_a_process_dies_at_once_at_the_nth_time():
     code = (
-        "import service.fail_points as f, service.statestore.frozen as z, os\n"
+        "import numpy as n, service.fail_points as f, service.statestore.frozen as z\n"
         f"f.arm('worker-0', {{'{VARIABLE}': 'worker-0/checkpoint.copying/2', '{ALLOWED}': '1'}})\n"
         "class S:\n"
-        "    def stored_rows(self, bins): return [], []\n"
-        "    def rows(self, b): return 0\n"
+        "    bin_bits, bins = 1, 2\n"
+        "    def stored_rows(self, bins): return n.zeros(0, n.int64), n.zeros(0, object)\n"
         "    def timers(self, b): return ()\n"
         "z.Freezing(S()).copy([1]); print('once', flush=True)\n"
         "z.Freezing(S()).copy([1]); print('twice', flush=True)\n"
