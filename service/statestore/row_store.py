@@ -27,6 +27,7 @@ from service.statestore.columns import Rows
 from service.statestore.hosted import StoredValues
 from service.statestore.row_format import RowFormat
 from service.statestore.row_heap import Extracted
+from service.statestore.row_kinds import row_columns
 from service.statestore.row_table import RowTable
 from service.statestore.timers import TimerTable
 from service.statestore.whole_copying import WholeBins
@@ -69,12 +70,8 @@ class RowStore:
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
-        """(name, type) of each column, the name led by the number of its group of rows."""
-        return tuple(
-            (f"{group}.{field.name}", str(field.type))
-            for group, form in enumerate(self.table.formats)
-            for field in form.schema
-        )
+        """(name, type) of each column, as `row_kinds` names them."""
+        return row_columns(self.table.formats)
 
     @property
     def row_count(self) -> int:

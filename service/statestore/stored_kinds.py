@@ -6,8 +6,7 @@ way from stored rows to the chunks of a snapshot and back; a stored row -> [valu
 Invariants
   SK1  A blank store has the vertex's columns, so that it takes and gives exactly what the flow's
        own store would.
-  SK2  Objects stay encoded: none of the flow's classes is needed. So do rows of other kinds, as
-       their stores alone know what is in them.
+  SK2  Objects stay encoded: none of the flow's classes is needed.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Never
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import StateCorrupt
+from service.errors import FormatMismatch, StateCorrupt
 from service.statestore import object_json
 from service.statestore.arena import KeyedTable
 from service.statestore.checkpoint import StoredVertex
@@ -27,26 +27,55 @@ from service.statestore.columns import ColumnSpec, Values
 from service.statestore.hosted import HostedStore
 from service.statestore.number_types import NumberType, number_type
 from service.statestore.object_store import OBJECTS, Objects, ObjectStore, StateCodec
+from service.statestore.row_format import RowFormat
+from service.statestore.row_kinds import (
+    as_json,
+    formats_of,
+    rows_in,
+    text_in,
+    text_key_of,
+    type_named,
+)
+from service.statestore.row_store import RowStore
+from service.statestore.row_table import RowTable
+from service.statestore.text_store import KeyedStore, TextKeyedStore
 from service.statestore.vertex_store import VertexStore
 
 #: Name of the only column of a store of objects; its type is the codec's name.
 _OBJECT = "object"
-#: Stands in for a codec where rows are neither numbers nor objects: typed rows, and text as a key.
-_ROWS = "rows"
 
 
 def blank_store(stored: StoredVertex, bin_bits: int) -> HostedStore:
-    """An empty store for the vertex's rows (SK1)."""
+    """An empty store for the vertex's rows (SK1).
+
+    Raises:
+        FormatMismatch: a column has a type that this version does not know.
+    """
+    key = text_key_of(stored.columns)
+    if key is not None:
+        return TextKeyedStore(_blank(_behind_key(stored), bin_bits), key.name, key.type)
+    return _blank(stored, bin_bits)
+
+
+def _blank(stored: StoredVertex, bin_bits: int) -> KeyedStore:
+    """A blank store whose keys are integers."""
+    formats = formats_of(stored.columns)
+    if formats is not None:
+        return RowStore(stored.vertex, _NoRows(formats), bin_bits)
     codec = codec_of(stored)
-    numbers = _numbers_of(stored)
-    if codec is None and numbers is not None:
-        columns = [
-            ColumnSpec(name, number.kept, 0, "" if number.plain else kind)
-            for (name, kind), number in zip(stored.columns, numbers, strict=True)
-        ]
-        return VertexStore(stored.vertex, _NoProgram(columns), bin_bits)
-    encoded = StateCodec(codec or _ROWS, _as_it_is, _as_it_is)
-    return ObjectStore(stored.vertex, _NoObjects(), bin_bits, encoded)
+    if codec is not None:
+        encoded = StateCodec(codec, _as_it_is, _as_it_is)
+        return ObjectStore(stored.vertex, _NoObjects(), bin_bits, encoded)
+    columns = []
+    for name, kind in stored.columns:
+        if (known := _number_named(kind)) is not None:
+            columns.append(ColumnSpec(name, known.kept, 0, "" if known.plain else kind))
+        else:
+            raise FormatMismatch(
+                f"vertex {stored.vertex!r} has a column {name!r} of type {kind!r}, which this "
+                "version does not know; use the version that wrote it"
+            )
+    return VertexStore(stored.vertex, _NoProgram(columns), bin_bits)
 
 
 def codec_of(stored: StoredVertex) -> str | None:
@@ -64,6 +93,13 @@ def value_of(stored: StoredVertex, value: bytes) -> object:
     Raises:
         StateCorrupt: the row is no such row.
     """
+    key = text_key_of(stored.columns)
+    if key is not None:
+        text, kept = text_in(value, key.type)
+        return {"key": text, "kept": value_of(_behind_key(stored), kept)}
+    formats = formats_of(stored.columns)
+    if formats is not None:
+        return rows_in(value, formats)
     codec = codec_of(stored)
     if codec is not None:
         if codec != OBJECTS.name:
@@ -72,32 +108,31 @@ def value_of(stored: StoredVertex, value: bytes) -> object:
             return object_json.described(value)
         except ValueError as error:
             raise StateCorrupt(f"a state of vertex {stored.vertex!r} is {error}") from error
-    numbers = _numbers_of(stored)
-    if numbers is None:
-        return {"type": "stored row", "value": value.hex()}
     if len(value) != 8 * (1 + len(stored.columns)):
         raise StateCorrupt(f"a row of vertex {stored.vertex!r} has {len(value)} bytes")
-    cells = np.frombuffer(value, dtype="<i8")[1:].astype(np.int64)
+    cells = np.frombuffer(value, dtype="<i8")
     return {
-        name: object_json.plain(
-            number.narrowed(cells[place : place + 1].view(number.kept))[0].as_py()
-        )
-        for place, ((name, _), number) in enumerate(zip(stored.columns, numbers, strict=True))
+        name: _cell(cells[1 + index : 2 + index], kind)
+        for index, (name, kind) in enumerate(stored.columns)
     }
 
 
-def _numbers_of(stored: StoredVertex) -> list[NumberType] | None:
-    """How the columns of an arena's vertex are kept; None where rows are something else."""
-    found = []
-    for _, kind in stored.columns:
-        try:
-            number = number_type(pa.type_for_alias(kind))
-        except ValueError:
-            return None
-        if number is None:
-            return None
-        found.append(number)
-    return found
+def _cell(cell: NDArray[np.int64], kind: str) -> object:
+    known = _number_named(kind)
+    if known is None:
+        raise StateCorrupt(f"a column has type {kind!r}, which this version does not know")
+    values: Values = cell.astype(np.int64).view(known.kept)
+    return as_json(known.narrowed(values)[0].as_py())
+
+
+def _number_named(kind: str) -> NumberType | None:
+    known = type_named(kind)
+    return None if known is None else number_type(known)
+
+
+def _behind_key(stored: StoredVertex) -> StoredVertex:
+    """The same without the column of the key."""
+    return msgspec.structs.replace(stored, columns=stored.columns[1:])
 
 
 def _as_it_is(encoded: bytes) -> bytes:
@@ -125,6 +160,17 @@ class _NoProgram:
         _refuse()
 
     def apply_rows(self, table: KeyedTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
+        """Refuse rows."""
+        _refuse()
+
+
+class _NoRows:
+    """The same for a store of typed rows."""
+
+    def __init__(self, formats: Sequence[RowFormat]) -> None:
+        self.formats = formats
+
+    def apply_rows(self, table: RowTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
         """Refuse rows."""
         _refuse()
 

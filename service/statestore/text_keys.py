@@ -11,7 +11,7 @@ Invariants
   TK1  Two keys have one id exactly if they are the same bytes; a key keeps its id for ever.
   TK2  The bin of an id is that of the key's hash.
   TK3  From a key's hash to its id every number of the bin is taken: so it is found again.
-Cost: a lookup and a comparison a row, about 0.1 us; 40 bytes a key beside its text.
+Cost: a lookup and a comparison a row, 0.1 to 0.3 us; about 170 bytes a key beside its text.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from service.statestore.columns import KEY_ID, numbers_of
 from service.statestore.hosted import HostedStore, StoredValues
 from service.statestore.object_store import ObjectStore
 from service.statestore.row_heap import Extracted
+from service.statestore.row_kinds import KEY_OF
 from service.statestore.text_keys import TextKeys
 from service.statestore.whole_copying import WholeBins
 
@@ -58,7 +59,7 @@ class TextKeyedStore:
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
         """(name, type) of the key, and of what is kept for it."""
-        return ((self._key.name, f"key of {self._key.type}"), *self.inner.columns)
+        return ((self._key.name, f"{KEY_OF}{self._key.type}"), *self.inner.columns)
 
     @property
     def row_count(self) -> int:

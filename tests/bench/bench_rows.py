@@ -1,4 +1,4 @@
-"""Speed of typed rows: joins beside the same by Python objects, tables, timers.
+"""Speed of typed rows: joins beside the same by Python objects, tables, timers, text keys.
 
 Run it by hand: `python -m tests.bench.bench_rows`. One thread, processor time, so that a busy
 neighbour counts little; medians of several passes, both ways of joining in turn within each, so
@@ -15,13 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from service.dataflow.sides import tagged
+from service.statestore.aggregate import AggregateProgram, Max
+from service.statestore.columns import KEY_ID
 from service.statestore.join import JoinProgram
 from service.statestore.object_join import ObjectJoin
 from service.statestore.object_store import ObjectStore
 from service.statestore.row_format import RowFormat
 from service.statestore.row_store import RowStore
 from service.statestore.row_table import RowTable
+from service.statestore.text_keys import key_hashes
+from service.statestore.text_store import TextKeyedStore
 from service.statestore.timers import TimerTable
+from service.statestore.vertex_store import VertexStore
 
 BIN_BITS = 10
 BATCH = 10_000
@@ -129,6 +134,40 @@ def bench_timers(keys, rows):
         report(f"timers, {name}", statistics.median(seconds) / rows * 1e9, "ns a timer")
 
 
+def bench_text_keys(keys, batches):
+    """An aggregate of keys that are text, hashing included, beside the same of integers."""
+    numbers = [drawn(NUMBERS, keys, BATCH, seed) for seed in range(batches)]
+    texts = [
+        rows.append_column("text", pa.array(np.char.mod("auction %d", rows["key"].to_numpy())))
+        for rows in numbers
+    ]
+    taken = {"integers": [], "text": []}
+    for _ in range(PASSES):
+        program = AggregateProgram(KEY_ID, {"top": Max("price")}, {"price": pa.int64()})
+        plain = VertexStore("v", program, BIN_BITS)
+        store = TextKeyedStore(VertexStore("v", program, BIN_BITS), "text", pa.string())
+        plain_rows = [rows.rename_columns([KEY_ID, "price"]) for rows in numbers]
+
+        def run_plain(store=plain, given=plain_rows):
+            for rows in given:
+                store.apply_rows(rows, (1,))
+
+        def run(store=store):
+            for rows in texts:
+                hashes = pa.array(key_hashes(rows["text"]))
+                store.apply_rows(rows.append_column(KEY_ID, hashes), (1,))
+
+        # The first time fills the store, the second finds every key there.
+        run_plain()
+        run()
+        taken["integers"].append(timed(run_plain))
+        taken["text"].append(timed(run))
+    for name, seconds in taken.items():
+        median = statistics.median(seconds) / (BATCH * batches) * 1e9
+        report(f"highest of {keys:,} keys that are {name}", median, "ns a row")
+    report("bytes a text key, all of it", store.keys.table.nbytes / store.row_count, "bytes")
+
+
 if __name__ == "__main__":
     bench_join(NUMBERS, 1_000_000, 20)
     bench_join(NUMBERS, 10_000, 20)
@@ -136,3 +175,5 @@ if __name__ == "__main__":
     bench_join(TEXTS, 10_000, 20)
     bench_table(100_000, 100_000)
     bench_timers(100_000, 500_000)
+    bench_text_keys(1_000, 20)
+    bench_text_keys(100_000, 20)

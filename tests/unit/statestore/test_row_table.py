@@ -181,7 +181,7 @@ def test_state_of_another_vertex_number_of_bins_or_columns_is_refused():
     for other, text in (
         (store_of(vertex="other"), "has vertex j, other is needed"),
         (store_of(bits=3), "has bins 4, 8 is needed"),
-        (store_of(out=wide), "has rows 0.join.0.n: int32; .* is needed"),
+        (store_of(out=wide), "has rows 0.join.0.n: row of int32; .* is needed"),
     ):
         with pytest.raises(FormatMismatch, match=text):
             other.install(1, assembled(store, 1))
