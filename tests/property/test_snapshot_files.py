@@ -19,22 +19,23 @@ from service.statestore.aggregate import AggregateProgram, Count, Min
 from service.statestore.checkpoint import read_checkpoint, write_checkpoint
 from service.statestore.snapshot import Snapshot
 from service.statestore.vertex_store import VertexStore
+from tests.fakes.timers import entries_at
 
 BITS = 2
 BINS = range(1 << BITS)
 PROGRAM = AggregateProgram("k", {"n": Count(), "lo": Min("x")}, {"x": "float64"})
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=40)
 TIMERS = st.dictionaries(
-    st.sampled_from(list(BINS)), st.lists(st.binary(max_size=9), min_size=1, max_size=3)
+    st.sampled_from(list(BINS)), st.lists(st.integers(-9, 9), min_size=1, max_size=3)
 )
 
 
-def stored(folder: Path, keys: list[int], timers: dict[int, list[bytes]]) -> SlotCheckpoint:
+def stored(folder: Path, keys: list[int], timers: dict[int, list[int]]) -> SlotCheckpoint:
     store = VertexStore("v", PROGRAM, BITS)
     numbers = np.array(keys, dtype=np.int64)
     store.apply(numbers, {"x": numbers / 3}, 7)
-    for bin_id, entries in timers.items():
-        store.set_timers(bin_id, entries)
+    for bin_id, times in timers.items():
+        store.set_timers(bin_id, entries_at(times, bin_id, BITS))
     return SlotCheckpoint("worker-0", folder, write_checkpoint(folder, 5, {"v": store}, BINS))
 
 

@@ -15,6 +15,7 @@ from service.statestore.slot_database import TABLES_FILE, SlotDatabase
 from service.statestore.stateful_map import StatefulMap
 from service.statestore.tiers import back_stores, read_tiered, write_tiered
 from service.statestore.vertex_store import VertexStore
+from tests.fakes.timers import entries_at
 
 PROGRAM = AggregateProgram("k", {"n": Count(), "lo": Min("x")}, {"x": "float64"})
 BITS = 2
@@ -58,7 +59,7 @@ class Slot:
 def slot(tmp_path):
     made = Slot(tmp_path / "one")
     made.change(range(300), 2.5)
-    made.rows.set_timers(1, [b"first", b"second"])
+    made.rows.set_timers(1, entries_at([1, 2], 1, BITS))
     made.change(range(100, 200), 1.5)
     yield made
     made.database.close()

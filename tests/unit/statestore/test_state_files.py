@@ -30,6 +30,7 @@ from service.statestore.object_store import ObjectStore
 from service.statestore.snapshot import Snapshot
 from service.statestore.vertex_store import VertexStore
 from tests.fakes.objects import KeepLast
+from tests.fakes.timers import entries_at
 
 BITS = 3
 BINS = 1 << BITS
@@ -47,7 +48,7 @@ def fill(made, keys, version=5):
     numbers = np.array(keys, dtype=np.int64)
     made["counts"].apply(numbers, {"x": numbers / 2}, version)
     KeepLast.put(made["objects"], {key: ("seen", {key}, key) for key in keys})
-    made["counts"].set_timers(2, [b"timer"])
+    made["counts"].set_timers(2, entries_at([9], 2, BITS))
     return made
 
 
@@ -82,8 +83,8 @@ def test_a_folder_lists_vertices_bins_rows_and_bytes(worker):
     assert (counts.vertex, counts.rows, counts.timers) == ("counts", 40, 1)
     assert counts.columns == (("n", "int64"), ("lo", "float64"))
     assert sum(each.rows for each in counts.bins) == 40
-    # A key, and as a value the version and two columns; the timer has its five bytes.
-    assert counts.bytes == 40 * (14 + 24) + 14 + 5
+    # A key, and as a value the version and two columns; the timer has 24 bytes.
+    assert counts.bytes == 40 * (14 + 24) + 14 + 24
     assert objects.rows == 40
     assert part.bytes == sum(path.stat().st_size for path in (worker / "cut-100").iterdir())
 
