@@ -29,7 +29,7 @@ from service.errors import StateCorrupt, StateError
 from service.hashing import bins_of
 from service.statestore import _kernels, _layout, _regions
 from service.statestore._memory import RESERVED_BYTES, give_back, new_arena
-from service.statestore.columns import ColumnSpec, Rows, Values, require_same_columns
+from service.statestore.columns import ColumnSpec, Rows, Values, require_same_columns, type_name
 
 Int64s = NDArray[np.int64]
 
@@ -327,7 +327,7 @@ class KeyedTable:
         require_same_columns(
             "the state to install",
             [(spec.name, spec.dtype) for spec in self.columns],
-            [(name, str(values.dtype)) for name, values in rows.columns.items()],
+            [(name, type_name(values.dtype)) for name, values in rows.columns.items()],
         )
 
     def _stacked(self, rows: Rows) -> Int64s:

@@ -26,13 +26,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 
 from service.errors import FormatMismatch, StateCorrupt, StateError
-from service.statestore.columns import Rows, Values
+from service.statestore.columns import Rows, Values, type_name
 
 CHUNK_BYTES_MAX = 1 << 20
 #: Format 1 had no heap and no keys; it is read as well.
@@ -178,13 +179,18 @@ class _Writer:
 
 
 def _row_body(rows: Rows, metadata: Mapping[str, str], is_first: bool) -> bytes | pa.Buffer:
-    fields = []
-    for name, values in {"key": rows.keys, "version": rows.versions, **rows.columns}.items():
-        fields.append(pa.field(name, _ARROW_TYPES[str(values.dtype)], nullable=False))
-    schema = pa.schema(fields, metadata=dict(metadata) or None)
+    named = {"key": rows.keys, "version": rows.versions, **rows.columns}
+    kinds = tuple((name, type_name(values.dtype)) for name, values in named.items())
+    schema = _schema(kinds).with_metadata(dict(metadata) or None)
     arrays = [pa.array(a) for a in (rows.keys, rows.versions, *rows.columns.values())]
     body = pa.record_batch(arrays, schema=schema).serialize()
     return b"".join((schema.serialize(), body)) if is_first else body
+
+
+@cache
+def _schema(columns: tuple[tuple[str, str], ...]) -> pa.Schema:
+    """Of columns by (name, type), without metadata."""
+    return pa.schema([pa.field(name, _ARROW_TYPES[kind], nullable=False) for name, kind in columns])
 
 
 def _timer_groups(timers: Iterable[bytes]) -> Iterator[list[bytes]]:

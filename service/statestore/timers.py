@@ -175,6 +175,8 @@ class TimerTable:
         Raises:
             StateCorrupt: they are others.
         """
+        if not entries:
+            return Timers(*np.empty((3, 0), dtype=np.int64))
         if set(map(len, entries)) - {_STORED.itemsize}:
             raise StateCorrupt(f"a timer entry of bin {bin_id} has another length")
         stored = np.frombuffer(b"".join(entries), dtype=_STORED)
