@@ -157,21 +157,28 @@ def every_strategy_brings_the_bins_where_they_should_be(user, world, folder):
 
     # As the original writes it: a whole table, and then two bins 0.3 s after the beginning.
     table = [world.owners[b] if b < 2 else b % 2 for b in range(BINS)]
+    first, second = ((world.owners[b] + 1) % WORKERS for b in (0, 1))
     lines = folder / "plan.txt"
-    lines.write_text(f"M 0 {' '.join(map(str, table))}\nD 300000000 0 2 1 2\n", "utf-8")
+    later = f"D 300000000 0 {first} 1 {second}"
+    lines.write_text(f"M 0 {' '.join(map(str, table))}\n{later}\n", "utf-8")
     done = user.asks("migrate", "apply", str(lines))
     assert done["state"] == "completed"
     assert done["duration_ms"] >= 300
     world.took(done)
-    assert world.owners == [2, 2, *(b % 2 for b in range(2, BINS))]
+    assert world.owners == [first, second, *(b % 2 for b in range(2, BINS))]
 
 
 def a_plan_is_paused_resumed_and_aborted(user, world):
-    # Half a minute between its waves: it is in the middle for as long as it takes.
+    # Half an hour between its waves: it is in the middle for as long as it takes.
     moves = [[b, 0] for b in range(BINS) if world.owners[b] != 0]
     waves = [moves[:1], moves[1:2], moves[2:]]
     world.job.request(
-        {"id": "slow", "kind": "move", "waves": waves, "after_us": [0, 30_000_000, 60_000_000]}
+        {
+            "id": "slow",
+            "kind": "move",
+            "waves": waves,
+            "after_us": [0, 1_800_000_000, 3_600_000_000],
+        }
     )
     world.job.await_(
         lambda: any(s["waves"] == 1 and s["bins"] == 1 for s in world.job.statuses("slow")),
@@ -193,7 +200,7 @@ def a_plan_is_paused_resumed_and_aborted(user, world):
 
 
 def load_is_evened_out(user, world):
-    done = user.asks("rebalance", "--threshold", "0.2", "--by", "rows")
+    done = user.asks("rebalance", "--threshold", "0.1", "--by", "rows")
     assert done["state"] == "completed"
     assert len(world.took(done)) >= 10
     counts = Counter(world.owners)
