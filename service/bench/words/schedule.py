@@ -66,4 +66,8 @@ class StepClock(TickClock):
 
     def is_due(self, monotonic_us: int) -> bool:
         """Whether no epoch was given in this step."""
-        return self.now_us(monotonic_us) > self.last
+        return self.steps_since(monotonic_us) > 0
+
+    def steps_since(self, monotonic_us: int) -> int:
+        """How many steps ago the last epoch was given; 0 in its own step."""
+        return max(0, -(-(self.now_us(monotonic_us) - self.last) // self._step_us))

@@ -58,6 +58,9 @@ Pipe: TypeAlias = "Connection[Answer | str, Order | list[str]]"
 #: Width of a window of the timeline.
 WINDOW_NS = 250_000_000
 _US = 1_000
+#: Steps between ticks while more than the last one is under way: what lags needs larger batches,
+#: and leaves room for bins that move; those that stay must not wait for it.
+_LAG_STEPS = 3
 _LINKS_NS = 100_000_000
 _PROGRESS_NS = 10_000_000
 _WAIT_S = 0.002
@@ -223,7 +226,8 @@ class WordWorker:
 
     def _send_due(self, schedule: OpenLoop, now: int) -> None:
         """Send what is due, if a tick is (WW1)."""
-        if not self._ticks.is_due(now // _US):
+        steps = self._ticks.steps_since(now // _US)
+        if steps < (_LAG_STEPS if len(self._under_way) > 1 else 1):
             return
         first, due = self._sent, schedule.due_until(now - self._start)
         while self._sent < due and self._member.may_read(SOURCE):

@@ -24,7 +24,7 @@ from service.bench.words.histogram import (
 from service.bench.words.keys import KeySpace, weigh, weigh_counted
 from service.bench.words.migrating import first_owners, moving_bins, skewed, steps_of
 from service.bench.words.options import MAX, Backend, WordOptions, rate_of
-from service.bench.words.schedule import OpenLoop
+from service.bench.words.schedule import OpenLoop, StepClock
 from service.bench.words.vector import VectorStore
 from service.errors import StateCorrupt, UsageError
 from service.hashing import bins_of, mix64
@@ -256,3 +256,23 @@ def test_a_vector_refuses_a_piece_with_slots_it_has_not() -> None:
     for piece in (np.array([30, 1, 1, 1]), np.array([-1, 1, 99, 5]), np.array([-1, 2, 1, 5])):
         with pytest.raises(StateCorrupt, match="slots that it has not"):
             store.copier.stage(1, 1, piece.astype("<i8").tobytes())
+
+
+def test_workers_tick_at_the_same_steps_and_a_late_one_skips_some() -> None:
+    clock = StepClock(1_000_500, 1_000)
+    clock.observe(2_000_300, 70_000)
+    assert clock.steps_since(70_000) > 0
+    assert clock.next(70_000, 9_000_000) == 2_000_000
+    assert not clock.is_due(70_699)
+    assert clock.next_step_us == 70_700
+    assert clock.is_due(70_700)
+    assert clock.next(70_750, 9_000_000) == 2_001_000
+    # Three steps later, at the step that is under way.
+    assert clock.steps_since(73_900) == 3
+    assert clock.next(73_900, 9_000_000) == 2_004_000
+    # Another worker that heard of the clock at another time is at the same step.
+    other = StepClock(1_000_500, 1_000)
+    other.observe(2_004_000, 73_700)
+    assert other.next(73_950, 9_000_000) == 2_004_000
+    # Beyond the horizon nobody ticks.
+    assert other.next(75_000, 2_004_001) is None
