@@ -17,6 +17,7 @@ from service.bench.experiments.command import run_experiments
 from service.bench.ingest import Options, run_ingest
 from service.bench.output import Output, printed
 from service.bench.peers import Peer, environment
+from service.bench.state import state
 from service.bench.transfer import run_transfer
 from service.bench.words.command import word_count
 from service.broker.lookup import VARIABLE, find_broker
@@ -26,6 +27,7 @@ from service.config import load_config
 app = typer.Typer(help="Measure parts of the service.", no_args_is_help=True)
 app.command("word-count")(word_count)
 app.command("experiments")(run_experiments)
+app.command("state")(state)
 
 
 @app.callback()
