@@ -67,7 +67,7 @@ def test_bins_imported_are_those_exported_and_the_others_stay(keys, timers, old,
 
 @pytest.fixture
 def snapshot(tmp_path) -> Path:
-    part = stored(tmp_path / "source", list(range(5)), {1: [b"timer", b""]})
+    part = stored(tmp_path / "source", list(range(5)), {1: [3, 4]})
     export_bins([part], tmp_path / "s.snapshot")
     return tmp_path / "s.snapshot"
 
