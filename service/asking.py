@@ -11,6 +11,7 @@ Not handled here: two requests of one id at the same time; ids made here are nev
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -71,6 +72,8 @@ class Conversation:
                 f"the controller of job {app!r} {state}; start the job before asking it"
             )
         self._beat: int | None = None
+        #: Statuses polled and not yet looked at.
+        self._unread: deque[StatusRecord] = deque()
         self._tail = TopicTail(
             bootstrap_servers, self._topics.status, START_AT_END, self._limits.broker_timeout_s
         )
@@ -168,8 +171,14 @@ class Conversation:
         begun = [each for each in open_ones if each[-1].state is not RequestState.ACCEPTED]
         return next(iter(begun or open_ones), [])
 
-    def _news(self, identity: str) -> list[StatusRecord]:
-        return [s for s in _statuses(self._tail.poll(_POLL_S)) if s.id == identity]
+    def _news(self, identity: str) -> Iterator[StatusRecord]:
+        """What was said of a request since; what the caller does not take is kept for the next."""
+        if not self._unread:
+            self._unread.extend(_statuses(self._tail.poll(_POLL_S)))
+        while self._unread:
+            status = self._unread.popleft()
+            if status.id == identity:
+                yield status
 
     def _look_at_the_controller(self) -> None:
         timeout_s = self._limits.broker_timeout_s

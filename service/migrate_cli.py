@@ -120,6 +120,9 @@ def _ask(
     answer = talk.ask(named, {name: value for name, value in body.items() if value is not None})
     as_json = output is Output.JSON
     steers = body["kind"] in ("pause", "resume", "abort")
+    if steers:
+        # Carried out on the spot: accepted and completed follow one another.
+        *_, answer = talk.follow(named)
     if detach or steers or answer.dry_run is True:
         show_answer(answer, as_json=as_json)
         return
