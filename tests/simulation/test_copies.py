@@ -52,7 +52,7 @@ def copied() -> Shape:
 
 
 def copied_objects() -> Shape:
-    return Shape(flow=joined(), copies=True)
+    return Shape(flow=remembering(), copies=True)
 
 
 def _without_the_rest(copier: BinCopier, bin_id: int) -> None:

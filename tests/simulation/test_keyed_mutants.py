@@ -17,7 +17,7 @@ from service.migration.control_source import ControlSource
 from service.migration.held import HeldRows
 from service.migration.ordered import OrderedRows
 from tests.simulation.flows import FlowUnderTest
-from tests.simulation.keyed_flows import in_order, joined, remembering
+from tests.simulation.keyed_flows import in_order, remembering
 from tests.simulation.test_mutants import OUTPUTS, SEEDS, Mutant, _finding
 from tests.simulation.world import Shape
 
@@ -70,7 +70,7 @@ MUTANTS = {
     "a bin's keys are not kept": Mutant(
         [(f"{STORE}._note_members", lambda store: store._objects.came.clear())],
         OUTPUTS,
-        shape(joined),
+        shape(remembering),
     ),
 }
 
