@@ -35,7 +35,7 @@ IMPOSSIBLE = [
     ({"id": 7, "kind": "move", "moves": [[0, 1]]}, None, "id is a number, not a string"),
     ({"id": "no-kind", "moves": [[0, 1]]}, "no-kind", "no kind"),
     ({"id": "explode", "kind": "explode"}, "explode", 'unknown kind "explode"'),
-    ({"id": "checkpoint", "kind": "checkpoint"}, "checkpoint", "not supported in this version"),
+    ({"id": "admit", "kind": "admit"}, "admit", "not supported in this version"),
     ({"id": "pause", "kind": "pause"}, "pause", "no plan is under way"),
     ({"id": "both", "kind": "move", "moves": [], "waves": []}, "both", "exclude each other"),
     ({"id": "waves", "kind": "move", "waves": [[[0, 1]], [[0, 9]]]}, "waves", "unknown worker 9"),
