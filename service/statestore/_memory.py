@@ -5,6 +5,7 @@ Flow: a table makes its arrays by [new_arena]; whenever regions were released it
 
 from __future__ import annotations
 
+import gc
 import mmap
 from contextlib import suppress
 
@@ -79,11 +80,18 @@ def give_back(arena: Arena, memory: mmap.mmap) -> None:
 
 def _reserve(nbytes: int) -> mmap.mmap:
     """Address space without memory behind it, all zero; less of it where the system limits it."""
+    collected = False
     while True:
         try:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
             buffer = mmap.mmap(-1, nbytes, flags=flags)
         except OSError as error:
+            if not collected:
+                # A store that was let go keeps its space until it is collected, as its parts refer
+                # to one another; some 500 of them take all there is.
+                gc.collect()
+                collected = True
+                continue
             if nbytes <= _RESERVED_BYTES_LEAST:
                 raise StateError(
                     f"no {nbytes} bytes of address space for a state table: {error}; "

@@ -23,8 +23,10 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
@@ -150,10 +152,22 @@ def _array_parts(array: np.ndarray[Any, Any], kind: type) -> list[Any]:
     return [array.dtype.str, list(array.shape), array.tobytes(), kind is np.ndarray]
 
 
-def _offset(value: datetime | time) -> str:
-    if value.tzinfo is not None and type(value.tzinfo) is not timezone:
-        raise CannotEncode(f"a {type(value).__name__} of zone {value.tzinfo} has no encoding")
-    return value.isoformat()
+def _clock_parts(value: datetime | time) -> list[Any]:
+    """As text with its offset, and the fold; of a zone with a name, without offset, and the name.
+
+    The offset of a named zone would not say which zone it was.
+    """
+    zone = value.tzinfo
+    if zone is None or type(zone) is timezone:
+        return [value.isoformat(), value.fold]
+    if type(zone) is not ZoneInfo or zone.key is None:
+        raise CannotEncode(f"a {type(value).__name__} of zone {zone} has no encoding")
+    return [value.replace(tzinfo=None).isoformat(), value.fold, zone.key]
+
+
+def _made_clock(kind: type[datetime] | type[time], parts: list[Any]) -> datetime | time:
+    made = kind.fromisoformat(parts[0]).replace(fold=parts[1])
+    return made if len(parts) == 2 else made.replace(tzinfo=ZoneInfo(parts[2]))
 
 
 def _made_array(parts: list[Any]) -> Any:
@@ -196,8 +210,8 @@ _PARTS: dict[type, Callable[[Any], Any]] = {
     UUID: lambda value: value.bytes,
     timedelta: lambda value: [value.days, value.seconds, value.microseconds],
     date: date.isoformat,
-    datetime: lambda value: [_offset(value), value.fold],
-    time: lambda value: [_offset(value), value.fold],
+    datetime: _clock_parts,
+    time: _clock_parts,
 }
 
 #: Name of an extension -> what makes the value of its parts; its code is its place. New ones are
@@ -218,8 +232,8 @@ _MADE: dict[str, Callable[[Any], Any]] = {
     "UUID": lambda value: UUID(bytes=value),
     "timedelta": lambda parts: timedelta(*parts),
     "date": date.fromisoformat,
-    "datetime": lambda parts: datetime.fromisoformat(parts[0]).replace(fold=parts[1]),
-    "time": lambda parts: time.fromisoformat(parts[0]).replace(fold=parts[1]),
+    "datetime": partial(_made_clock, datetime),
+    "time": partial(_made_clock, time),
     "enum": lambda parts: _find(*parts[0])[parts[1]],
     "struct": lambda parts: _find(*parts[0])(**parts[1]),
     "named": lambda parts: tuple.__new__(_find(*parts[0]), parts[1]),

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from types import ModuleType
 from uuid import UUID
@@ -28,6 +28,7 @@ from service.statestore.object_codec import CannotEncode, decode, encode
 OFFSETS = st.one_of(
     st.none(),
     st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes))),
+    st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu"]).map(ZoneInfo),
 )
 LEAVES = st.one_of(
     st.none(),
@@ -192,6 +193,23 @@ LOOP: list[object] = []
 LOOP.append(LOOP)
 
 
+class OwnZone(tzinfo):
+    """A zone that only its own code knows."""
+
+    def utcoffset(self, _):
+        return timedelta(0)
+
+    def __str__(self):
+        return "Own"
+
+
+def test_a_time_keeps_its_zone_and_which_of_two_hours_it_is():
+    second = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin"))
+    back = decode(encode(second))
+    assert (back, back.fold, back.tzinfo) == (second, 1, ZoneInfo("Europe/Berlin"))
+    assert back.utcoffset() == timedelta(hours=1)
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -202,7 +220,7 @@ LOOP.append(LOOP)
         ([1, {2: (object(), threading.Lock())}], "lock"),
         (LOOP, "contains itself"),
         (np.array([object()]), "object"),
-        (datetime(2020, 1, 1, tzinfo=ZoneInfo("Europe/Berlin")), "zone Europe/Berlin"),
+        (datetime(2020, 1, 1, tzinfo=OwnZone()), "zone Own"),
         (sys, "module"),
         (type("Sub", (list,), {})(), "not found"),
         (int, "type"),

@@ -5,6 +5,7 @@ Cannot catch: interleavings that nobody thought of; the property test drives ran
 
 from __future__ import annotations
 
+import gc
 import mmap
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from service.errors import FormatMismatch, StateCorrupt, StateError
 from service.hashing import bins_of
 from service.statestore import _layout
+from service.statestore._memory import RESERVED_BYTES
 from service.statestore.arena import KeyedTable
 from service.statestore.columns import ColumnSpec, Rows, no_rows
 
@@ -300,3 +302,15 @@ def test_many_bins_take_hardly_more_memory_than_few():
     few.upsert(keys)
     many.upsert(keys)
     assert many.nbytes < 1.3 * few.nbytes
+
+
+def test_address_space_of_stores_let_go_is_found_again_before_less_is_taken():
+    gc.disable()
+    try:
+        for _ in range(600):
+            table = KeyedTable(2, [])
+            in_a_circle = [table]
+            in_a_circle.append(in_a_circle)
+    finally:
+        gc.enable()
+    assert len(table._memory) == RESERVED_BYTES
