@@ -35,11 +35,11 @@ class Pacing:
     """Knobs of a plan's cuts; µs."""
 
     #: Between the first cuts, before any wave has shown how long it takes.
-    spacing_us: int = 25_000
+    spacing_us: int = 40_000
     spacing_us_min: int = 8_000
     spacing_us_max: int = 2_000_000
     #: Waves whose cut has passed and which are not complete; no further one is issued then.
-    waves_late_max: int = 16
+    waves_late_max: int = 7
     #: Waves in flight if nobody knows their sizes, or how long they keep a worker busy.
     waves_probing_max: int = 2
 
@@ -108,7 +108,7 @@ class Pacer:
             late: those of them whose cut has passed.
             size: bytes of the next wave's busiest way; 0: unknown.
         """
-        guessed = not self._rate.is_measured and self._rate.work_us(size) > self.spacing_us
+        guessed = not self._rate.is_measured and self._rate.work_us(size) > _SLACK_US
         if (guessed or not size) and in_flight >= self._pacing.waves_probing_max:
             return False
         return late < self._pacing.waves_late_max
@@ -119,6 +119,9 @@ class Pacer:
         self._rate.note(size, took_us)
         work_us = self._rate.work_us(size)
         beside_us = max(1, took_us - work_us)
+        if not self._smooth_us:
+            # How busy the machine is shows here first: two such waves overlap, not ten.
+            self._space(max(self.spacing_us, beside_us // 2))
         self._smooth_us += (beside_us - self._smooth_us) // 4 if self._smooth_us else beside_us
         risen_us = self._calm_us + self._calm_us // 256 + 1
         self._calm_us = min(self._smooth_us, risen_us) if self._calm_us else self._smooth_us

@@ -99,7 +99,7 @@ def test_noise_does_not_slow_a_plan_down() -> None:
     """Some waves take several times as long, for no reason that lies in the waves."""
     draw = np.random.default_rng(7)
     model = Model(300, 30_000, 1_000, 1, noise_us=draw.exponential(40_000, 300).astype(int))
-    assert model.gaps[len(model.gaps) // 2] <= 30_000
+    assert model.gaps[len(model.gaps) // 2] <= 33_000
     seconds = (model.waves[-1][1] - model.waves[0][0]) / 1e6
     assert 300 / seconds >= 25
 
