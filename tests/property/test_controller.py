@@ -54,7 +54,7 @@ GOOD = (
     )
 )
 WILD = st.fixed_dictionaries(
-    {"id": IDS, "kind": st.sampled_from(["move", "rescale", "checkpoint"])},
+    {"id": IDS, "kind": st.sampled_from(["move", "rescale", "admit"])},
     optional={
         "moves": st.lists(st.tuples(st.integers(0, BINS), st.integers(0, WORKERS)), max_size=BINS),
         "workers": st.integers(0, WORKERS + 1),
