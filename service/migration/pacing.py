@@ -7,7 +7,8 @@ distance of two cuts is not a wave's whole duration, of which most is the same f
 (frontiers travel, Kafka acknowledges) and may overlap with that of the next. It is the work of a
 wave, the part that cannot overlap, known ahead from its size; waves still come no closer than they
 can without taking clearly longer than they did in calm. Of waves of unknown size, in the first
-second of a job, hardly any overlap.
+second of a job, hardly any overlap; and what the first wave of a plan takes says how busy the
+machine is: cuts begin no closer than half of it.
 
 Invariants
   PC1  The spacing stays between its bounds, whatever waves take.
