@@ -14,6 +14,7 @@ import select
 from typing import Final, NamedTuple
 
 import zmq
+from zmq.backend import Socket as PlainSocket
 
 from service.dataflow.transport.base import BodyPart
 from service.dataflow.transport.frame import (
@@ -31,6 +32,11 @@ ZERO_COPY_BYTES: Final = 64 << 10
 #: How long a connection may take to say who it is, milliseconds.
 _HANDSHAKE_MS: Final = 5_000
 _HEARTBEAT_MS: Final = 1_000
+#: As numbers: an operation on the library's flags makes a new flag each time, and takes 1 us.
+_READABLE: Final = int(zmq.POLLIN)
+_NOW: Final = int(zmq.NOBLOCK)
+#: Without the layer above it, which is for options that are not used here, and takes 0.4 us.
+_receive = PlainSocket.recv
 
 _FAILED_HANDSHAKE = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -86,8 +92,8 @@ class Listener:
         return self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def has_message(self) -> bool:
-        """Whether `read` would give something: 1.4 us, half of what a read in vain costs."""
-        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        """Whether `read` would give something: 1 us, a third of what a read in vain costs."""
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & _READABLE)
 
     def wait(self, timeout_s: float) -> None:
         """Block until a message is there, to the kernel's precision.
@@ -100,7 +106,7 @@ class Listener:
     def read(self) -> Message | None:
         """The next message that is there now (LS1); None if there is none."""
         try:
-            identity = self.socket.recv(zmq.NOBLOCK)
+            identity = _receive(self.socket, _NOW)
         except zmq.Again:
             return None
         try:
@@ -126,14 +132,14 @@ class Listener:
     def _read_frame(self) -> tuple[Frame, tuple[BodyPart, ...]]:
         socket = self.socket
         try:
-            frame = decode_header(socket.recv(zmq.NOBLOCK))
+            frame = decode_header(_receive(socket, _NOW))
             announced = frame.body_length
             parts: list[BodyPart] = []
             length = 0
             while socket.getsockopt(zmq.RCVMORE):
                 part: bytes | memoryview
                 if announced < ZERO_COPY_BYTES:
-                    part = socket.recv(zmq.NOBLOCK)
+                    part = _receive(socket, _NOW)
                 else:
                     whole = socket.recv(zmq.NOBLOCK, copy=False)
                     part = whole.buffer if len(whole) >= ZERO_COPY_BYTES else whole.bytes

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import zmq
+from zmq.backend import Socket as PlainSocket
 
 from service.dataflow.transport.base import BodyPart
 from service.dataflow.transport.link import PeerAddress
@@ -20,7 +21,10 @@ from service.dataflow.transport.listener import ZERO_COPY_BYTES, set_common_opti
 from service.dataflow.transport.security import LinkSecurity
 from service.errors import PeerLost
 
-_MORE = zmq.NOBLOCK | zmq.SNDMORE
+#: As numbers, and without the layer above it; see `listener`.
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_send = PlainSocket.send
 #: Attempts to connect begin at 0.1 s and slow down to this, milliseconds.
 _RECONNECT_MS_MAX = 1_000
 
@@ -63,11 +67,11 @@ class Outlet:
         """Send one message; False if there is no connection to take it (OU1)."""
         left = len(parts)
         try:
-            self.socket.send(header, _MORE if left else zmq.NOBLOCK)
+            _send(self.socket, header, _MORE if left else _LAST)
             for part in parts:
                 left -= 1
-                flags = _MORE if left else zmq.NOBLOCK
-                self.socket.send(part, flags, copy=len(part) < ZERO_COPY_BYTES)
+                flags = _MORE if left else _LAST
+                _send(self.socket, part, flags, copy=len(part) < ZERO_COPY_BYTES)
         except zmq.Again:
             return False
         return True

@@ -252,7 +252,7 @@ class ZmqTransport:
         out: list[Received] = []
         while self._replayed and len(out) < max_frames:
             out.append(self._replayed.popleft())
-        if self._failure is None and self._listener.has_message():
+        if self._failure is None:
             self._read(max_frames - len(out), out)
         if self._failure is not None and not out:
             raise self._failure
@@ -334,8 +334,10 @@ class ZmqTransport:
 
     def _read(self, budget: int, out: list[Received]) -> None:
         """Read at most `budget` messages, good or bad, until one ends the generation."""
+        listener = self._listener
         for _ in range(budget):
-            message = self._listener.read()
+            # Asked first, as a read in vain raises an error, which costs more than the question.
+            message = listener.read() if listener.has_message() else None
             if message is None:
                 return
             identity, frame, parts = message
