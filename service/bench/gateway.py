@@ -128,11 +128,19 @@ class StandInWorkers:
     ) -> None:
         """Pack the frame's header as a link does, drop the frame, and answer for its worker."""
         length = length_of(parts)
-        header = pack_header(kind, _GENERATION, 1, self.frames, channel, time, flags, length)
+        header = pack_header(
+            kind, _GENERATION, 1, self.frames, channel, time, flags, length, len(parts)
+        )
         self.frames += 1
         self.bytes += len(header) + length
         if kind is FrameKind.DATA and peer != self.observer:
             self._consume(peer, channel, time, length)
+
+    def gather(self) -> None:
+        """Nothing is gained by keeping frames back."""
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
     def receive(self, max_frames: int) -> list[Received]:
         """What the stand-ins answered."""

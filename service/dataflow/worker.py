@@ -156,7 +156,13 @@ class Worker:
 
     def step(self) -> None:
         """Receive, run what is active, and broadcast what it did (W4). Never blocks."""
+        self._transport.gather()
         self._receive()
+        self._run_all()
+        self._transport.flush()
+
+    def _run_all(self) -> None:
+        """Run until nothing is active, or for long enough."""
         if self._later:
             self._active |= self._later
             self._later.clear()

@@ -131,10 +131,10 @@ def sample_rows(size):
 
 
 def in_one_process():
-    header = pack_header(FrameKind.DATA, 1, 77, 3, 4, (1, 2), 0, 100)
+    header = pack_header(FrameKind.DATA, 1, 77, 3, 4, (1, 2), 0, 100, 1)
     report(
         "pack a header",
-        micros(lambda: pack_header(FrameKind.DATA, 1, 77, 3, 4, (1, 2), 0, 100)),
+        micros(lambda: pack_header(FrameKind.DATA, 1, 77, 3, 4, (1, 2), 0, 100, 1)),
         "us",
     )
     report("decode a header", micros(lambda: decode_header(header)), "us")

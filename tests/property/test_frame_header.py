@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from service.dataflow.transport.frame import (
     BODY_BYTES_MAX,
+    BODY_PARTS_MAX,
     TIME_LENGTH_MAX,
     Frame,
     FrameKind,
@@ -28,6 +29,7 @@ frames = st.builds(
     time=st.lists(uint64, max_size=TIME_LENGTH_MAX).map(tuple),
     flags=st.integers(0, 255),
     body_length=st.integers(0, BODY_BYTES_MAX),
+    body_parts=st.integers(0, BODY_PARTS_MAX),
 )
 
 

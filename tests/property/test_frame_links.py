@@ -40,7 +40,7 @@ class End:
 
     def put(self, kind, channel, time, parts, flags):
         body = b"".join(parts)
-        self.wire.append((self.link.stamp(kind, channel, time, flags, len(body)), body))
+        self.wire.append((self.link.stamp(kind, channel, time, flags, len(body), 1), body))
 
     def offer(self):
         number = len(self.offered)

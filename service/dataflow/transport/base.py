@@ -89,6 +89,14 @@ class Transport(Protocol):
         """
         ...
 
+    def gather(self) -> None:
+        """From now on small frames may be kept back until `flush`, `wait` or `tick`."""
+        ...
+
+    def flush(self) -> None:
+        """Send what was kept back."""
+        ...
+
     def receive(self, max_frames: int) -> list[Received]:
         """Up to `max_frames` frames that are there now (TR1). Never HELLO or PULSE; BYE is shown.
 

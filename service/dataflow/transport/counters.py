@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.dataflow.transport.strangers import Verdict
+
 
 @dataclass(slots=True)
 class TransportCounters:
@@ -30,3 +32,15 @@ class TransportCounters:
     dropped_observer: int = 0
     #: Frames to members that left or whose connection broke.
     dropped_departed: int = 0
+
+    def note(self, verdict: Verdict) -> None:
+        """Count what became of a stranger's frame."""
+        match verdict:
+            case Verdict.KEPT:
+                self.kept += 1
+            case Verdict.OLDER:
+                self.dropped_older += 1
+            case Verdict.NO_ROOM:
+                self.dropped_kept += 1
+            case Verdict.UNKNOWN:
+                self.dropped_unknown += 1

@@ -4,10 +4,11 @@ Flow: the engine hands kind, channel, time and body to a transport; the transpor
 this module before the body; the receiving transport reads the header back and checks it.
 
 Layout of a header, little-endian, 40 bytes and 8 more per part of the timestamp:
-    magic 4s | version u8 | kind u8 | flags u8 | length of the timestamp u8 | generation u32 |
+    magic 4s | version u8 | kind u8 | flags u8 | shape u8 | generation u32 |
     channel u32 | incarnation of the sender u64 | sequence u64 | body length u64 |
-    epoch u64, counters u64 each (absent if the length is 0)
-The body is not part of it: it travels beside the header, in one or more parts, uncopied.
+    epoch u64, counters u64 each (absent if the timestamp has no parts)
+The shape is the number of parts of the timestamp, plus 17 times the number of parts of the body.
+The body is not part of it: its parts travel behind the header, uncopied.
 
 Invariants
   FR1  Decoding bytes either gives a frame or raises ProtocolViolation; no other exception.
@@ -26,7 +27,7 @@ from typing import Final, NamedTuple
 from service.errors import ProtocolViolation
 
 MAGIC: Final = b"MgpF"
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: Longest body of one frame. Batches are cut far below it; it only bounds what garbage can cost.
 BODY_BYTES_MAX: Final = 64 << 20
@@ -36,6 +37,7 @@ BODY_PARTS_MAX: Final = 8
 REASON_BYTES_MAX: Final = 4096
 #: Longest timestamp: the epoch and the counters of fifteen nested loops.
 TIME_LENGTH_MAX: Final = 16
+_SHAPES = TIME_LENGTH_MAX + 1
 
 
 class FrameKind(IntEnum):
@@ -92,6 +94,7 @@ class Frame(NamedTuple):
         time: (epoch, counters...), or () where a time means nothing.
         flags: FLAG_* bits, by kind.
         body_length: bytes of all body parts together.
+        body_parts: how many body parts there are.
     """
 
     kind: FrameKind
@@ -102,6 +105,7 @@ class Frame(NamedTuple):
     time: tuple[int, ...] = ()
     flags: int = 0
     body_length: int = 0
+    body_parts: int = 0
 
 
 def pack_header(
@@ -113,21 +117,24 @@ def pack_header(
     time: tuple[int, ...],
     flags: int,
     body_length: int,
+    body_parts: int,
 ) -> bytes:
     """The header's bytes, without a Frame in between: what a transport calls per frame (0.5 us).
 
     Raises:
         ProtocolViolation: a field is out of its range (FR3).
     """
-    if body_length > BODY_BYTES_MAX or len(time) > TIME_LENGTH_MAX:
+    length = len(time)
+    if body_length > BODY_BYTES_MAX or length > TIME_LENGTH_MAX or body_parts > BODY_PARTS_MAX:
         raise ProtocolViolation(
-            f"a frame of {body_length} bytes and a timestamp of {len(time)} parts cannot be sent; "
-            f"the limits are {BODY_BYTES_MAX} bytes and {TIME_LENGTH_MAX} parts"
+            f"a frame of {body_length} bytes in {body_parts} parts and a timestamp of {length} "
+            f"parts cannot be sent; the limits are {BODY_BYTES_MAX} bytes, {BODY_PARTS_MAX} and "
+            f"{TIME_LENGTH_MAX} parts"
         )
     try:
-        return _WITH_TIME[len(time)].pack(
-            MAGIC, VERSION, kind, flags, len(time), generation, channel, incarnation, sequence,
-            body_length, *time,
+        return _WITH_TIME[length].pack(
+            MAGIC, VERSION, kind, flags, length + _SHAPES * body_parts, generation, channel,
+            incarnation, sequence, body_length, *time,
         )  # fmt: skip
     except struct.error as error:
         raise ProtocolViolation(
@@ -151,6 +158,7 @@ def encode_header(frame: Frame) -> bytes:
         frame.time,
         frame.flags,
         frame.body_length,
+        frame.body_parts,
     )
 
 
@@ -163,7 +171,7 @@ def decode_header(data: bytes) -> Frame:
     size = len(data)
     if size < HEADER_BYTES_MIN:
         raise ProtocolViolation(f"a header of {size} bytes is shorter than {HEADER_BYTES_MIN}")
-    magic, version, kind, flags, length, generation, channel, incarnation, sequence, body_length = (
+    magic, version, kind, flags, shape, generation, channel, incarnation, sequence, body_length = (
         _FIXED.unpack_from(data)
     )
     if magic != MAGIC:
@@ -173,14 +181,16 @@ def decode_header(data: bytes) -> Frame:
     known = _KINDS.get(kind)
     if known is None:
         raise ProtocolViolation(f"a frame has the unknown kind {kind}")
-    if length > TIME_LENGTH_MAX or size != HEADER_BYTES_MIN + 8 * length:
+    parts, length = divmod(shape, _SHAPES)
+    if size != HEADER_BYTES_MIN + 8 * length:
         raise ProtocolViolation(
             f"a header of {size} bytes claims a timestamp of {length} parts "
             f"(at most {TIME_LENGTH_MAX})"
         )
-    if body_length > BODY_BYTES_MAX:
+    if body_length > BODY_BYTES_MAX or parts > BODY_PARTS_MAX:
         raise ProtocolViolation(
-            f"a frame announces {body_length} bytes; at most {BODY_BYTES_MAX} are allowed"
+            f"a frame announces {body_length} bytes in {parts} parts; at most {BODY_BYTES_MAX} in "
+            f"{BODY_PARTS_MAX} are allowed"
         )
     time = _WITH_TIME[length].unpack_from(data)[10:] if length else ()
-    return Frame(known, generation, incarnation, sequence, channel, time, flags, body_length)
+    return Frame(known, generation, incarnation, sequence, channel, time, flags, body_length, parts)

@@ -144,12 +144,18 @@ class Link:
         body = str(self.address.slot).encode()
         own = self._own
         header = pack_header(
-            FrameKind.HELLO, own.generation, own.incarnation, 0, 0, (), 0, len(body)
+            FrameKind.HELLO, own.generation, own.incarnation, 0, 0, (), 0, len(body), 1
         )
         return header, body
 
     def stamp(
-        self, kind: FrameKind, channel: int, time: tuple[int, ...], flags: int, length: int
+        self,
+        kind: FrameKind,
+        channel: int,
+        time: tuple[int, ...],
+        flags: int,
+        length: int,
+        parts: int,
     ) -> bytes:
         """The header of the next frame; takes a sequence number, so it must then be sent."""
         header = pack_header(
@@ -161,6 +167,7 @@ class Link:
             time,
             flags,
             length,
+            parts,
         )
         self._next_out += 1
         self._spoke = True

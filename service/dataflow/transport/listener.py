@@ -1,9 +1,13 @@
 """The listening socket of a process: a ROUTER that only receives.
 
-Flow: connections of peers -> [Listener] -> identity, header and body parts, one message at a time.
+Flow: connections of peers -> [Listener] -> identity, header and body parts, one frame at a time.
+
+A message holds the identity of its sender and one frame or several, each a header and the parts of
+its body; how many those are its header says.
 
 Invariants
-  LS1  A message is read to its end, whatever it is; the next read begins with the next message.
+  LS1  A message with something that is no frame is read to its end; the next read begins with the
+       next message.
   LS2  Bytes that are no frame give a ProtocolViolation in place of the frame, never another error.
   LS3  Connections that do not speak the sockets' protocol are dropped by libzmq and counted here.
 """
@@ -19,7 +23,6 @@ from zmq.backend import Socket as PlainSocket
 from service.dataflow.transport.base import BodyPart
 from service.dataflow.transport.frame import (
     BODY_BYTES_MAX,
-    BODY_PARTS_MAX,
     Frame,
     decode_header,
 )
@@ -46,7 +49,7 @@ _FAILED_HANDSHAKE = (
 
 
 class Message(NamedTuple):
-    """What one connection sent: a frame, or why it is none (LS2)."""
+    """What one connection sent: a frame, or why it is none (LS2); `frame` and body `parts`."""
 
     identity: bytes
     frame: Frame | ProtocolViolation
@@ -75,6 +78,11 @@ class Listener:
         security.prepare_listener(self.socket)
         self._security = security
         self._monitor = self.socket.get_monitor_socket(_FAILED_HANDSHAKE)
+        #: Whose message is being read, and whether more of it is there.
+        self._identity = b""
+        self._more = False
+        #: Whether the socket had nothing when it was last asked, and was not touched since.
+        self._empty = False
 
     def bind(self, address: str) -> str:
         """Listen at `address`; returns the endpoint with its port.
@@ -93,27 +101,33 @@ class Listener:
 
     def has_message(self) -> bool:
         """Whether `read` would give something: 1 us, a third of what a read in vain costs."""
-        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & _READABLE)
+        if self._more:
+            return True
+        there = bool(int(self.socket.getsockopt(zmq.EVENTS)) & _READABLE)
+        self._empty = not there
+        return there
 
     def wait(self, timeout_s: float) -> None:
         """Block until a message is there, to the kernel's precision.
 
         The socket's descriptor tells only of what came since it was last asked for its events.
         """
-        if not self.has_message():
+        if self._empty or not self.has_message():
             select.select([self.socket], [], [], max(0.0, timeout_s))
+            self._empty = False
 
     def read(self) -> Message | None:
-        """The next message that is there now (LS1); None if there is none."""
-        try:
-            identity = _receive(self.socket, _NOW)
-        except zmq.Again:
-            return None
+        """The next frame that is there now (LS1); None if there is none."""
+        if not self._more:
+            try:
+                self._identity = _receive(self.socket, _NOW)
+            except zmq.Again:
+                return None
         try:
             frame, parts = self._read_frame()
         except ProtocolViolation as error:
-            return Message(identity, error, ())
-        return Message(identity, frame, parts)
+            return Message(self._identity, error, ())
+        return Message(self._identity, frame, parts)
 
     def failed_handshakes(self) -> int:
         """Connections dropped since the last call (LS3)."""
@@ -136,7 +150,8 @@ class Listener:
             announced = frame.body_length
             parts: list[BodyPart] = []
             length = 0
-            while socket.getsockopt(zmq.RCVMORE):
+            more = socket.getsockopt(zmq.RCVMORE)
+            while more and len(parts) < frame.body_parts:
                 part: bytes | memoryview
                 if announced < ZERO_COPY_BYTES:
                     part = _receive(socket, _NOW)
@@ -145,14 +160,15 @@ class Listener:
                     part = whole.buffer if len(whole) >= ZERO_COPY_BYTES else whole.bytes
                 parts.append(part)
                 length += len(part)
-                if length > announced or len(parts) > BODY_PARTS_MAX:
-                    break
-            if length != announced or len(parts) > BODY_PARTS_MAX:
+                more = socket.getsockopt(zmq.RCVMORE)
+            if length != announced or len(parts) != frame.body_parts:
                 raise ProtocolViolation(
                     f"a frame of {announced} bytes came with {length} in {len(parts)} parts"
                 )
         except ProtocolViolation:
             while socket.getsockopt(zmq.RCVMORE):
                 socket.recv(zmq.NOBLOCK, copy=False)
+            self._more = False
             raise
+        self._more = bool(more)
         return frame, tuple(parts)

@@ -152,6 +152,12 @@ class MemoryTransport:
         received = Received(self._index, kind, channel, time, tuple(parts), flags)
         self._network.post(LinkName(self._index, peer), received)
 
+    def gather(self) -> None:
+        """Nothing is gained by keeping frames back."""
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
     def receive(self, max_frames: int) -> list[Received]:
         """What was delivered, oldest first; PeerLost once nothing older is left (TR4)."""
         out: list[Received] = []

@@ -1,6 +1,6 @@
 """The connecting socket of a link: a DEALER that only sends.
 
-Flow: header and body parts -> [Outlet] -> the listening socket of one other process.
+Flow: headers and body parts -> [Outlet] -> the listening socket of one other process.
 
 Invariants
   OU1  A message is taken whole or not at all; it is not taken while there is no connection.
@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import zmq
 from zmq.backend import Socket as PlainSocket
@@ -47,6 +48,9 @@ class Outlet:
             PeerLost: the address cannot be used at all.
         """
         security.check(address.endpoint)
+        self._pieces: list[Any] = []
+        #: Frames kept for the next message.
+        self.kept = 0
         self.socket = context.socket(zmq.DEALER)
         set_common_options(self.socket, heartbeat_ms)
         self.socket.setsockopt(zmq.IDENTITY, identity)
@@ -63,15 +67,24 @@ class Outlet:
                 f"{address.slot} at {address.endpoint} cannot be connected to: {error.strerror}"
             ) from error
 
-    def hand_over(self, header: bytes, parts: Sequence[BodyPart]) -> bool:
-        """Send one message; False if there is no connection to take it (OU1)."""
-        left = len(parts)
+    def keep(self, header: bytes, parts: Sequence[BodyPart]) -> None:
+        """Keep a frame for the next message."""
+        self._pieces.append(header)
+        self._pieces += parts
+        self.kept += 1
+
+    def hand_over(self) -> bool:
+        """Send all that was kept as one message; False if it was not taken, and is gone (OU1).
+
+        One message of several frames wakes those who send and receive it once.
+        """
+        pieces, self._pieces, self.kept = self._pieces, [], 0
+        left = len(pieces)
         try:
-            _send(self.socket, header, _MORE if left else _LAST)
-            for part in parts:
+            for piece in pieces:
                 left -= 1
                 flags = _MORE if left else _LAST
-                _send(self.socket, part, flags, copy=len(part) < ZERO_COPY_BYTES)
+                _send(self.socket, piece, flags, copy=len(piece) < ZERO_COPY_BYTES)
         except zmq.Again:
             return False
         return True

@@ -20,6 +20,7 @@ from typing import Final
 from service.dataflow.transport.base import BodyPart
 from service.dataflow.transport.frame import Frame, FrameKind
 from service.dataflow.transport.link import parse_identity
+from service.errors import ProtocolViolation
 
 #: Unread frames are HELLOs, a few dozen bytes each.
 KEPT_BYTES_MAX: Final = 1 << 20
@@ -35,7 +36,7 @@ class Verdict(Enum):
     KEPT = auto()
     #: Of a generation that is over.
     OLDER = auto()
-    #: Of no process of the job, or of a link that was given up.
+    #: No frame, of no process of the job, or of a link that was given up.
     UNKNOWN = auto()
     #: It should have been kept (ST2).
     NO_ROOM = auto()
@@ -56,12 +57,17 @@ class Strangers:
         return self._newest
 
     def keep(
-        self, identity: bytes, frame: Frame, parts: tuple[BodyPart, ...], generation: int
+        self,
+        identity: bytes,
+        frame: Frame | ProtocolViolation,
+        parts: tuple[BodyPart, ...],
+        generation: int,
     ) -> Verdict:
         """Keep a frame while `generation` is the current one (ST1, ST2), or say why not."""
         claimed = parse_identity(identity)
         if (
-            claimed is None
+            isinstance(frame, ProtocolViolation)
+            or claimed is None
             or claimed.generation != frame.generation
             or claimed.incarnation != frame.incarnation
         ):

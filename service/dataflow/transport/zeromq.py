@@ -2,7 +2,7 @@
 
 Flow: a process binds one ROUTER, which only receives, and connects one DEALER to the ROUTER of each
 other peer, which only sends. `start` begins a generation; the ROUTER and its address outlive it.
-Per message: the identity of the DEALER | header | body parts.
+Per message: the identity of the DEALER | header | body parts | perhaps further frames.
 
 Invariants
   ZT1  One thread uses a transport (the sockets are not thread-safe).
@@ -15,6 +15,8 @@ Invariants
        is refused therefore means that the connection is gone.
   ZT5  Silence is counted in time during which this process looked: a tick adds at most a quarter
        of the timeout, so that a process that was stopped does not take all others for dead.
+  ZT6  What `gather` keeps back goes out with `flush`, `wait`, `tick` or `leave`, or before, where
+       it is much; frames of a link stay in order.
 
 Source: libzmq 4.3.5; reference on reliability, section 2.8.
 """
@@ -34,7 +36,7 @@ from service.dataflow.transport.link import Identity, Link, LinkLimits, LinkStat
 from service.dataflow.transport.listener import Listener
 from service.dataflow.transport.outlet import Outlet
 from service.dataflow.transport.security import LinkSecurity, LoopbackOnly
-from service.dataflow.transport.strangers import Strangers, Verdict
+from service.dataflow.transport.strangers import Strangers
 from service.errors import PeerError, PeerLost, ProtocolViolation
 from service.ids import Slot
 
@@ -44,6 +46,8 @@ _LINGER_MS = 1000
 _POLLED_S = 1e-3
 #: Kinds whose body is for the link.
 _SPOKEN = (FrameKind.HELLO, FrameKind.BYE)
+#: A larger body is not kept back, as who waits for it can begin meanwhile; nor are more frames.
+_GATHERED_BYTES_MAX, _GATHERED_MAX = 16 << 10, 32
 
 
 class ZmqTransport:
@@ -80,6 +84,8 @@ class ZmqTransport:
         self._unready: dict[int, Link] = {}
         self._strangers = Strangers()
         self._replayed: deque[Received] = deque()
+        #: Whether small frames are kept back (ZT6).
+        self._gathering = False
         self._failure: PeerError | None = None
         #: The reason that a peer gave and that the failure repeats (TR4).
         self._told = ""
@@ -115,6 +121,7 @@ class ZmqTransport:
                 may be absent.
         """
         assert generation > self._generation, "a generation begins once"
+        self._gathering = False
         for peer in list(self._links):
             self._disconnect(peer)
         self._generation = generation
@@ -152,6 +159,7 @@ class ZmqTransport:
 
     def leave(self, because: str = "") -> None:
         """Say BYE on every open link; `close` then waits up to a second for it to get out."""
+        self.flush()
         because = self._told if because and self._told else because
         body = (because.encode()[:REASON_BYTES_MAX],) if because else ()
         for link in list(self._links.values()):
@@ -201,8 +209,7 @@ class ZmqTransport:
     @property
     def newer_generation(self) -> int:
         """The newest generation above this one that a peer spoke of; 0 if none did."""
-        newest = self._strangers.newest_generation
-        return newest if newest > self._generation else 0
+        return newest if (newest := self._strangers.newest_generation) > self._generation else 0
 
     @property
     def connected(self) -> bool:
@@ -227,7 +234,7 @@ class ZmqTransport:
         parts: Sequence[BodyPart] = (),
         flags: int = 0,
     ) -> None:
-        """Send one frame (3 to 4 us for small bodies); before the peer's HELLO it waits here."""
+        """Send one frame (2 to 3 us for small bodies); before the peer's HELLO it waits here."""
         assert not self._left, "nothing is sent after leave()"
         link = self._links.get(peer)
         if link is None:
@@ -245,6 +252,17 @@ class ZmqTransport:
             else:
                 self._advance(link)
 
+    def gather(self) -> None:
+        """Keep small frames back until `flush`, so that those for one peer travel as one (ZT6)."""
+        self._gathering = True
+
+    def flush(self) -> None:
+        """Send what was kept back, and keep nothing back from now on."""
+        self._gathering = False
+        for peer, outlet in self._outlets.items():
+            if outlet.kept:
+                self._hand_over(self._links[peer], outlet)
+
     def receive(self, max_frames: int) -> list[Received]:
         """Read up to `max_frames` messages; those that are for the engine are returned."""
         if self._unready:
@@ -260,6 +278,7 @@ class ZmqTransport:
 
     def wait(self, timeout_s: float) -> None:
         """Block until a message is there; timeouts from 1 ms on are rounded up to milliseconds."""
+        self.flush()
         if self._replayed or self._failure is not None:
             return
         if self._unready:
@@ -271,6 +290,7 @@ class ZmqTransport:
 
     def tick(self, now_ns: int) -> None:
         """Send due PULSEs and notice silence (ZT5) and broken connections."""
+        self.flush()
         last = now_ns if self._ticked_ns is None else self._ticked_ns
         elapsed = min(max(0, now_ns - last), self._limits.peer_timeout_ns // 4)
         self._ticked_ns = now_ns
@@ -304,13 +324,18 @@ class ZmqTransport:
         parts: Sequence[BodyPart],
         flags: int,
     ) -> None:
-        """Hand one frame to the socket; a refusal means that the connection is gone (ZT4)."""
+        """Hand one frame to the socket, or keep it back (ZT6)."""
         length = length_of(parts)
-        header = link.stamp(kind, channel, time, flags, length)
-        if self._outlets[link.peer].hand_over(header, parts):
-            self.counters.frames_sent += 1
-            self.counters.bytes_sent += length
-        else:
+        self.counters.frames_sent += 1
+        self.counters.bytes_sent += length
+        outlet = self._outlets[link.peer]
+        outlet.keep(link.stamp(kind, channel, time, flags, length, len(parts)), parts)
+        if not self._gathering or length > _GATHERED_BYTES_MAX or outlet.kept >= _GATHERED_MAX:
+            self._hand_over(link, outlet)
+
+    def _hand_over(self, link: Link, outlet: Outlet) -> None:
+        """Let the socket take what is kept; a refusal means that the connection is gone (ZT4)."""
+        if not outlet.hand_over():
             self._break_off(link)
 
     def _advance(self, link: Link) -> None:
@@ -318,7 +343,8 @@ class ZmqTransport:
         if not link.hello_sent:
             header, body = link.hello()
             outlet = self._outlets[link.peer]
-            if not outlet.hand_over(header, (body,)):
+            outlet.keep(header, (body,))
+            if not outlet.hand_over():
                 return
             link.hello_sent = True
             del self._unready[link.peer]
@@ -343,7 +369,8 @@ class ZmqTransport:
             identity, frame, parts = message
             link = self._by_identity.get(identity)
             if link is None:
-                self._set_aside(identity, frame, parts)
+                verdict = self._strangers.keep(identity, frame, parts, self._generation)
+                self.counters.note(verdict)
             elif isinstance(frame, ProtocolViolation):
                 self._fail(link, ProtocolViolation(f"{link} sent no frame: {frame}"))
             else:
@@ -367,23 +394,6 @@ class ZmqTransport:
             return Received(link.peer, frame.kind, frame.channel, frame.time, parts, frame.flags)
         self._advance(link)
         return None
-
-    def _set_aside(
-        self, identity: bytes, frame: Frame | ProtocolViolation, parts: tuple[BodyPart, ...]
-    ) -> None:
-        """Keep, or drop and count, what a connection sent that belongs to no link (ZT3)."""
-        if isinstance(frame, ProtocolViolation):
-            self.counters.dropped_unknown += 1
-            return
-        verdict = self._strangers.keep(identity, frame, parts, self._generation)
-        if verdict is Verdict.KEPT:
-            self.counters.kept += 1
-        elif verdict is Verdict.OLDER:
-            self.counters.dropped_older += 1
-        elif verdict is Verdict.NO_ROOM:
-            self.counters.dropped_kept += 1
-        else:
-            self.counters.dropped_unknown += 1
 
     # Links --------------------------------------------------------------------------------------
 

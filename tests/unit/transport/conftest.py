@@ -124,7 +124,13 @@ def zmq_cluster():
         if start:
             for index, transport in enumerate(transports):
                 transport.start(1, index, members, addresses)
-            cluster.until(lambda: all(transport.connected for transport in transports))
+            # The observer's HELLO, which `connected` does not wait for, among them.
+            cluster.until(
+                lambda: all(
+                    transport.connected and transport.counters.frames_received == members
+                    for transport in transports
+                )
+            )
         return cluster
 
     yield make
@@ -175,11 +181,13 @@ class RawPeer:
             "time": (),
             "flags": 0,
             "body_length": 0,
+            "body_parts": 0,
         }
         return pack_header(**(values | fields))
 
     def say(self, dealer, kind, sequence, body=b"", **fields):
-        header = self.header(kind, sequence, **({"body_length": len(body)} | fields))
+        of_body = {"body_length": len(body), "body_parts": int(bool(body))}
+        header = self.header(kind, sequence, **(of_body | fields))
         dealer.send_multipart([header, body] if body else [header])
 
     def hello(self, dealer, to="worker-0"):

@@ -57,6 +57,35 @@ def test_body_parts_stay_apart_and_join_on_request(make_cluster):
     assert frame.body_length == 7
 
 
+def test_frames_that_are_kept_back_arrive_in_order_with_the_others(make_cluster):
+    cluster = make_cluster(2)
+    bodies = [[b"a"], [], [b"b", b""], [b""], [bytes(range(256)) * 300], [b"c"], [], [b"d"]]
+    cluster[0].gather()
+    for number, parts in enumerate(bodies):
+        cluster[0].send(1, FrameKind.PROGRESS, 0, (number,), parts)
+    cluster[0].flush()
+    cluster[0].send(1, FrameKind.PROGRESS, 0, (len(bodies),))
+    frames = cluster.collect(1, len(bodies) + 1)
+    assert [frame.time for frame in frames] == [(number,) for number in range(len(bodies) + 1)]
+    for frame, parts in zip(frames, [*bodies, []], strict=True):
+        assert [bytes(part) for part in frame.parts] == parts
+
+
+@pytest.mark.parametrize("how", ["wait", "tick", "leave"])
+def test_what_is_kept_back_goes_out_before_anything_else_happens(make_cluster, how):
+    cluster = make_cluster(2)
+    cluster[0].gather()
+    for number in range(100):
+        cluster[0].send(1, FrameKind.PROGRESS, 0, (number,))
+    {
+        "wait": lambda: cluster[0].wait(0),
+        "tick": lambda: cluster[0].tick(1),
+        "leave": cluster[0].leave,
+    }[how]()
+    frames = cluster.collect(1, 100 + (how == "leave"))
+    assert [frame.time for frame in frames][:100] == [(number,) for number in range(100)]
+
+
 def test_large_bodies_arrive_byte_for_byte(make_cluster):
     cluster = make_cluster(2)
     large = np.random.default_rng(7).integers(0, 256, 8 << 20, dtype=np.uint8).tobytes()

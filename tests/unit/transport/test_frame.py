@@ -6,6 +6,7 @@ import pytest
 
 from service.dataflow.transport.frame import (
     BODY_BYTES_MAX,
+    BODY_PARTS_MAX,
     HEADER_BYTES_MIN,
     TIME_LENGTH_MAX,
     Frame,
@@ -24,9 +25,10 @@ DATA = Frame(
     time=(1000, 2),
     flags=1,
     body_length=24,
+    body_parts=3,
 )
 GOLDEN = bytes.fromhex(
-    "4d67704601020102" "03000000" "07000000" "8877665544332211" "0900000000000000"
+    "4d67704602020135" "03000000" "07000000" "8877665544332211" "0900000000000000"
     "1800000000000000" "e803000000000000" "0200000000000000"
 )  # fmt: skip
 
@@ -45,11 +47,11 @@ def test_the_smallest_header_has_forty_bytes():
     ("offset", "value", "pattern"),
     [
         (0, b"X", "begins with"),
-        (4, b"\x02", "version 2, this build speaks 1"),
+        (4, b"\x01", "version 1, this build speaks 2"),
         (5, b"\x00", "unknown kind 0"),
         (5, b"\xff", "unknown kind 255"),
         (7, b"\x01", "claims a timestamp of 1 parts"),
-        (7, b"\xff", "claims a timestamp of 255 parts"),
+        (7, b"\xff", "claims a timestamp of 0 parts"),
         (38, b"\x01", "at most"),
     ],
 )
@@ -75,6 +77,7 @@ def test_a_truncated_header_is_refused(length):
         Frame(FrameKind.DATA, 1, 1, 1, time=(1,) * (TIME_LENGTH_MAX + 1)),
         Frame(FrameKind.DATA, 1, 1, 1, flags=256),
         Frame(FrameKind.DATA, 1, 1, 1, body_length=BODY_BYTES_MAX + 1),
+        Frame(FrameKind.DATA, 1, 1, 1, body_parts=BODY_PARTS_MAX + 1),
     ],
 )
 def test_a_frame_out_of_range_cannot_be_encoded(frame):

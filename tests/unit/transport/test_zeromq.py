@@ -194,8 +194,33 @@ def test_a_body_that_is_not_what_the_header_announced_is_a_violation(lone):
     for bodies in ([b"12"], [b"12", b"34"], [], [b""] * 2000, [b"1"] + [b""] * 9 + [b"23"]):
         cluster, peer = lone()
         dealer = open_link(cluster, peer)
-        dealer.send_multipart([peer.header(FrameKind.DATA, 1, body_length=3), *bodies])
+        header = peer.header(FrameKind.DATA, 1, body_length=3, body_parts=2)
+        dealer.send_multipart([header, *bodies])
         expect_violation(cluster, "a frame of 3 bytes came with")
+
+
+def test_several_frames_in_one_message_are_read_one_by_one(lone):
+    cluster, peer = lone()
+    dealer = open_link(cluster, peer)
+    message = []
+    for sequence in range(1, 6):
+        body = [b"x" * sequence] * (sequence % 3)
+        length, count = sum(map(len, body)), len(body)
+        fields = {"body_length": length, "body_parts": count, "time": (sequence,)}
+        message += [peer.header(FrameKind.PROGRESS, sequence, **fields), *body]
+    dealer.send_multipart(message)
+    cluster.until(lambda: cluster[0].counters.frames_received == 6)
+    assert [frame.time[0] for frame in cluster.inboxes[0]] == [1, 2, 3, 4, 5]
+    assert [len(frame.parts) for frame in cluster.inboxes[0]] == [1, 2, 0, 1, 2]
+
+
+def test_garbage_behind_a_good_frame_is_a_violation_and_read_to_its_end(lone, raw_peer):
+    cluster, peer = lone()
+    dealer = open_link(cluster, peer)
+    dealer.send_multipart([peer.header(FrameKind.PROGRESS, 1), b"garbage", b"and", b"more"])
+    expect_violation(cluster, "worker-1 at .* sent no frame: a header of 7 bytes")
+    (frame,) = cluster.inboxes[0]
+    assert frame.kind is FrameKind.PROGRESS
 
 
 def test_strangers_are_counted_and_disturb_nobody(lone, raw_peer):
