@@ -78,6 +78,7 @@ class Listener:
         security.prepare_listener(self.socket)
         self._security = security
         self._monitor = self.socket.get_monitor_socket(_FAILED_HANDSHAKE)
+        self._descriptor = int(self.socket.getsockopt(zmq.FD))
         #: Whose message is being read, and whether more of it is there.
         self._identity = b""
         self._more = False
@@ -113,7 +114,7 @@ class Listener:
         The socket's descriptor tells only of what came since it was last asked for its events.
         """
         if self._empty or not self.has_message():
-            select.select([self.socket], [], [], max(0.0, timeout_s))
+            select.select([self._descriptor], [], [], max(0.0, timeout_s))
             self._empty = False
 
     def read(self) -> Message | None:
