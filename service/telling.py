@@ -77,6 +77,7 @@ class Teller:
         updates = np.zeros(bins)
         for host in member.hosts.values():
             updates += host.meter.take()
+            host.store.rest()
         updates *= 1_000_000 / elapsed_us
         self.updates_per_s = int(updates.sum())
         return [self._load_report(member, updates)]

@@ -8,6 +8,9 @@ Invariants
        installed and released the last bin; both processes read the machine's one monotonic clock.
   XF2  What arrived is what left: as many rows, and the same sum of their values.
   XF3  With a copy before the move, the copy's own time is a figure of its own.
+  XF4  What counts is a move after the state was there and back once, so that both have the memory
+       that a worker keeps for bins to come. The first move into a process that never had so much,
+       where the system must find the memory, is a figure of its own.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ from service.statestore.vertex_store import VertexStore
 BOUND_MB_S = 400.0
 #: A small bin's share of rows; that many bins must not cost more than few.
 TINY_BINS = 1 << 16
-_FIRST, _CUT, _STOP = 1, 1_000, 2_000
+_FIRST, _CUT, _STOP = 1, 1_000, 100_000
+#: Moves before the one that counts (XF4).
+_MOVES_BEFORE = 2
 _BATCH = 1 << 18
 _WAIT_S = 0.002
 _PAGE_KB = resource.getpagesize() >> 10
@@ -56,7 +61,7 @@ _PAGE_KB = resource.getpagesize() >> 10
 class TransferOptions:
     """What moves."""
 
-    rows: int = 4_000_000
+    rows: int = 2_000_000
     bins: int = 1 << 10
     #: Whether bins are copied before they move.
     copied: bool = False
@@ -71,6 +76,9 @@ class Transferred(NamedTuple):
     total: int
     copy_began: int
     copied: int
+    #: Of the first move and of the one that counts: when it began and ended, and bytes that came.
+    first_began: int
+    first_ended: int
     began: int
     ended: int
     nbytes: int
@@ -159,6 +167,21 @@ class _Side:
             if not self.worker.has_work and not done():
                 self._transport.wait(_WAIT_S)
 
+    def move(self, number: int, *, precopy: int = 0) -> int:
+        """Move all bins, there or back by turns, and wait for it; bytes that came here."""
+        target = 1 - number % 2
+        cut = _CUT * (number + 1)
+        moves = [(bin_, target) for bin_ in range(self.options.bins)]
+        self.control.feed(
+            Move(at=cut, request="b", wave=1, waves=1, moves=moves, precopy=precopy, clock=0)
+        )
+        self.control.feed(Promise(horizon=cut + 1, clock=0))
+        mine = target == self._transport.index
+        self.until(lambda: self.host.settled and bool((self.host.installed == mine).all()))
+        nbytes = sum(report.bytes for report in self.host.reports)
+        self.host.reports.clear()
+        return nbytes
+
     def total(self) -> int:
         """Sum of all values in the state, as 64 bits hold it."""
         rows = self.store.table.extract_bins(np.arange(self.options.bins))
@@ -174,29 +197,37 @@ def transfer(transport: ZmqTransport, peers: int, options: TransferOptions) -> T
     first = transport.index == 0
     if first:
         side.fill(options.rows)
-    moves = [(bin_, 1) for bin_ in range(options.bins)]
     resting = _resident()
+    times = []
+    for number in range(_MOVES_BEFORE):
+        times.append((clock.monotonic_ns(), side.move(number), clock.monotonic_ns()))
+    to_other = [(bin_, 1) for bin_ in range(options.bins)]
     copy_began = copied = clock.monotonic_ns()
     if options.copied:
-        control.feed(PreCopy(number=1, request="b", moves=moves, clock=0))
+        control.feed(PreCopy(number=1, request="b", moves=to_other, clock=0))
         if first:
             side.until(lambda: bool(host.copies.reports))
             copied = clock.monotonic_ns()
             side.fill(options.changed)
     total = side.total() if first else 0
     began = clock.monotonic_ns()
-    precopy = int(options.copied)
-    control.feed(Move(at=_CUT, request="b", wave=1, waves=1, moves=moves, precopy=precopy, clock=0))
-    control.feed(Promise(horizon=_CUT + 1, clock=0))
-    side.until(lambda: host.settled and (first or host.installed.all()))
+    nbytes = side.move(_MOVES_BEFORE, precopy=int(options.copied))
     ended = clock.monotonic_ns()
-    nbytes = sum(report.bytes for report in host.reports)
     if not first:
         total = side.total()
     control.feed(Stop(at=_STOP, drain=False, clock=0))
     side.until(lambda: side.worker.complete)
     return Transferred(
-        side.store.row_count, total, copy_began, copied, began, ended, nbytes, _peak() - resting
+        side.store.row_count,
+        total,
+        copy_began,
+        copied,
+        times[0][0],
+        times[0][2],
+        began,
+        ended,
+        nbytes,
+        _peak() - resting,
     )
 
 
@@ -234,6 +265,9 @@ def _figures(runs: int, rows: int) -> Iterator[Figure]:
         bound = BOUND_MB_S if options.bins < TINY_BINS else None
         rates = [taken.nbytes * 1e3 / (taken.ended - gave.began) for gave, taken in found]
         yield Figure.of(f"state of {name}, worker to worker", "MB/s", rates, at_least=bound)
+        size = rows * 5 * 8
+        rates = [size * 1e3 / (taken.first_ended - gave.first_began) for gave, taken in found]
+        yield Figure.of(f"state of {name}, into a process that never had so much", "MB/s", rates)
         grown = [taken.grown / (1 << 20) for _, taken in found]
         yield Figure.of(f"memory at the new owner of {name}, above none", "MiB", grown)
     changed = rows // 100

@@ -6,7 +6,8 @@ folds -> [KeyedTable.store]; a bin that moves -> [extract] -> chunks -> [install
 Each bin owns one region of slots; a bin that fills doubles its own region and rehashes only itself.
 Address space for the largest table is reserved at the start and costs nothing until it is touched:
 growing never copies another bin's rows and never moves an array. A bin that has lost most of its
-rows moves into a smaller region, and what is released goes back to the system. Load thresholds
+rows moves into a smaller region, and what is released goes back to the system; of bins that move
+away some of it may stay for a while, for those that come. Load thresholds
 differ from bin to bin, spread over a factor of two, so that bins which fill evenly double one after
 the other and not all in one batch.
 
@@ -36,6 +37,8 @@ Int64s = NDArray[np.int64]
 #: Load thresholds in 1/1024, least and greatest: a factor of two, so that growth is even in time.
 _LOAD_LEAST = 410
 LOAD_GREATEST = 820
+#: After so many rests in a row no memory is kept.
+_RESTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,11 @@ class KeyedTable:
         self.on_change: Callable[[Int64s], None] | None = None
         #: The same of rows that are removed: rows behind them may change their slots.
         self.on_removal: Callable[[Int64s], None] | None = None
+        #: Bytes of released memory that may stay for bins to come: memory that is taken anew costs
+        #: 0.1 to 4 ms a MiB, the more where the machine below a virtual one has yet to find it.
+        self.kept_bytes_max = 0
+        #: Most slots in use since memory was given back, and rests since something was released.
+        self._most_in_use = self._rests = 0
         #: Rises when a bin may have come back to a region that it had before.
         self.turns = 0
         self._arena, self._memory = new_arena(
@@ -222,11 +230,12 @@ class KeyedTable:
         keys = np.ascontiguousarray(keys, dtype=np.int64)
         if self.on_removal is not None:
             self.on_removal(keys)
+        self._note_use()
         removed = _kernels.remove(self._arena, self.bin_bits, keys)
         if self._arena.space[_layout.RELEASED]:
             # A bin that shrinks may come back to a region that it had before.
             self.turns += 1
-            give_back(self._arena, self._memory)
+            self._give_back()
         return removed
 
     def slots(self) -> tuple[Int64s, Int64s]:
@@ -254,17 +263,43 @@ class KeyedTable:
         return Rows(out[_layout.KEY, :count], out[_layout.STAMP, :count], columns)
 
     def delete(self, bin_id: int) -> None:
-        """Forget all rows of the bin, and give its memory back to the system."""
+        """Forget all rows of the bin; its memory may stay, as far as `kept_bytes_max` says."""
         self._release(bin_id)
-        give_back(self._arena, self._memory)
+        self._give_back()
 
     def clear(self) -> None:
         """Delete every bin."""
         for bin_id in np.flatnonzero(self._arena.regions != _layout.NO_REGION):
             self._release(int(bin_id))
-        give_back(self._arena, self._memory)
+        self._give_back()
+
+    def rest(self) -> None:
+        """Keep no memory that nobody needs: call it once a second or so.
+
+        Cost: some ms when memory is given back, else nothing.
+        """
+        self._rests += 1
+        if self._rests == _RESTS:
+            self._give_all_back()
+
+    def _note_use(self) -> None:
+        """Note how many slots are in use before some are released."""
+        self._most_in_use = max(self._most_in_use, int(self._arena.space[_layout.IN_USE]))
+
+    def _give_back(self) -> None:
+        """Let the system have what was released, or keep it, if it is not too much."""
+        unused = self._most_in_use - int(self._arena.space[_layout.IN_USE])
+        self._rests = 0
+        if unused * 8 * self._width >= self.kept_bytes_max:
+            self._give_all_back()
+
+    def _give_all_back(self) -> None:
+        self._most_in_use = int(self._arena.space[_layout.IN_USE])
+        if self._arena.space[_layout.RELEASED]:
+            give_back(self._arena, self._memory)
 
     def _release(self, bin_id: int) -> None:
+        self._note_use()
         region = int(self._arena.regions[bin_id])
         if region != _layout.NO_REGION:
             _regions.release(self._arena, region)
@@ -298,8 +333,9 @@ class KeyedTable:
             arena.regions[bin_id], arena.rows[bin_id] = region, count
             raise
         if region != _layout.NO_REGION:
+            self._note_use()
             _regions.release(arena, region)
-            give_back(self._arena, self._memory)
+            self._give_back()
 
     def append(self, rows: Rows) -> None:
         """Add rows of any bins whose keys the table does not have.

@@ -125,6 +125,10 @@ class HostedStore(Protocol):
         """Forget the bin's state."""
         ...
 
+    def rest(self) -> None:
+        """Told about once a second: memory kept for bins that may come can go after a while."""
+        ...
+
     def clear(self) -> None:
         """Forget everything."""
         ...

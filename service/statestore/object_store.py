@@ -231,6 +231,9 @@ class ObjectStore:
         for key in self._members.pop(bin_id, ()):
             del self._objects.states[key]
 
+    def rest(self) -> None:
+        """Nothing is kept."""
+
     def clear(self) -> None:
         """Forget everything."""
         self._objects.states.clear()

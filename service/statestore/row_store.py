@@ -161,6 +161,9 @@ class RowStore:
         self.table.delete(bin_id)
         self.pending.delete(bin_id)
 
+    def rest(self) -> None:
+        """Nothing is kept."""
+
     def clear(self) -> None:
         """Forget everything."""
         self.table.clear()

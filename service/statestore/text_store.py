@@ -134,6 +134,10 @@ class TextKeyedStore:
         self.inner.delete(bin_id)
         self.keys.table.delete(bin_id)
 
+    def rest(self) -> None:
+        """As `HostedStore.rest`."""
+        self.inner.rest()
+
     def clear(self) -> None:
         """Forget everything."""
         self.inner.clear()

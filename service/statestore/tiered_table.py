@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from service.errors import StateCorrupt
 from service.hashing import bins_of
 from service.statestore import _kernels, _layout, _tiers
-from service.statestore._memory import give_back
 from service.statestore.arena import LOAD_GREATEST, KeyedTable, Touched
 from service.statestore.away_filter import AwayFilter
 from service.statestore.columns import ColumnSpec, Rows, Values
@@ -279,7 +278,7 @@ class TieredTable(KeyedTable):
         self._away_total += count
         self.evicted += count
         if arena.space[_layout.RELEASED]:
-            give_back(self._arena, self._memory)
+            self._give_all_back()
         return count
 
     # The database ---------------------------------------------------------------------------------

@@ -35,6 +35,9 @@ from service.statestore.table_copying import TableCopier
 from service.statestore.tiered_table import TieredTable
 from service.statestore.timers import TimerTable
 
+#: Memory of bins that have left which may stay for bins to come; of a table with a budget none.
+KEPT_BYTES = 256 << 20
+
 
 class ArenaProgram(Protocol):
     """How a batch changes rows of a table, by kernels only."""
@@ -68,6 +71,7 @@ class VertexStore:
         self.program = program
         self.bin_bits = bin_bits
         self.table: KeyedTable = KeyedTable(bin_bits, program.state_columns)
+        self.table.kept_bytes_max = KEPT_BYTES
         #: V4.
         self._changes = 0
         self.pending = TimerTable(bin_bits)
@@ -185,6 +189,10 @@ class VertexStore:
         self.copier.end(bin_id)
         self.table.delete(bin_id)
         self.pending.delete(bin_id)
+
+    def rest(self) -> None:
+        """As `HostedStore.rest`."""
+        self.table.rest()
 
     def clear(self) -> None:
         """Forget everything."""

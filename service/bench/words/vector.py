@@ -177,6 +177,9 @@ class VectorStore:
         else:
             self.counts_of(bin_id)[:] = 0
 
+    def rest(self) -> None:
+        """Nothing is kept."""
+
     def clear(self) -> None:
         """Forget everything."""
         for number in range(self.bins):
