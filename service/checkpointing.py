@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from service.cuts import part_of
 from service.edges import KafkaEdges
 from service.errors import StateError
 from service.log import Log
@@ -89,7 +88,7 @@ class Checkpointing:
         except StateError as error:
             self._send(CheckpointedReport(cut=cut, failed=str(error)))
         else:
-            self._send(part_of(cut, files, parts.positions(cut)))
+            self._send(parts.part(cut, files))
             if files is not None:
                 self._log.info(
                     "checkpoint.cut",

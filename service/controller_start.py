@@ -18,7 +18,7 @@ from service.control_topics import (
     read_compacted,
 )
 from service.dataflow.flow import Flow
-from service.dataflow.row_vertices import held_over_of
+from service.dataflow.row_vertices import delays_of
 from service.dataflow.vertices import SourceVertex, stateful_of
 from service.ingest.consumer import KafkaPartitions
 from service.migration.checkpoints import CheckpointSettings
@@ -127,7 +127,7 @@ def shape_of(options: ControllerOptions, flow: Flow, timeout_s: float) -> JobSha
         sink_groups=options.workers,
         start=start,
         until_end=options.until_end,
-        held_over=held_over_of(flow.vertices),
+        delays=delays_of(flow.vertices),
     )
 
 

@@ -9,6 +9,8 @@ Invariants
   CP2  A part is `passed` once every sink's frontier has reached c, over all processes: whatever the
        rows below c led to is acknowledged.
   CP3  Parts are taken in the order of their cuts.
+  CP4  A part says if rows below its cut were put off to it or beyond: they are in no state, and the
+       checkpoint is not to be (DL3).
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from service.dataflow.delaying import DelayOperator
 from service.egress.sink import SinkOperator
 from service.ingest.source import SourceOperator, TopicPartition
 from service.migration.control_source import ControlSource
+from service.migration.records import Checkpoint, LogRecord
 from service.migration.reports import CheckpointedReport
 from service.migration.state_host import StateHost
 from service.statestore.checkpoint import SlotFiles
@@ -47,12 +51,15 @@ class CheckpointParts:
         hosts: Mapping[str, StateHost],
         sources: Mapping[str, SourceOperator],
         sinks: Mapping[str, SinkOperator],
+        delays: Mapping[str, DelayOperator],
     ) -> None:
         """Watch the operators of one member."""
         self._control = control
         self._hosts = hosts
         self._sources = sources
         self._sinks = sinks
+        self._delays = delays
+        control.followers.append(self._read)
         #: {cut: positions of all sources}, of cuts that a tick has passed.
         self._positions: dict[int, dict[TopicPartition, int]] = {}
 
@@ -78,7 +85,18 @@ class CheckpointParts:
 
     def is_passed(self, cut: int) -> bool:
         """Whether everything below `cut` has left the job, acknowledged (CP2)."""
-        return all(sink.frontier().reached(cut) for sink in self._sinks.values())
+        delays = self._delays.values()
+        return all(sink.frontier().reached(cut) for sink in self._sinks.values()) and all(
+            delay.has_passed(cut) for delay in delays
+        )
+
+    def part(self, cut: int, files: SlotFiles | None) -> CheckpointedReport:
+        """What this process tells of a cut that is passed: its part, or why there is none (CP4)."""
+        for name, delay in self._delays.items():
+            if delay.holds_across(cut):
+                reason = f"delay {name!r} put rows from before the cut {cut} off to after it"
+                return CheckpointedReport(cut=cut, failed=reason)
+        return part_of(cut, files, self.positions(cut))
 
     def positions(self, cut: int) -> dict[TopicPartition, int]:
         """Where this gateway's partitions stand at `cut`; once it is passed."""
@@ -90,6 +108,14 @@ class CheckpointParts:
         """Forget a cut: its part is told."""
         self._control.checkpoints.remove(cut)
         self._positions.pop(cut, None)
+        for delay in self._delays.values():
+            delay.forget(cut)
+
+    def _read(self, record: LogRecord) -> None:
+        """A cut is read before any frontier here can have passed it."""
+        if isinstance(record, Checkpoint):
+            for delay in self._delays.values():
+                delay.mark(record.at)
 
     def _current(self) -> dict[TopicPartition, int]:
         positions: dict[TopicPartition, int] = {}

@@ -89,7 +89,7 @@ class Member:
         self.routers = lowered.routers
         self.delays = lowered.delays
         #: This process's parts of checkpoints that are under way.
-        self.cuts = CheckpointParts(self.control, self.hosts, self.sources, self.sinks)
+        self.cuts = CheckpointParts(self.control, self.hosts, self.sources, self.sinks, self.delays)
         #: Location of each vertex's output, by the vertex's name (a `Probe` asks there).
         self.places = lowered.places
         self.worker = Worker(

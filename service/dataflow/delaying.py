@@ -8,6 +8,8 @@ Invariants
   DL1  Rows go on at `until(their epoch)`, the counters of loops unchanged, times ascending, rows of
        one time in the order they came.
   DL2  `until` never leads back, and its results are epochs; all else ends the job, both named.
+  DL3  Rows from below a cut that are put off to it or beyond are seen, whether they came before the
+       cut was marked or after; all of them have, once the input's frontier has reached it.
 """
 
 from __future__ import annotations
@@ -67,6 +69,10 @@ class DelayOperator:
         self._until = until
         #: Rows by the time they wait for, and their bytes.
         self._waiting: dict[Timestamp, list[pa.RecordBatch]] = {}
+        #: The earliest epoch of the rows that wait for a time.
+        self._since: dict[Timestamp, int] = {}
+        #: Cuts of checkpoints, and whether rows were put off across them (DL3).
+        self._cuts: dict[int, bool] = {}
         #: Rows whose time has come, with the right to send them.
         self._due: deque[tuple[Capability, deque[pa.RecordBatch]]] = deque()
         self.held_bytes = 0
@@ -76,6 +82,22 @@ class DelayOperator:
         (self._input,) = context.inputs
         (self._output,) = context.outputs
         self._notificator = Notificator(context.inputs)
+
+    def mark(self, cut: int) -> None:
+        """See whether rows are put off across `cut`, from now on; those that wait count (DL3)."""
+        self._cuts[cut] = any(since < cut <= later[0] for later, since in self._since.items())
+
+    def forget(self, cut: int) -> None:
+        """A marked cut is asked for no more."""
+        del self._cuts[cut]
+
+    def has_passed(self, cut: int) -> bool:
+        """Whether no row from below `cut` can come any more."""
+        return self._input.frontier().reached(cut)
+
+    def holds_across(self, cut: int) -> bool:
+        """Whether rows from below a marked cut were put off to it or beyond."""
+        return self._cuts[cut]
 
     def step(self) -> None:
         """Keep what has come, and send what has waited long enough, while there is room.
@@ -89,6 +111,7 @@ class DelayOperator:
         for time, right in self._notificator.delivered():
             assert right is not None, "asked with a capability"
             self._due.append((right, deque(self._waiting.pop(time))))
+            del self._since[time]
         while self._due:
             right, batches = self._due[0]
             while batches:
@@ -114,8 +137,13 @@ class DelayOperator:
             ) from error
         if later not in self._waiting:
             self._waiting[later] = []
+            self._since[later] = epoch
             right = self._output.retain(0, message)
             right.downgrade(later)
             self._notificator.notify_at(right)
         self._waiting[later].append(rows)
+        self._since[later] = min(self._since[later], epoch)
+        for cut in self._cuts:
+            if epoch < cut <= later[0]:
+                self._cuts[cut] = True
         self.held_bytes += payload_size(rows)

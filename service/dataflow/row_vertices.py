@@ -112,6 +112,6 @@ RowVertex = (
 )
 
 
-def held_over_of(vertices: Sequence[object]) -> tuple[str, ...]:
-    """Names of the vertices that keep rows of a time for a later one, outside of all bins."""
-    return tuple(vertex.name for vertex in vertices if isinstance(vertex, DelayVertex))
+def delays_of(vertices: Sequence[object]) -> tuple[DelayVertex, ...]:
+    """The vertices that keep rows of a time for a later one, outside of all bins."""
+    return tuple(vertex for vertex in vertices if isinstance(vertex, DelayVertex))

@@ -13,7 +13,8 @@ Invariants
        cut, and only once the log holds that cut.
   CK3  A part that comes when its checkpoint was aborted changes nothing; a part that no checkpoint
        of this generation asked for is refused.
-  CK4  A cut lies below whatever cut a plan has reserved.
+  CK4  A cut lies below whatever cut a plan has reserved, and is clear of delays (CC1): it waits
+       until such a time is near.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from service.errors import NotYetSupported, ProtocolViolation
+from service.migration.clear_cuts import ClearCuts
 from service.migration.founding import manifest_of
 from service.migration.records import (
     Checkpoint,
@@ -42,6 +44,8 @@ class CheckpointSettings:
     every_us: int = 0
     #: From the cut to the last part, beyond which it is aborted.
     wait_us: int = 120_000_000
+    #: How far ahead of the earliest time a cut may lie; other commands are then later than it.
+    ahead_us: int = 1_000_000
 
 
 @dataclass(slots=True)
@@ -76,28 +80,26 @@ class Checkpoints:
     """The checkpoints of one generation."""
 
     def __init__(
-        self, settings: CheckpointSettings, now_us: int, held_over: Sequence[str] = ()
+        self, settings: CheckpointSettings, now_us: int, clear: ClearCuts | None = None
     ) -> None:
         """Nothing is under way; the first one of the schedule is due a period from now.
 
         Args:
             settings: when.
             now_us: the controller's clock.
-            held_over: vertices that keep rows of a time for a later one, outside of all bins: such
-                rows would be neither in a checkpoint's state nor behind its positions.
+            clear: where the flow can be cut; None: everywhere.
 
         Raises:
-            NotYetSupported: there are such vertices, and a schedule.
+            NotYetSupported: it can be nowhere, and there is a schedule.
         """
-        if held_over and settings.every_us:
-            raise NotYetSupported(
-                f"--checkpoint-every while vertex {held_over[0]!r} keeps rows for a later time",
-                "a plain stop writes a checkpoint",
-            )
+        self._clear = ClearCuts(()) if clear is None else clear
+        if settings.every_us and self._clear.at(now_us) is None:
+            raise self._unclear("--checkpoint-every")
         self._settings = settings
-        self._held_over = held_over
         self._due_us = now_us + settings.every_us
         self._run: _Run | None = None
+        #: Whether no clear cut was found for the one asked for, though there was one before.
+        self._nowhere = False
         #: Cuts that were aborted: their parts may still come (CK3).
         self._aborted: set[int] = set()
 
@@ -113,12 +115,11 @@ class Checkpoints:
         """Take a request on (CK1); its status, or why not. `earliest` as in `cut`."""
         if self._run is not None:
             return Rejected(identity, f"{self.under_way} is under way; ask again after it")
-        if self._held_over:
-            name = self._held_over[0]
-            feature = f"a checkpoint while vertex {name!r} keeps rows for a later time"
-            return Rejected(identity, str(NotYetSupported(feature, "a plain stop writes one")))
+        at = self._clear.at(earliest)
+        if at is None:
+            return Rejected(identity, str(self._unclear("a checkpoint")))
         self._run = _Run(identity)
-        return StatusRecord(id=identity, state=RequestState.ACCEPTED, at=earliest)
+        return StatusRecord(id=identity, state=RequestState.ACCEPTED, at=at)
 
     def cut(
         self, now_us: int, earliest: int, reserved: int | None, owners: Callable[[], Sequence[int]]
@@ -138,9 +139,13 @@ class Checkpoints:
         run = self._run
         if run is None or run.record is not None:
             return None
-        if reserved is not None and earliest >= reserved:
+        at = self._clear.at(earliest)
+        self._nowhere = at is None
+        if at is None or at > earliest + self._settings.ahead_us:
             return None
-        run.record = Checkpoint(at=earliest, request=run.id, clock=now_us)
+        if reserved is not None and at >= reserved:
+            return None
+        run.record = Checkpoint(at=at, request=run.id, clock=now_us)
         run.owners = list(owners())
         return run.record
 
@@ -204,6 +209,8 @@ class Checkpoints:
             now_us: the controller's clock.
         """
         run = self._run
+        if run is not None and run.record is None and self._nowhere:
+            return str(self._unclear("a checkpoint"))
         if run is None or run.record is None or now_us <= run.cut + self._settings.wait_us:
             return None
         missing = [slot for peer, slot in enumerate(slots) if peer not in run.parts]
@@ -212,11 +219,18 @@ class Checkpoints:
     def abort(self, reason: str, now_us: int) -> Sequence[StatusRecord]:
         """Give up what is asked for or under way; returns what its request is told."""
         run, self._run = self._run, None
+        self._nowhere = False
         if run is None:
             return ()
         if run.record is not None:
             self._aborted.add(run.cut)
         return self._statuses(run, RequestState.ABORTED, now_us, reason)
+
+    def _unclear(self, feature: str) -> NotYetSupported:
+        return NotYetSupported(
+            f"{feature} where no time is left alone by all of {self._clear.names}",
+            "a plain stop writes a checkpoint; `delay(step=...)` leaves every multiple alone",
+        )
 
     def _statuses(
         self, run: _Run, state: RequestState, now_us: int, reason: str | None = None

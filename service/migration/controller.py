@@ -27,6 +27,7 @@ from service.errors import MegaphoneError, PeerLost, ProtocolViolation, UsageErr
 from service.ids import Membership
 from service.migration.checkpoint_desk import CheckpointDesk
 from service.migration.checkpoints import Checkpoints
+from service.migration.clear_cuts import ClearCuts
 from service.migration.controller_events import (
     AppendToLog,
     ControllerSettings,
@@ -121,7 +122,7 @@ class ControllerMachine:
         #: Gateway peers that have read everything (until_end).
         self._drained: set[int] = set()
         self._ending = Ending()
-        checkpoints = Checkpoints(settings.checkpoints, now_us, job.held_over)
+        checkpoints = Checkpoints(settings.checkpoints, now_us, ClearCuts(job.delays))
         self._checkpoints = CheckpointDesk(checkpoints, self._say, self._append, self._tell)
         #: Records given to the shell and not yet durable, oldest first.
         self._unwritten: deque[LogRecord] = deque()

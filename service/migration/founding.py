@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from service.dataflow.row_vertices import DelayVertex
 from service.errors import FormatMismatch, MegaphoneError, ProtocolViolation, UsageError
 from service.migration.horizon import LogFollower
 from service.migration.records import Generation, ManifestRecord, SlotBinding
@@ -37,7 +38,7 @@ class JobShape:
     #: Read to the end offsets found at start, then stop.
     until_end: bool
     #: Vertices that keep rows of a time for a later one, outside of all bins.
-    held_over: tuple[str, ...] = ()
+    delays: tuple[DelayVertex, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Parts:
         if not parts.is_passed(cut):
             return None
         _, files = self._written.pop(slot)
-        report = part_of(cut, files, parts.positions(cut))
+        report = parts.part(cut, files)
         parts.done(cut)
         return report
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from service.dataflow.flow import Flow
-from service.dataflow.row_vertices import held_over_of
+from service.dataflow.row_vertices import delays_of
 from service.dataflow.vertices import SinkVertex, SourceVertex, stateful_of
 from service.ids import Slot
 from service.migration.founding import JobShape
@@ -87,5 +87,5 @@ def shape_of(
         sink_groups=workers,
         start={topic: [0] * partitions for topic in inputs},
         until_end=until_end,
-        held_over=held_over_of(flow.vertices),
+        delays=delays_of(flow.vertices),
     )

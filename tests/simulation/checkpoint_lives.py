@@ -40,6 +40,15 @@ def aggregated() -> mp.Flow:
     return _sunk(_source(mp.Flow("one")).aggregate("state", n=mp.count(), last=mp.highest("price")))
 
 
+def delayed() -> mp.Flow:
+    """The first one with rows that wait before the state and behind it: 6 ms from cut to cut."""
+    flow = mp.Flow("delayed")
+    connector = mp.KafkaSource(["bids"], record="bid", fields=["auction", "price"])
+    late = flow.source("bids", connector).delay("before", step=2_000).key_by("auction")
+    state = late.aggregate("state", n=mp.count(), last=mp.highest("price"))
+    return _sunk(state.delay("behind", step=3_000))
+
+
 def two_stages() -> mp.Flow:
     """The same, and the highest count of each group of keys behind it."""
     flow = mp.Flow("two")
@@ -87,6 +96,7 @@ def _group(rows: pa.RecordBatch) -> pa.RecordBatch:
 
 FLOWS: dict[str, Callable[[], mp.Flow]] = {
     "aggregate": aggregated,
+    "delays": delayed,
     "two stages": two_stages,
     "stateful map": mapped,
     "ordered": ordered,

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from service.cuts import CheckpointParts
+from service.dataflow.delaying import DelayOperator
 from service.errors import MegaphoneError
+from service.migration.clear_cuts import ClearCuts
 from service.migration.cutting import Cutting
 from tests.simulation.checkpoint_lives import live
 
@@ -23,6 +25,8 @@ SEEDS = int(os.environ.get("MEGAPHONE_MUTANT_SEEDS", "12"))
 
 CUTTING = "service.migration.state_host.Cutting"
 PARTS = "service.member.CheckpointParts"
+CLEAR = "service.migration.controller.ClearCuts"
+DELAY = "service.migration.stateless.DelayOperator"
 
 
 class NoWaiting:
@@ -66,6 +70,20 @@ class Tardy(CheckpointParts):
         pass
 
 
+class Anywhere(ClearCuts):
+    """Has every time for a clear one."""
+
+    def at(self, earliest: int) -> int:
+        return earliest
+
+
+class Blind(DelayOperator):
+    """Does not see what is put off across a cut."""
+
+    def holds_across(self, cut: int) -> bool:
+        return False
+
+
 @dataclass(frozen=True)
 class Mutant:
     """What is replaced, and the pattern of what catches it."""
@@ -83,6 +101,9 @@ MUTANTS = {
         [(CUTTING, Hasty)], "CL[123]|S1"
     ),
     "positions are those behind the cut's tick": Mutant([(PARTS, Tardy)], "CL[13]"),
+    "a cut is not clear of rows that were put off": Mutant(
+        [(CLEAR, Anywhere), (DELAY, Blind)], "CL[13]", "delays"
+    ),
 }
 
 

@@ -109,3 +109,30 @@ def test_a_function_that_raises_names_vertex_and_batch() -> None:
     ports.put(0, 20, rows(1))
     with pytest.raises(UserFunctionError, match=r"'late' raised ZeroDivisionError.*\(20,\)"):
         ports.step()
+
+
+@pytest.mark.parametrize("marked_first", [True, False])
+def test_rows_put_off_across_a_marked_cut_are_seen(marked_first) -> None:
+    logic = DelayOperator("late", Rounding(10))
+    ports = Ports(logic, inputs=1, outputs=1, paths=[(0, 0)])
+    cuts = {11: False, 15: True, 20: True, 21: False}
+    if marked_first:
+        for cut in cuts:
+            logic.mark(cut)
+    # To 10 and to 20, and what comes behind all cuts to 30.
+    for epoch in (3, 14, 25):
+        ports.put(0, epoch, rows(epoch))
+    ports.step()
+    if not marked_first:
+        for cut in cuts:
+            logic.mark(cut)
+    assert {cut: logic.holds_across(cut) for cut in cuts} == cuts
+    ports.reach({0: 15})
+    assert [logic.has_passed(cut) for cut in cuts] == [True, True, False, False]
+    ports.reach({0: None})
+    ports.step()
+    # What has gone on since changes no answer, and a cut marked now has nothing to see.
+    assert {cut: logic.holds_across(cut) for cut in cuts} == cuts
+    logic.forget(15)
+    logic.mark(15)
+    assert not logic.holds_across(15)

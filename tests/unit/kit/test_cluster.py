@@ -6,6 +6,7 @@ Cannot catch: what depends on how long something takes; a job in the kit takes n
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -399,6 +400,57 @@ def test_a_probe_can_be_asked_and_a_delay_waits_for_the_clock() -> None:
         cluster.send("bids", [{"auction": 2}])
         cluster.finish()
         assert cluster.output("out") == [{"auction": 1}, {"auction": 2}]
+
+
+def gathering(until: Callable[[int], int]) -> mp.Flow:
+    """Counts the rows of each auction, put off."""
+    flow = mp.Flow("gathering")
+    source = mp.KafkaSource(["bids"], record="bid", fields=["auction"])
+    late = flow.source("bids", source).delay("gathered", until=until)
+    counts = late.key_by("auction").aggregate("counts", bids=mp.count())
+    return counts.sink("out", mp.KafkaSink("out", key="auction", schema=1))
+
+
+def test_a_checkpoint_waits_until_a_delay_has_let_its_rows_go() -> None:
+    def until(epoch: int) -> int:
+        return (epoch - 50_001) // 100_000 * 100_000 + 150_000
+
+    with Cluster(gathering(until)) as cluster:
+        cluster.send("bids", bids(1))
+        assert cluster.output("out") == []
+        status = cluster.checkpoint()
+        assert status.at % 100_000 == 50_001
+        assert len(cluster.output("out")) == 1
+        cluster.send("bids", bids(1))
+        cluster.crash()
+        cluster.restart()
+        cluster.finish()
+        assert [row["bids"] for row in cluster.output("out")] == [1, 2]
+
+
+def test_rows_that_a_function_puts_off_across_a_cut_cost_the_checkpoint_and_nothing_else() -> None:
+    def until(epoch: int) -> int:
+        # Some times are left alone, while rows of before go on behind them.
+        return epoch if epoch % 1_000 == 7 else (epoch // 1_000 + 20) * 1_000 + 7
+
+    with Cluster(gathering(until)) as cluster:
+        cluster.send("bids", bids(1))
+        status = cluster.checkpoint(wait=False)
+        while cluster.epoch < status.at - 5_000:
+            cluster.advance(ms=1)
+        cluster.send("bids", bids(1))
+        cluster.advance(ms=100)
+        status = cluster._broker.statuses[status.id]
+        assert status.state == "aborted"
+        assert f"delay 'gathered' put rows from before the cut {status.at} off" in status.reason
+        cluster.crash()
+        cluster.restart()
+        cluster.finish()
+        assert cluster.latest("out")[1]["bids"] == 2
+    with Cluster(gathering(lambda epoch: epoch + 5)) as cluster:
+        cluster.send("bids", bids(1))
+        with pytest.raises(mp.UsageError, match="no time is left alone by all of 'gathered'"):
+            cluster.checkpoint()
 
 
 def numbering(order: mp.Order) -> mp.Flow:

@@ -7,8 +7,11 @@ import json
 
 import pytest
 
+from service.dataflow.delaying import Rounding
+from service.dataflow.row_vertices import DelayVertex, Postponement
 from service.errors import NotYetSupported, PeerLost, ProtocolViolation
 from service.migration.checkpoints import Checkpoints, CheckpointSettings
+from service.migration.clear_cuts import ClearCuts
 from service.migration.controller_events import (
     ControllerSettings,
     PeerGone,
@@ -207,13 +210,49 @@ def test_a_due_one_is_skipped_while_another_is_under_way():
     assert made.statuses[-1].id == "c"
 
 
-def test_a_flow_that_puts_rows_off_has_none_while_it_runs():
-    made = world(held_over=("later",))
+def late(until: Postponement) -> DelayVertex:
+    return DelayVertex("later", until, 0)
+
+
+def test_a_flow_that_puts_every_row_off_has_none_while_it_runs():
+    always = late(lambda epoch: epoch + 1)
+    made = world(delays=(always,))
     (rejected,) = made.request(ask())
     assert rejected.reason is not None
-    assert "vertex 'later' keeps rows for a later time is not supported" in rejected.reason
+    assert "no time is left alone by all of 'later' is not supported" in rejected.reason
     with pytest.raises(NotYetSupported, match="a plain stop writes a checkpoint"):
-        Checkpoints(EVERY, 0, ("later",))
+        Checkpoints(EVERY, 0, ClearCuts((always,)))
+
+
+def test_a_flow_that_puts_rows_off_is_cut_where_none_is_put_off():
+    made = world(delays=(late(Rounding(3 * SECOND)), late(Rounding(7 * SECOND))))
+    (accepted,) = made.request(ask())
+    clear = -(-START // (21 * SECOND)) * 21 * SECOND + 1
+    assert accepted.at == clear
+    # Only when it is near: whatever is commanded behind it is later than it.
+    made.pass_time(clear - 5 * SECOND - made.now)
+    assert cuts(made) == []
+    made.request(request("move", moves=[[0, 1]]))
+    made.pass_time(8 * SECOND)
+    assert cuts(made) == [clear]
+    assert made.states("c")[-1] is RequestState.COMPLETED
+    assert made.states("move")[-1] is RequestState.COMPLETED
+
+
+def test_a_function_that_fails_later_costs_checkpoints_and_not_the_job():
+    def until(epoch: int) -> int:
+        if epoch > START + 12 * SECOND:
+            raise ValueError("too late in the day")
+        return Rounding(SECOND)(epoch)
+
+    made = world(EVERY, delays=(late(until),))
+    made.pass_time(30 * SECOND)
+    assert len(made.manifests) == 2
+    assert made.aborted
+    assert all("no time is left alone by all of 'later'" in reason for reason in made.aborted)
+    assert made.machine.phase is Phase.RUNNING
+    (rejected,) = made.request(ask())
+    assert rejected.state is RequestState.REJECTED
 
 
 def test_a_taken_id_and_fields_of_plans_are_rejected():
