@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.dataflow.flow import Flow, Stream, highest
+from service.dataflow.flow import Flow, Stream, count, highest
 from service.dataflow.vertices import KafkaSink, KafkaSource, Order
 from tests.simulation.flows import (
     COLUMNS,
@@ -30,6 +30,23 @@ def remembering() -> FlowUnderTest:
     return FlowUnderTest(
         _remembering, _check_remembering, lambda stamped: {"digests": len(stamped)}
     )
+
+
+def named() -> FlowUnderTest:
+    """Bids and highest price of each auction, under keys that are text."""
+    return FlowUnderTest(_named, _check_named, lambda stamped: {"stats": len(stamped)})
+
+
+def remembering_names() -> FlowUnderTest:
+    """`remembering` under keys that are text."""
+    return FlowUnderTest(
+        _remembering_names, _check_names, lambda stamped: {"digests": len(stamped)}
+    )
+
+
+def listed() -> FlowUnderTest:
+    """`joined` with lists in the rows, which are kept as objects."""
+    return FlowUnderTest(_listed, _check_listed, lambda stamped: {"pairs": len(stamped)})
 
 
 def joined() -> FlowUnderTest:
@@ -99,13 +116,77 @@ def _check_remembering(outputs: Outputs, stamped: Stamped) -> None:
     assert seen == {key: _digests(prices) for key, prices in stamped.items()}, "WO1, WO2, WO3"
 
 
-def _joined() -> Flow:
-    flow = Flow("joined")
-    cheap, dear = (
+def _names(flow: Flow) -> Stream:
+    def name(rows: pa.RecordBatch) -> pa.RecordBatch:
+        names = pc.cast(rows.column("auction"), pa.string())
+        return pa.RecordBatch.from_arrays([names, rows.column("price")], ["name", "price"])
+
+    return _bids(flow).map_batches("names", name, columns=["name", "price"])
+
+
+def _named() -> Flow:
+    flow = Flow("named")
+    stats = _names(flow).key_by("name").aggregate("stats", bids=count(), top=highest("price"))
+    return stats.sink("out", KafkaSink("out", key="name", schema=4))
+
+
+def _check_named(outputs: Outputs, stamped: Stamped) -> None:
+    seen: dict[int, int] = {}
+    for output in outputs["out"]:
+        key, bids = int(output["name"]), output["bids"]
+        assert bids > seen.get(key, 0), f"WO1: auction {key} at {bids} after {seen.get(key)}"
+        assert output["top"] == max(stamped[key][:bids]), f"WO2: {output}"
+        seen[key] = bids
+    assert seen == {key: len(prices) for key, prices in stamped.items()}, "WO3"
+
+
+def _remembering_names() -> Flow:
+    flow = Flow("remembering names")
+    digests = (
+        _names(flow).key_by("name").stateful_map("digests", _digest, value="price", schema=_DIGEST)
+    )
+    return digests.sink("out", KafkaSink("out", key="name", schema=4))
+
+
+def _check_names(outputs: Outputs, stamped: Stamped) -> None:
+    found = [{**output, "auction": int(output["name"])} for output in outputs["out"]]
+    _check_remembering({"out": found}, stamped)
+
+
+def _listed() -> Flow:
+    def listing(rows: pa.RecordBatch) -> pa.RecordBatch:
+        prices = [[price] for price in rows.column("price").to_pylist()]
+        lists = pa.array(prices, pa.list_(pa.int64()))
+        return pa.RecordBatch.from_arrays([rows.column("auction"), lists], ["auction", "price"])
+
+    flow = Flow("listed")
+    cheap, dear = _by_price(flow)
+    columns = ["auction", "price"]
+    left = cheap.map_batches("left", listing, columns=columns).key_by("auction")
+    right = dear.map_batches("right", listing, columns=columns).key_by("auction")
+    return left.join("pairs", right).sink("out", KafkaSink("out", key="auction", schema=4))
+
+
+def _check_listed(outputs: Outputs, stamped: Stamped) -> None:
+    found = [
+        {name: cell[0] if isinstance(cell, list) else cell for name, cell in output.items()}
+        for output in outputs["out"]
+    ]
+    _check_joined({"out": found}, stamped)
+
+
+def _by_price(flow: Flow) -> tuple[Stream, Stream]:
+    """Cheap bids and dear ones."""
+    return (
         _bids(flow)
         .select("prices", "auction", "price")
         .branch("cheap", lambda rows: pc.less(rows.column("price"), 500))
     )
+
+
+def _joined() -> Flow:
+    flow = Flow("joined")
+    cheap, dear = _by_price(flow)
     pairs = cheap.key_by("auction").join("pairs", dear.key_by("auction"))
     return pairs.sink("out", KafkaSink("out", key="auction", schema=4))
 

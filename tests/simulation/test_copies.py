@@ -16,8 +16,8 @@ from tests.simulation.flows import FlowUnderTest, one_stage, tree, two_stages
 from tests.simulation.keyed_flows import in_order, joined, remembering
 from tests.simulation.planned import PlannedWorld
 from tests.simulation.test_cluster import SEEDS
-from tests.simulation.test_mutants import OUTPUTS, Mutant, _finding
 from tests.simulation.test_mutants import SEEDS as MUTANT_SEEDS
+from tests.simulation.test_mutants import Mutant, _finding
 from tests.simulation.world import Shape, World
 
 #: Windows of about two frames.
@@ -69,7 +69,7 @@ UNEQUAL = "after its copy was completed"
 MUTANTS = {
     "changes are not noted": Mutant([(NOTE, lambda *_: None)], UNEQUAL, copied),
     "changes of objects are not noted": Mutant(
-        [(NOTE, lambda *_: None)], f"{OUTPUTS}|{UNEQUAL}", copied_objects
+        [(NOTE, lambda *_: None)], f"HO1|{UNEQUAL}", copied_objects
     ),
     "chunks overtake what was copied": Mutant(
         [(f"{COPIES}.take_before_chunks", lambda _: None)], UNEQUAL, copied

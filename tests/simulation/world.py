@@ -6,7 +6,7 @@ often each of that happens, who reads the log late and which links are slow. Onl
 something happened is stepped, so nobody makes progress by being stepped for no reason. What it
 cannot catch: anything in the shells (sockets, Kafka clients, clocks), and the cost of anything.
 
-Checked while it runs, beside one owner of each bin (WO4)
+Checked while it runs, beside one owner of each bin (WO4) and what bins arrive with (`handovers`)
   WO1  Outputs of one key leave in the order of their counts, whatever worker they come from.
   WO2  Every output equals the running aggregate of its key at its count.
   WO5  It never stands still before it is done: something is left to deliver, read or step.
@@ -52,6 +52,7 @@ from service.migration.records import (
 from service.statestore.slot_database import SlotDatabase
 from service.statestore.tiers import back_stores
 from tests.simulation.flows import COLUMNS, FlowUnderTest, one_stage
+from tests.simulation.handovers import Handovers
 
 FIRST_EPOCH = 1_000_000
 #: Turns after which a world counts as stuck although things happen: five times the most seen.
@@ -141,6 +142,7 @@ class World:
         rooms = [self.random.randrange(1, 6) for _ in range(shape.workers)]
         self.brokers = [Broker(self._emit, room) for room in rooms]
         self.databases: list[SlotDatabase] = []
+        self.handovers = Handovers()
         self.members = [self._member(peer) for peer in range(peers)]
         #: Members to which something happened since they were stepped.
         self.awake = set(range(peers))
@@ -272,6 +274,7 @@ class World:
             database = SlotDatabase(self.shape.databases / str(member.slot), budget=0)
             back_stores(member.stores, database)
             self.databases.append(database)
+        self.handovers.watch(member)
         return member
 
     def _emit(self, sink: str, rows: pa.RecordBatch) -> None:
@@ -455,7 +458,7 @@ class World:
     # Checks -------------------------------------------------------------------------------------
 
     def check(self) -> int:
-        """WO1 to WO8 after `run`; returns the number of outputs compared."""
+        """WO1 to WO9 and HO2 after `run`; returns the number of outputs compared."""
         with self._named():
             self.shape.flow.check(self.outputs, self.stamped)
             self.shape.flow.check_times(self.outputs, self.timed)
@@ -464,6 +467,7 @@ class World:
             self.check_rest()
             self.check_reports()
             self.check_copies()
+            self.handovers.check(self.waves, len(self.members[0].hosts))
         return sum(map(len, self.outputs.values()))
 
     def check_one_owner(self) -> None:

@@ -9,13 +9,15 @@ import pytest
 
 from tests.property import test_progress_mutants as protocol
 from tests.simulation import test_checkpoint_mutants as checkpoints
+from tests.simulation import test_copies as copies
+from tests.simulation import test_handovers as handovers
 from tests.simulation import test_mutants as job
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| ([^|]+) \| [^|]+ \| \[[^]]+\]\(\.\./([^)]+)\) \|$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("module", [protocol, job, checkpoints])
+@pytest.mark.parametrize("module", [protocol, job, copies, handovers, checkpoints])
 def test_the_document_lists_exactly_the_broken_rules_that_are_tested(module) -> None:
     text = (ROOT / "docs" / "CORRECTNESS.md").read_text(encoding="utf-8")
     section = text.split("\n## What would break", 1)[1].split("\n## ", 1)[0]
