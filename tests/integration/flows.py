@@ -26,6 +26,7 @@ SCHEMAS: dict[int, dict[str, object]] = {
         (12, "dear_bid", ("auction", "price")),
         (13, "top_below", ("auction", "price")),
         (14, "bids_seen", ("auction", "bids", "total", "prices")),
+        (15, "bids_of", ("auction", "bids", "total", "highest")),
     )
 }
 GROUPS = 10
@@ -65,6 +66,16 @@ def two_stages() -> mp.Flow:
         "groups", most=mp.highest("bids"), changes=mp.count(), increases=mp.total("bids")
     )
     return groups.sink("groups-out", mp.KafkaSink(topic("groups"), key="group", schema=11))
+
+
+def wide() -> mp.Flow:
+    """Bids per auction, in rows of a thousand bytes: few of them fill a worker's memory."""
+    flow = mp.Flow("wide")
+    told = {"bids": mp.count(), "total": mp.total("price"), "highest": mp.highest("price")}
+    more = {f"more{number}": mp.highest("price") for number in range(120)}
+    kept = bids(flow).key_by("auction").aggregate("kept", **told, **more)
+    sums = kept.select("told", "auction", *told)
+    return sums.sink("out", mp.KafkaSink(topic("sums"), key="auction", schema=15))
 
 
 def stateless() -> mp.Flow:

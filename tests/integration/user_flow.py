@@ -6,6 +6,7 @@ Flow: job -> topics -> [table_of, input_of] -> DuckDB. Decoded with fastavro, no
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
@@ -38,6 +39,7 @@ def start(
     workers: int = 2,
     gateways: int = 2,
     bins: int = 64,
+    environment: Mapping[str, str] | None = None,
 ) -> Job:
     """Start a job of the flow of that name, its topics under `prefix`; again in the same folder."""
     schemas = folder / "schemas"
@@ -52,7 +54,7 @@ def start(
         gateways=gateways,
         bins=bins,
         arguments=["--registry", str(schemas), *more],
-        environment={"FLOW_PREFIX": prefix},
+        environment={"FLOW_PREFIX": prefix, **(environment or {})},
     )
 
 
