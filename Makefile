@@ -13,6 +13,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 ARGS ?=
+# Processes that run tests; ARGS="-n 0" runs them in one, as a debugger needs it.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 BENCH ?= ingest
 PACKAGES := service loadgen megaphone demo
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras \
@@ -61,7 +64,7 @@ broker: setup ## Run a local Kafka until Ctrl-C and print its address
 	@$(BIN)/megaphone broker
 
 test: setup ## Run every test (ARGS="tests/unit -k name" to choose)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lint: setup ## ruff, formatting and types
 	@$(BIN)/ruff check .
@@ -76,17 +79,17 @@ tidy: setup ## The house rules: layers, limits, bans
 	@$(BIN)/python -m pytest tests/tidy $(ARGS)
 
 unit: setup ## Unit tests and properties
-	@$(BIN)/python -m pytest tests/unit examples/tests tests/property $(ARGS)
+	@$(PYTEST) tests/unit examples/tests tests/property $(ARGS)
 
 simulation: setup ## The cluster in one process, seeded
-	@$(BIN)/python -m pytest tests/simulation $(ARGS)
+	@$(PYTEST) tests/simulation $(ARGS)
 
 sim: setup ## Ten times as many schedules of the progress protocol, and forty times the cluster's
-	@MEGAPHONE_PROGRESS_SEEDS=50000 MEGAPHONE_SIM_SEEDS=1000 $(BIN)/python -m pytest \
+	@MEGAPHONE_PROGRESS_SEEDS=50000 MEGAPHONE_SIM_SEEDS=1000 $(PYTEST) \
 		tests/simulation tests/property/test_progress_membership.py $(ARGS)
 
 integration: setup ## Real processes on a real broker
-	@$(BIN)/python -m pytest tests/integration $(ARGS)
+	@$(PYTEST) tests/integration $(ARGS)
 
 bench: setup ## Run a benchmark: make bench BENCH=ingest ARGS="--output json"
 	@$(BIN)/megaphone bench $(BENCH) $(ARGS)

@@ -3,6 +3,7 @@
 Invariants
   T1  A missing broker is a failure, never a skip; in CI no test at all may skip.
   T2  In CI Hypothesis draws the same examples every time.
+  T3  Workers of pytest-xdist share the one Kafka: the process that starts them has started it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from service.broker.kinds import Broker
-from service.broker.lookup import open_broker
+from service.broker.lookup import NamedBroker, open_broker
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
@@ -27,9 +30,34 @@ settings.register_profile("nightly", _COMMON, max_examples=5_000, print_blob=Tru
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"))
 
 
+#: Where workers find the address of the Kafka that they share (T3).
+SHARED = "MEGAPHONE_TESTS_BROKER"
+_INTEGRATION = Path(__file__).parent / "integration"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the Kafka of all workers, if there are workers and tests that ask for it (T3)."""
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or not config.getoption("numprocesses", 0) or not _asks_for_broker(config.args):
+        return
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    os.environ[SHARED] = stack.enter_context(open_broker()).bootstrap_servers
+
+
+def _asks_for_broker(arguments: list[str]) -> bool:
+    """Whether tests with real processes are among what the command line names."""
+    paths = [Path(each.partition("::")[0]).absolute() for each in arguments]
+    return any(_INTEGRATION.is_relative_to(path) or _INTEGRATION in path.parents for path in paths)
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """The one Kafka of the whole run, found as `service/broker/lookup.py` says (T1)."""
+    shared = os.environ.get(SHARED)
+    if shared is not None:
+        yield NamedBroker(shared)
+        return
     with open_broker() as found:
         yield found
 
