@@ -23,6 +23,7 @@ from service.migration.copies import Copies
 from service.migration.handover import Arrival, CutReport
 from service.migration.waiting import WaitingBins
 from service.statestore.chunk import bin_of_chunk
+from service.statestore.groups import is_group
 from service.statestore.hosted import HostedStore
 
 #: Bins of a cut that have arrived are released together, at least this part of them at once: each
@@ -70,13 +71,16 @@ class Arrivals:
         self._arrivals[cut] = Arrival(cut, len(bins), bins)
 
     def receive(self, cut: int, chunk: bytes) -> None:
-        """Take one chunk of an arriving bin; install the bin when it is whole.
+        """Take one chunk of an arriving bin, or of several; install what is whole.
 
         Raises:
             ProtocolViolation: no move names the bin at `cut` (AR1).
             StateCorrupt, FormatMismatch: what came is not the bin's state.
         """
         arrival = self._arrivals.get(cut)
+        if is_group(chunk):
+            self._receive_group(arrival, cut, chunk)
+            return
         moved = bin_of_chunk(chunk)
         if arrival is None or moved not in arrival.missing:
             raise ProtocolViolation(
@@ -88,12 +92,32 @@ class Arrivals:
         arrival.bytes += len(chunk)
         if assembler.feed(chunk):
             self._store.install(moved, assembler)
-            self._copies.arrived(moved, cut)
-            arrival.rows += self._store.rows(moved)
             del arrival.assemblers[moved]
-            arrival.missing.discard(moved)
-            arrival.installed.append(moved)
-            self._installed[moved] = True
+            self._have_come(arrival, [moved])
+
+    def _receive_group(self, arrival: Arrival | None, cut: int, chunk: bytes) -> None:
+        groups = self._store.groups
+        if groups is None:
+            raise ProtocolViolation(
+                f"state of several bins of {self._store.vertex!r} came together, which this "
+                "process keeps another way; do all processes run the same flow and settings?"
+            )
+        group = groups.read(chunk)
+        if arrival is None or not arrival.missing.issuperset(group.bins):
+            raise ProtocolViolation(
+                f"state of bins {group.bins} at {cut} arrived, but no move names all of them"
+            )
+        arrival.bytes += len(chunk)
+        groups.install(group)
+        self._have_come(arrival, group.bins)
+
+    def _have_come(self, arrival: Arrival, bins: list[int]) -> None:
+        for moved in bins:
+            self._copies.arrived(moved, arrival.cut)
+            arrival.rows += self._store.rows(moved)
+        arrival.missing.difference_update(bins)
+        arrival.installed += bins
+        self._installed[bins] = True
 
     def release(self) -> None:
         """Let arrived bins' rows go once the gate is open (AR3)."""

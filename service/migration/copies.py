@@ -43,6 +43,8 @@ from service.statestore.hosted import HostedStore
 FEW_KEYS = 256
 #: Changes have stopped shrinking when a round leaves more than this part of the one before.
 SHRINKING = 0.75
+#: Smaller bins move whole: a copy costs more messages than they have rows.
+LEAST_BYTES = 1 << 14
 #: Bytes of one frame; small, as rows wait behind it on the link.
 _FRAME_BYTES = 1 << 17
 
@@ -117,6 +119,8 @@ class Copies:
         self._called_off = False
         #: Another round is begun for more than so many keys.
         self.few_keys = FEW_KEYS
+        #: Bins of fewer bytes are not copied (CO3).
+        self.least_bytes = LEAST_BYTES
         self.bytes_sent = 0
         #: Bins that left as what was left of a copy.
         self.bins_completed = 0
@@ -128,10 +132,13 @@ class Copies:
     def announced(self, record: PreCopy, owners: Sequence[int] | NDArray[np.int32]) -> None:
         """Begin copies; `owners` are those after every move read so far."""
         self._announced = record.number
-        leaving = set()
+        leaving, owned = set(), False
         for bin_id, target in record.moves:
             self._supersede(bin_id)
             if int(owners[bin_id]) == self._peer:
+                owned = True
+                if self._installed[bin_id] and self._store.nbytes(bin_id) < self.least_bytes:
+                    continue
                 out = _Out(record.number, target, self._coming.get(bin_id, 0))
                 self._outs.setdefault(bin_id, deque()).append(out)
                 leaving.add(bin_id)
@@ -140,6 +147,8 @@ class Copies:
         if leaving:
             targets = frozenset(target for bin_id, target in record.moves if bin_id in leaving)
             self._groups[record.number] = _Group(leaving, deque(sorted(leaving)), targets)
+        elif owned:
+            self.reports.append(CopyReport(self._store.vertex, record.number, 0))
 
     def moved(self, move: Move) -> None:
         """Let a move claim the copies it names; every other copy of its bins has ended."""
@@ -264,6 +273,10 @@ class Copies:
         group.last = changed
         group.round += 1
         group.pending = deque(sorted(group.bins))
+
+    def is_copied(self, bin_id: int) -> bool:
+        """Whether a copy of the bin from here was announced and has not ended."""
+        return bin_id in self._outs
 
     def leave(self, bin_id: int, cut: int) -> Iterator[bytes] | None:
         """Chunks of what is left of a bin that moves at `cut`; None if it was not copied (CO3)."""

@@ -7,6 +7,7 @@ Invariants
   DE1  Bins leave in the order of their cuts; of one cut, each as soon as it is settled.
   DE2  A right at the cut is held until the last chunk of the cut is sent (S3).
   DE3  A step sends about a portion and says whether there is more that could be sent (S8).
+  DE4  Small bins that are settled leave together, if their store knows how.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from service.dataflow.operator import Capability, OutputPort
 from service.migration.copies import Copies
 from service.migration.handover import Departure
+from service.statestore.groups import BinGroups
 from service.statestore.hosted import HostedStore
 
 
@@ -60,8 +62,11 @@ class Departures:
         """Let (bin, target) pairs leave at `cut`; keeps `right` (DE2)."""
         self._departures[cut] = Departure(right, bins)
 
-    def step(self, portion: int) -> bool:
-        """Send about `portion` bytes while credit lasts; whether the portion ended it (DE3)."""
+    def step(self, portion: int, group: int) -> bool:
+        """Send about `portion` bytes while credit lasts; whether the portion ended it (DE3).
+
+        Bins of at most `group` bytes leave together (DE4).
+        """
         left = portion
         while self._departures:
             cut = min(self._departures)
@@ -79,7 +84,8 @@ class Departures:
                     if unsettled[moved]:
                         waiting.append((moved, target))
                         continue
-                    self._begin(departure, moved, target, cut)
+                    together = self._together(departure, moved, target, unsettled, group)
+                    self._begin(departure, together, target, cut)
                 assert departure.chunks is not None, "a bin was begun"
                 chunk = next(departure.chunks, None)
                 if chunk is None:
@@ -94,9 +100,41 @@ class Departures:
             del self._departures[cut]
         return False
 
-    def _begin(self, departure: Departure, moved: int, target: int, cut: int) -> None:
-        left = self._copies.leave(moved, cut)
-        # Nothing changes the bin from here on: what is not below the cut belongs to its new owner.
-        departure.chunks = self._store.give_up(moved, cut=cut) if left is None else left
+    def _together(
+        self,
+        departure: Departure,
+        first: int,
+        target: int,
+        unsettled: NDArray[np.bool_],
+        left: float,
+    ) -> list[int]:
+        """`first`, and the bins after it that leave with it, taken off (DE4)."""
+        together = [first]
+        groups = self._store.groups
+        if groups is None or (left := left - self._size(groups, first)) < 0:
+            return together
+        while departure.bins:
+            moved, to = departure.bins[-1]
+            if to != target or unsettled[moved] or (left := left - self._size(groups, moved)) < 0:
+                break
+            together.append(moved)
+            departure.bins.pop()
+        return together
+
+    def _size(self, groups: BinGroups, bin_id: int) -> float:
+        """Bytes of the bin among others; without end, if it leaves on its own."""
+        size = None if self._copies.is_copied(bin_id) else groups.nbytes(bin_id)
+        return float("inf") if size is None else size
+
+    def _begin(self, departure: Departure, moved: list[int], target: int, cut: int) -> None:
+        """Take one bin, or several together, out of the store."""
+        # Nothing changes them from here on: what is not below the cut belongs to their new owner.
+        if len(moved) > 1:
+            groups = self._store.groups
+            assert groups is not None, "DE4"
+            departure.chunks = iter((groups.give_up(moved, cut=cut),))
+        else:
+            left = self._copies.leave(moved[0], cut)
+            departure.chunks = self._store.give_up(moved[0], cut=cut) if left is None else left
         departure.target = target
         self._installed[moved] = False

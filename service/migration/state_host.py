@@ -86,6 +86,8 @@ class StateHost:
         self.portion_bytes = 1 << 19
         #: Bytes of copies sent, and taken, in one step: less, as nothing waits for them.
         self.copy_bytes = 1 << 18
+        #: Bins of at most so many bytes leave together: a millisecond of work at the taking end.
+        self.group_bytes = 1 << 18
         #: Rows that waited are applied in batches of about this many.
         self.drain_rows = 1 << 16
         #: From this many batches on that wait in the queue, they are applied together.
@@ -158,7 +160,7 @@ class StateHost:
                 self._take_ordered(self._ordered)
         if self.cutting and (self.cutting.step() or self.waiting.released):
             self._context.resume()
-        if self._departures and self._departures.step(self.portion_bytes):
+        if self._departures and self._departures.step(self.portion_bytes, self.group_bytes):
             self._context.resume()
         if self.copies.step(self.copy_bytes):
             self._context.resume()

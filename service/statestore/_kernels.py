@@ -335,6 +335,8 @@ def append(arena: Arena, bin_bits: int, incoming: Int64s) -> tuple[int, bool]:
     cells, regions, rows, loads = arena.cells, arena.regions, arena.rows, arena.loads
     no_slots = np.empty(0, dtype=np.int64)
     for row in range(incoming.shape[1]):
+        if row + AHEAD < incoming.shape[1]:
+            _ask_for(cells, regions, bin_bits, incoming[KEY, row + AHEAD])
         key = incoming[KEY, row]
         hashed = mix64(np.uint64(key))
         bin_id = _bin_of(hashed, bin_bits)
@@ -358,3 +360,22 @@ def reserve(arena: Arena, bin_id: int, expected: int) -> bool:
     while _is_full(expected - 1, arena.loads[bin_id], order):
         order += 1
     return resize(arena, bin_id, order, np.empty(0, dtype=np.int64))
+
+
+@njit(kinds.RESERVE_EACH, cache=True, nogil=True)
+def reserve_each(arena: Arena, bin_ids: Int64s, expected: Int64s) -> bool:
+    """`reserve` for each of these bins, where rows are expected; False if space is used up."""
+    for number in range(bin_ids.shape[0]):
+        if expected[number] > 0 and not reserve(arena, bin_ids[number], expected[number]):
+            return False
+    return True
+
+
+@njit(kinds.RELEASE_EACH, cache=True, nogil=True)
+def release_each(arena: Arena, bin_ids: Int64s) -> None:
+    """Forget all rows of these bins."""
+    for bin_id in bin_ids:
+        region = arena.regions[bin_id]
+        arena.regions[bin_id], arena.rows[bin_id] = NO_REGION, 0
+        if region != NO_REGION:
+            release(arena, region)

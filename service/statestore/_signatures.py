@@ -51,6 +51,8 @@ MARK: Signature = _void(_arena, _ints_read, _int)
 EXTRACT: Signature = _int(_arena, _ints_read, _int, _lines)
 APPEND: Signature = _done(_arena, _int, _lines_read)
 RESERVE: Signature = _bool(_arena, _int, _int)
+RESERVE_EACH: Signature = _bool(_arena, _ints_read, _ints_read)
+RELEASE_EACH: Signature = _void(_arena, _ints_read)
 
 # _scans
 SCAN: Signature = _types.Tuple((_int, _int))(_lines_read, _int, _int, _lines)

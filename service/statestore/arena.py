@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from service.errors import StateCorrupt, StateError
 from service.hashing import bins_of
 from service.statestore import _kernels, _layout, _regions
-from service.statestore._memory import RESERVED_BYTES, give_back, new_arena
+from service.statestore._memory import RESERVED_BYTES, Keeper, new_arena
 from service.statestore.columns import ColumnSpec, Rows, Values, require_same_columns, type_name
 
 Int64s = NDArray[np.int64]
@@ -37,8 +37,6 @@ Int64s = NDArray[np.int64]
 #: Load thresholds in 1/1024, least and greatest: a factor of two, so that growth is even in time.
 _LOAD_LEAST = 410
 LOAD_GREATEST = 820
-#: After so many rests in a row no memory is kept.
-_RESTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +88,6 @@ class KeyedTable:
         self.on_change: Callable[[Int64s], None] | None = None
         #: The same of rows that are removed: rows behind them may change their slots.
         self.on_removal: Callable[[Int64s], None] | None = None
-        #: Bytes of released memory that may stay for bins to come: memory that is taken anew costs
-        #: 0.1 to 4 ms a MiB, the more where the machine below a virtual one has yet to find it.
-        self.kept_bytes_max = 0
-        #: Most slots in use since memory was given back, and rests since something was released.
-        self._most_in_use = self._rests = 0
         #: Rises when a bin may have come back to a region that it had before.
         self.turns = 0
         self._arena, self._memory = new_arena(
@@ -104,6 +97,8 @@ class KeyedTable:
             loads=_load_thresholds(self.bins),
             initial=np.array([spec.initial_bits for spec in self.columns], dtype=np.int64),
         )
+        #: Whether memory of regions that were released stays for those to come.
+        self.keeper = Keeper(self._arena, self._memory)
 
     @property
     def arrays(self) -> _layout.Arena:
@@ -230,12 +225,12 @@ class KeyedTable:
         keys = np.ascontiguousarray(keys, dtype=np.int64)
         if self.on_removal is not None:
             self.on_removal(keys)
-        self._note_use()
+        self.keeper.releasing()
         removed = _kernels.remove(self._arena, self.bin_bits, keys)
         if self._arena.space[_layout.RELEASED]:
             # A bin that shrinks may come back to a region that it had before.
             self.turns += 1
-            self._give_back()
+            self.keeper.released()
         return removed
 
     def slots(self) -> tuple[Int64s, Int64s]:
@@ -263,43 +258,18 @@ class KeyedTable:
         return Rows(out[_layout.KEY, :count], out[_layout.STAMP, :count], columns)
 
     def delete(self, bin_id: int) -> None:
-        """Forget all rows of the bin; its memory may stay, as far as `kept_bytes_max` says."""
+        """Forget all rows of the bin; its memory may stay, as far as the keeper says."""
         self._release(bin_id)
-        self._give_back()
+        self.keeper.released()
 
     def clear(self) -> None:
         """Delete every bin."""
         for bin_id in np.flatnonzero(self._arena.regions != _layout.NO_REGION):
             self._release(int(bin_id))
-        self._give_back()
-
-    def rest(self) -> None:
-        """Keep no memory that nobody needs: call it once a second or so.
-
-        Cost: some ms when memory is given back, else nothing.
-        """
-        self._rests += 1
-        if self._rests == _RESTS:
-            self._give_all_back()
-
-    def _note_use(self) -> None:
-        """Note how many slots are in use before some are released."""
-        self._most_in_use = max(self._most_in_use, int(self._arena.space[_layout.IN_USE]))
-
-    def _give_back(self) -> None:
-        """Let the system have what was released, or keep it, if it is not too much."""
-        unused = self._most_in_use - int(self._arena.space[_layout.IN_USE])
-        self._rests = 0
-        if unused * 8 * self._width >= self.kept_bytes_max:
-            self._give_all_back()
-
-    def _give_all_back(self) -> None:
-        self._most_in_use = int(self._arena.space[_layout.IN_USE])
-        if self._arena.space[_layout.RELEASED]:
-            give_back(self._arena, self._memory)
+        self.keeper.released()
 
     def _release(self, bin_id: int) -> None:
-        self._note_use()
+        self.keeper.releasing()
         region = int(self._arena.regions[bin_id])
         if region != _layout.NO_REGION:
             _regions.release(self._arena, region)
@@ -333,9 +303,53 @@ class KeyedTable:
             arena.regions[bin_id], arena.rows[bin_id] = region, count
             raise
         if region != _layout.NO_REGION:
-            self._note_use()
+            self.keeper.releasing()
             _regions.release(arena, region)
-            self._give_back()
+            self.keeper.released()
+
+    def take_out(self, bin_ids: Int64s) -> tuple[Int64s, Int64s]:
+        """Lines of keys, versions and state columns of these bins, bin by bin, which are forgotten.
+
+        Returns:
+            The lines, and how many rows each bin had.
+        """
+        counts = self._arena.rows[bin_ids]
+        out = np.empty((self._width, int(counts.sum())), dtype=np.int64)
+        _kernels.extract(self._arena, bin_ids, 0, out)
+        out[_layout.STAMP] >>= _layout.MARK_BITS
+        out[_layout.STAMP] -= 1
+        lines = np.empty_like(out)
+        lines[0], lines[1] = out[_layout.KEY], out[_layout.STAMP]
+        lines[2:] = out[_layout.FIRST_COLUMN :]
+        self.keeper.releasing()
+        _kernels.release_each(self._arena, bin_ids)
+        self.keeper.released()
+        return lines, counts
+
+    def put_in(self, bin_ids: Int64s, counts: Int64s, lines: Int64s) -> None:
+        """Replace the rows of these bins by lines that `take_out` gave, or leave them without rows.
+
+        Raises:
+            StateCorrupt: a key comes twice, or a version is negative.
+            StateError: the reserved address space is used up.
+        """
+        incoming = np.empty_like(lines)
+        incoming[_layout.KEY], incoming[_layout.STAMP] = lines[0], lines[1]
+        incoming[_layout.FIRST_COLUMN :] = lines[2:]
+        stamps = incoming[_layout.STAMP]
+        if len(stamps) and stamps.min() < 0:
+            raise StateCorrupt("a row to install has a negative version")
+        stamps += 1
+        stamps <<= _layout.MARK_BITS
+        stamps |= _layout.MARKS
+        self.keeper.releasing()
+        _kernels.release_each(self._arena, bin_ids)
+        try:
+            self._require_space(_kernels.reserve_each(self._arena, bin_ids, counts))
+            self._append(incoming)
+        except StateError:
+            _kernels.release_each(self._arena, bin_ids)
+            raise
 
     def append(self, rows: Rows) -> None:
         """Add rows of any bins whose keys the table does not have.

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from service.statestore.chunk import BinAssembler
 from service.statestore.copying import BinCopier
+from service.statestore.groups import BinGroups
 
 #: Encoded rows of state in a checkpoint: all of one length as `void`, or bytes as objects.
 StoredValues = NDArray[np.void] | NDArray[np.object_]
@@ -108,6 +109,11 @@ class HostedStore(Protocol):
     @property
     def copier(self) -> BinCopier:
         """Copies bins to their next owner before they move."""
+        ...
+
+    @property
+    def groups(self) -> BinGroups | None:
+        """Small bins that leave and come together; None where each leaves on its own."""
         ...
 
     def assembler(self, bin_id: int) -> BinAssembler:

@@ -92,6 +92,9 @@ class ObjectProgram(Protocol):
 class ObjectStore:
     """Objects of the vertex named `vertex`."""
 
+    #: Each bin leaves on its own.
+    groups: None = None
+
     def __init__(
         self, vertex: str, program: ObjectProgram, bin_bits: int, codec: StateCodec = OBJECTS
     ) -> None:

@@ -52,6 +52,9 @@ class RowProgram(Protocol):
 class RowStore:
     """Typed rows of the vertex named `vertex`."""
 
+    #: Each bin leaves on its own.
+    groups: None = None
+
     def __init__(self, vertex: str, program: RowProgram, bin_bits: int) -> None:
         """Make an empty store with 2**bin_bits bins."""
         self.vertex = vertex

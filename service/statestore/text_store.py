@@ -42,6 +42,9 @@ class KeyedStore(HostedStore, Protocol):
 class TextKeyedStore:
     """A store whose keys are text or bytes."""
 
+    #: Each bin leaves on its own.
+    groups: None = None
+
     def __init__(self, inner: KeyedStore, key: str, kind: pa.DataType) -> None:
         """Keep state in `inner`, under ids, for keys in the column `key` of type `kind`."""
         self.inner = inner

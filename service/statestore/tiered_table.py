@@ -277,8 +277,7 @@ class TieredTable(KeyedTable):
         np.add.at(self._away, bins, 1)
         self._away_total += count
         self.evicted += count
-        if arena.space[_layout.RELEASED]:
-            self._give_all_back()
+        self.keeper.give_all_back()
         return count
 
     # The database ---------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from service.statestore.arena import KeyedTable
 from service.statestore.chunk import BinAssembler, encode_bin, encode_portions
 from service.statestore.columns import ColumnSpec, Rows, Values
 from service.statestore.copying import copy_of
+from service.statestore.groups import BinGroups
 from service.statestore.hosted import StoredValues
 from service.statestore.scanning import portions_of
 from service.statestore.slot_database import SlotDatabase
@@ -71,12 +72,16 @@ class VertexStore:
         self.program = program
         self.bin_bits = bin_bits
         self.table: KeyedTable = KeyedTable(bin_bits, program.state_columns)
-        self.table.kept_bytes_max = KEPT_BYTES
+        self.table.keeper.most_bytes = KEPT_BYTES
         #: V4.
         self._changes = 0
         self.pending = TimerTable(bin_bits)
         self.copier = TableCopier(
             vertex, self.table, self.timers, self.set_timers, self._next_change
+        )
+        #: Small bins together; None while rows may be on disk.
+        self.groups: BinGroups | None = BinGroups(
+            vertex, self.table, self.copier, self.pending.bin_nbytes, self.reach
         )
 
     def back_with(self, slot: SlotDatabase, number: int) -> TieredTable:
@@ -88,6 +93,7 @@ class VertexStore:
         tiered = TieredTable(self.bin_bits, self.table.columns, slot, number)
         self.table = tiered
         self.copier.copy_from(tiered)
+        self.groups = None
         return tiered
 
     @property
@@ -192,7 +198,7 @@ class VertexStore:
 
     def rest(self) -> None:
         """As `HostedStore.rest`."""
-        self.table.rest()
+        self.table.keeper.rest()
 
     def clear(self) -> None:
         """Forget everything."""

@@ -46,6 +46,8 @@ class Handovers:
         #: (vertex, bin, cut) -> what it held when it left.
         self._under_way: dict[tuple[str, int, int], str] = {}
         self.compared = 0
+        #: How often several bins left together.
+        self.together = 0
 
     def watch(self, member: Member) -> None:
         """Look on at all vertices of a member."""
@@ -57,8 +59,10 @@ class Handovers:
         departures = host._departures
         begin = departures._begin
 
-        def leaves(departure: Departure, moved: int, target: int, cut: int) -> None:
-            self._under_way[host.store.vertex, moved, cut] = digest_of(host.store, moved)
+        def leaves(departure: Departure, moved: list[int], target: int, cut: int) -> None:
+            for bin_id in moved:
+                self._under_way[host.store.vertex, bin_id, cut] = digest_of(host.store, bin_id)
+            self.together += len(moved) > 1
             begin(departure, moved, target, cut)
 
         departures._begin = leaves  # type: ignore[method-assign]  # looks on, and goes on

@@ -36,6 +36,19 @@ def test_what_is_kept_under_any_keys_arrives_as_it_left(
         assert world.handovers.compared > 25
 
 
+def test_small_bins_leave_together_and_others_alone() -> None:
+    together = alone = 0
+    for seed in range(24_100, 24_106):
+        world = World(seed, Shape(flow=one_stage(), rows=400))
+        world.run()
+        assert world.check() > 10
+        assert world.handovers.compared > 25
+        together += world.handovers.together > 0
+        alone += world.handovers.together == 0
+    assert together
+    assert alone
+
+
 def unmoved() -> Shape:
     return Shape(flow=one_stage())
 

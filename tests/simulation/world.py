@@ -264,11 +264,14 @@ class World:
         )
         for host in member.hosts.values():
             host.portion_bytes = self.random.choice((1, 2_000, 1 << 19))
+            # Each on its own, a few or all at once.
+            host.group_bytes = host.portion_bytes - 1
             host.drain_rows = self.random.choice((1, 20, 1 << 16))
             # Then `drain_rows` decides how much is gathered; one row: nothing.
             host.merge_from = 1
             if self.shape.copies:
                 host.copy_bytes = self.random.choice((1, 400, 1 << 18))
+                host.copies.least_bytes = 0
                 host.copies.few_keys = self.random.choice((0, 0, 3))
         if self.shape.databases is not None and member.stores:
             database = SlotDatabase(self.shape.databases / str(member.slot), budget=0)

@@ -63,6 +63,9 @@ def _count(
 class VectorStore:
     """Counts of dense keys in 2**bin_bits bins; a `HostedStore`."""
 
+    #: Each bin leaves on its own.
+    groups: None = None
+
     def __init__(self, vertex: str, key: str, bin_bits: int, domain: int) -> None:
         """Take address space for all keys below `domain`; memory comes as keys do.
 

@@ -171,3 +171,23 @@ def test_a_damaged_frame_is_refused_as_a_whole() -> None:
     with pytest.raises(StateCorrupt, match="does not match its digest"):
         taker.step()
     assert taker.store.rows(0) == 0
+
+
+def test_small_bins_are_not_copied_and_the_old_owner_says_at_once_that_it_is_ready() -> None:
+    giver, taker = Host(OWNERS, 0), Host(OWNERS, 2)
+    filled(giver, 0, 40)
+    for host in (giver, taker):
+        host.host.copies.least_bytes = giver.store.nbytes(0) + 1
+        host.hand.read(precopy(1, (0, 2)))
+    giver.step()
+    assert giver.host.copies.reports == [CopyReport("stats", 1, 0)]
+    assert giver.ports.said == []
+    for host in (giver, taker):
+        host.read(claiming(120, 1, (0, 2)), horizon=130)
+        host.reach(120)
+    chunks = chunks_of(giver.step())
+    assert giver.host.copies.bins_completed == 0
+    taker.send_state(120, chunks)
+    taker.step()
+    assert taker.store.rows(0) == 40
+    assert taker.host.copies.is_idle

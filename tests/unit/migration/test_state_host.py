@@ -40,6 +40,8 @@ class Host:
         self.store = VertexStore("stats", program, self.bins.bit_length() - 1)
         self.host = StateHost(self.store, "key", self.hand.source, self.bins)
         self.host.gate = [GATE]
+        #: Every bin on its own, unless a test says otherwise.
+        self.host.group_bytes = 0
         self.ports = Ports(
             self.host,
             inputs=3,
@@ -50,6 +52,7 @@ class Host:
             peers=workers + 1,
             peer=peer,
         )
+        self.host.copies.least_bytes = 0
 
     def read(self, *moves: Move, horizon: int) -> None:
         """Read waves and then a promise; every wave reaches the control port."""
@@ -413,6 +416,61 @@ def test_bins_of_one_cut_are_released_as_they_come_and_reported_once() -> None:
     assert len(rows) == 14
     sizes = sum(len(chunk.payload) for chunk in chunks if isinstance(chunk.payload, bytes))
     assert taker.host.reports == [CutReport("stats", 120, 16, sizes, 0)]
+
+
+def together(owners: list[int], *moves: tuple[int, int]) -> tuple[Host, list[Sent]]:
+    """A worker that has let bins with one row each leave at 120, small ones together."""
+    giver = Host(owners, peer=0)
+    giver.host.group_bytes = 1 << 18
+    giver.rows(FIRST, *((bin_, 5) for bin_, owner in enumerate(owners) if owner == 0))
+    giver.read(move(120, *moves), horizon=130)
+    giver.reach(120)
+    return giver, chunks_of(giver.step())
+
+
+def test_small_bins_leave_as_one_chunk_and_come_together() -> None:
+    owners = [0] * 16
+    moves = tuple((bin_, 1) for bin_ in range(16))
+    giver, chunks = together(owners, *moves)
+    assert len(chunks) == 1
+    assert giver.store.row_count == 0
+    assert giver.host.settled
+    taker = Host(owners, peer=1)
+    taker.read(move(120, *moves), horizon=130)
+    taker.rows(125, *((bin_, 1) for bin_ in range(16)))
+    taker.reach(120)
+    assert taker.emitted() == []
+    taker.send_state(120, chunks)
+    assert taker.emitted() == [(125, dict.fromkeys(range(16), (2, 6)))]
+    size = len(chunks[0].payload)  # type: ignore[arg-type]  # chunks are bytes
+    assert taker.host.reports == [CutReport("stats", 120, 16, size, 16)]
+
+
+def test_bins_for_different_workers_and_those_not_settled_leave_apart() -> None:
+    owners = [0] * 8
+    host = Host(owners, peer=0)
+    host.host.group_bytes = 1 << 18
+    # Bin 2 comes back first, so that it is not here when the others leave.
+    host.read(move(110, (2, 1)), move(115, (2, 0)), horizon=116)
+    host.reach(115)
+    host.step()
+    moves = ((0, 1), (1, 1), (2, 1), (3, 2), (4, 2))
+    host.read(move(120, *moves), horizon=200)
+    host.reach(120)
+    assert [chunk.peer for chunk in chunks_of(host.step())] == [2, 1]
+    assert host.ports.rights(STATE_OUT) == [(120,)]
+
+
+def test_a_chunk_with_a_bin_that_no_move_names_is_a_violation_and_changes_nothing() -> None:
+    owners = [0] * 4
+    _, chunks = together(owners, (0, 1), (1, 1))
+    taker = Host(owners, peer=1)
+    taker.read(move(120, (0, 1)), horizon=130)
+    taker.reach(120)
+    taker.send_state(120, chunks)
+    with pytest.raises(ProtocolViolation, match=r"bins \[1, 0\] at 120 arrived, but no move names"):
+        taker.step()
+    assert taker.store.row_count == 0
 
 
 def test_a_large_wave_is_taken_in_portions_between_which_rows_go_on() -> None:

@@ -153,7 +153,7 @@ def test_memory_of_a_deleted_bin_may_stay_for_bins_to_come_but_not_for_long():
     table = KeyedTable(1, COLUMNS)
     table.upsert(np.arange(1_500_000))
     taken = table.bin_nbytes(0)
-    table.kept_bytes_max = taken + 1
+    table.keeper.most_bytes = taken + 1
     gone = table.extract(0)
     before = resident_bytes()
     for _ in range(3):
@@ -163,12 +163,12 @@ def test_memory_of_a_deleted_bin_may_stay_for_bins_to_come_but_not_for_long():
         assert resident_bytes() < before + 0.2 * taken + 4 * 8 * len(gone)
     table.delete(0)
     for _ in range(9):
-        table.rest()
+        table.keeper.rest()
     assert resident_bytes() > before - 0.2 * taken
-    table.rest()
+    table.keeper.rest()
     assert resident_bytes() < before - 0.8 * taken + 4 * 8 * len(gone)
     table.install(0, gone)
-    table.kept_bytes_max = taken
+    table.keeper.most_bytes = taken
     kept = resident_bytes()
     table.delete(0)
     assert resident_bytes() < kept - 0.8 * taken, "more than may stay goes at once"
