@@ -31,7 +31,7 @@ from service.ingest.captured import CaptureSource
 from service.ingest.files import FileSource
 from service.ingest.lists import ListSource
 from service.standalone.run import run_local
-from service.statestore.object_store import StateCodec
+from service.statestore.object_rows import StateCodec
 
 __all__ = [
     "CaptureSource",

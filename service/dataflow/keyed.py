@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from service.dataflow.vertices import DistinctVertex, JoinVertex, Order, StatefulMapVertex, Vertex
 from service.errors import GraphError, NotYetSupported
-from service.statestore.object_store import OBJECTS, StateCodec
+from service.statestore.object_rows import OBJECTS, StateCodec
 from service.statestore.stateful_map import StateFunction
 
 #: The stream that a vertex gives.

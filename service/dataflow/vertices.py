@@ -21,7 +21,7 @@ from service.dataflow.row_vertices import BatchFunction, ExchangeVertex, RowVert
 from service.errors import GraphError, NotYetSupported
 from service.ids import Role
 from service.statestore.aggregate import Aggregate
-from service.statestore.object_store import StateCodec
+from service.statestore.object_rows import StateCodec
 from service.statestore.stateful_map import RowForm, StateFunction
 
 

@@ -14,6 +14,7 @@ Invariants every store keeps
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,19 @@ from service.statestore.groups import BinGroups
 
 #: Encoded rows of state in a checkpoint: all of one length as `void`, or bytes as objects.
 StoredValues = NDArray[np.void] | NDArray[np.object_]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """Rows as checkpoints and databases keep them."""
+
+    keys: NDArray[np.int64]
+    #: Of the last change of each; 0 where the store counts none.
+    versions: NDArray[np.int64]
+    values: StoredValues
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 class WrittenStore(Protocol):

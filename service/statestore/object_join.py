@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from service.statestore.columns import numbers_of
 from service.statestore.join import LEFT, SIDE
-from service.statestore.object_store import Objects
+from service.statestore.object_rows import Objects
 from service.statestore.stateful_map import listed
 
 #: Rows of one side, each the tuple of its columns.

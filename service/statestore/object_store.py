@@ -6,8 +6,9 @@ chunks -> assembler -> install; a plain stop is a checkpoint, all as for `Vertex
 Objects are encoded by `object_codec`, which runs no code that the bytes name, or by two functions
 of the user's, for objects that it does not take; what those run is the user's to judge.
 
-All objects are in one dict, so that a row costs one lookup; which keys a bin has is kept beside it
-and changes only with keys that come and go.
+All objects in memory are in one dict, so that a row costs one lookup; which keys a bin has is kept
+beside it and changes only with keys that come and go. Under a budget the others are in the slot's
+database, encoded.
 
 In the chunks of a bin the rows section lists keys and the length of each encoding; the encodings
 follow each other as one run of bytes, cut into pieces that fit into entries of the timers section.
@@ -17,61 +18,41 @@ Invariants
   OB2  `install` decodes everything before the bin's old state is let go (HS2).
   OB3  After a batch that failed midway no state is given out any more (HS3).
   OB4  A state that cannot be encoded is found at the first batch that leaves one of its type, and
-       otherwise by a sample of every `SAMPLE_ROWS` rows; at the latest when its bin moves.
-  OB5  A bin's set has exactly those keys of the dict whose hash is the bin's.
+       otherwise by a sample of every `SAMPLE_ROWS` rows; at the latest when it leaves memory.
 Cost: encoding 1 to 2 us for a small object, in one step of the process for a whole bin; memory is
 Python's, about 200 bytes a key beside the object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import FormatMismatch, StateCorrupt, StateError
+from service.errors import FormatMismatch, StateCorrupt
 from service.hashing import bins_of
-from service.statestore import object_codec
 from service.statestore.changes import ChangedKeys
 from service.statestore.chunk import BinAssembler, encode_bin
+from service.statestore.cold_tier import NO_KEYS, ColdTier
 from service.statestore.columns import Rows, numbers_of
 from service.statestore.copying import copy_of
 from service.statestore.hosted import StoredValues
 from service.statestore.object_copying import SIZE, ObjectCopier, entries_of
+from service.statestore.object_rows import (
+    BOUNDED_SAMPLE_ROWS,
+    OBJECTS,
+    ObjectRows,
+    Objects,
+    StateCodec,
+)
+from service.statestore.slot_database import SlotDatabase
 
-#: Rows applied between two samples of the states' sizes.
-SAMPLE_ROWS = 1 << 16
-#: What a key takes beside its object: its places in the dict and in its bin's set, and itself.
-_KEY_BYTES = 200
-
-
-@dataclass(frozen=True, slots=True)
-class StateCodec:
-    """Two functions that turn a state into bytes and back, under a name kept with the bytes."""
-
-    name: str
-    encode: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
-
-
-#: The codec of this package.
-OBJECTS = StateCodec("objects1", object_codec.encode, object_codec.decode)
-
-
-@dataclass(slots=True)
-class Objects:
-    """What a program changes: the states of all bins, and a note of keys that came and went."""
-
-    states: dict[int, object] = field(default_factory=dict)
-    #: Keys that had no state when a row of theirs came; again each time.
-    came: list[int] = field(default_factory=list)
-    #: Keys whose state was removed, whether they had one or not.
-    went: list[int] = field(default_factory=list)
+#: Keys that are asked of the database at once where many are to be told.
+_KEYS_AT_ONCE = 1 << 8
 
 
 class ObjectProgram(Protocol):
@@ -100,24 +81,33 @@ class ObjectStore:
     ) -> None:
         """Make an empty store with 2**bin_bits bins."""
         self.vertex = vertex
-        self._codec = codec
         self.bin_bits = bin_bits
         self.program = program
-        self._objects = Objects()
-        #: Bin -> its keys (OB5); bins without keys are left out.
-        self._members: dict[int, set[int]] = {}
+        self._rows = ObjectRows(vertex, bin_bits, codec)
+        self._objects = self._rows.objects
+        #: What the database has, where there is one.
+        self.tier: ColdTier | None = None
         #: Batches applied and bins installed.
         self._changes = 0
-        #: False while a batch is applied, and for good after one that failed (OB3).
-        self._whole = True
-        #: Types of states that were encoded (OB4), and the mean length of the encodings seen.
-        self._known: set[type] = set()
-        self._sampled_bytes = 0
-        self._samples = 0
-        self._unsampled = 0
         #: Where keys are noted that a batch may change; None: nowhere.
         self.changes: ChangedKeys | None = None
         self.copier = ObjectCopier(self)
+
+    def back_with(self, slot: SlotDatabase, number: int) -> None:
+        """Keep objects that the budget of `slot` has no room for there, as vertex `number`.
+
+        Only while the store is empty.
+        """
+        assert not self.row_count, "objects are not carried over"
+        self.tier = ColdTier(self.residents(), slot, number)
+
+    def residents(self) -> ObjectRows:
+        """The objects in memory, for a tier, which wants their sizes known more closely."""
+        self._rows.sample_rows = BOUNDED_SAMPLE_ROWS
+        return self._rows
+
+    def reach(self, versions: NDArray[np.int64]) -> None:
+        """Nothing: objects have no versions."""
 
     @property
     def bins(self) -> int:
@@ -127,20 +117,22 @@ class ObjectStore:
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
         """One column, the object."""
-        return (("object", self._codec.name),)
+        return (("object", self._rows.codec.name),)
 
     @property
     def row_count(self) -> int:
         """Keys of all bins."""
-        return len(self._objects.states)
+        return self._rows.count + (0 if self.tier is None else self.tier.away_count)
 
     @property
     def total_nbytes(self) -> int:
         """Bytes of all bins, estimated as `nbytes` does."""
-        return self._estimate(self.row_count)
+        return self._rows.estimate(self.row_count)
 
     def state(self, key: int) -> object:
         """The state of a key, itself and no copy; None if there is none."""
+        if self.tier is not None:
+            self.tier.recall(np.array([key], dtype=np.int64))
         return self._objects.states.get(key)
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
@@ -148,20 +140,28 @@ class ObjectStore:
 
         Raises:
             UserFunctionError: a function of the flow raised; the state is lost to this process.
-            StateError: a state that the batch left cannot be encoded (OB4), or OB3.
+            StateError: a state that the batch left, or one that leaves memory, cannot be encoded
+                (OB4), or OB3.
         """
-        self._require_whole()
-        self._whole = False
-        self._changes += 1
+        self._rows.require_whole()
         numbers = np.asarray(numbers_of(rows, self.program.key), dtype=np.int64)
+        absent = NO_KEYS
+        if self.tier is not None:
+            self.tier.make_room()
+            absent = self.tier.recall(numbers)
+        self._rows.whole = False
+        self._changes += 1
         if self.changes is not None:
             self.changes.note(numbers)
         keys = numbers.tolist()
         outputs = self.program.apply(self._objects, keys, rows, time)
+        self._rows.touched(keys)
         self._note_members()
-        self._whole = True
+        self._rows.whole = True
+        if self.tier is not None:
+            self.tier.rest(absent)
         if keys:
-            self._sample(keys[-1], len(keys))
+            self._rows.sample(keys[-1], len(keys))
         return outputs
 
     def change_mark(self) -> int:
@@ -174,9 +174,10 @@ class ObjectStore:
         Raises:
             StateError: an object cannot be encoded, or OB3.
         """
-        listed, encoded = self._encoded(bin_id)
+        listed, values = self.stored_rows(np.array([bin_id], dtype=np.int64))
+        encoded: list[bytes] = values.tolist()
         lengths = np.array([len(each) for each in encoded], dtype=np.int64)
-        rows = Rows(np.array(listed, dtype=np.int64), np.zeros_like(lengths), {SIZE: lengths})
+        rows = Rows(listed, np.zeros_like(lengths), {SIZE: lengths})
         return encode_bin(bin_id, cut, rows, entries_of(encoded), self.described, keys=keys)
 
     def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
@@ -217,45 +218,44 @@ class ObjectStore:
             raise StateCorrupt(f"objects of bin {bin_id} have {len(joined)} bytes, not {ends[-1]}")
         states: dict[int, object] = {}
         for key, (start, end) in zip(rows.keys.tolist(), pairwise(ends), strict=True):
-            states[key] = self._decode(key, joined[start:end])
+            states[key] = self._rows.decode(key, joined[start:end])
         if len(states) != len(rows):
             raise StateCorrupt(f"objects for bin {bin_id} hold a key twice")
         self._changes += 1
         self.copier.replaced(bin_id)
         self.delete(bin_id)
-        self._objects.states.update(states)
-        if states:
-            self._members[bin_id] = set(states)
-        self._count_sample(len(joined), len(states))
+        self._rows.put(bin_id, states)
+        self._rows.count_sample(len(joined), len(states))
+        self._make_room()
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's objects."""
         self.copier.end(bin_id)
-        for key in self._members.pop(bin_id, ()):
-            del self._objects.states[key]
+        self._rows.remove(bin_id, self._rows.members.get(bin_id, ()))
+        if self.tier is not None:
+            self.tier.forget(bin_id)
 
     def rest(self) -> None:
         """Nothing is kept."""
 
     def clear(self) -> None:
         """Forget everything."""
-        self._objects.states.clear()
-        self._members.clear()
+        self._rows.clear()
+        if self.tier is not None:
+            self.tier.clear()
 
     def rows(self, bin_id: int) -> int:
         """Number of keys of the bin."""
-        return len(self._members.get(bin_id, ()))
+        resident = len(self._rows.members.get(bin_id, ()))
+        return resident + (0 if self.tier is None else self.tier.away(bin_id))
 
     def rows_per_bin(self) -> NDArray[np.int64]:
         """Number of keys of every bin."""
-        counts = np.zeros(self.bins, dtype=np.int64)
-        for bin_id, keys in self._members.items():
-            counts[bin_id] = len(keys)
-        return counts
+        return self._rows.per_bin() if self.tier is None else self.tier.rows_per_bin()
 
     def nbytes(self, bin_id: int) -> int:
         """Bytes of the bin, estimated: its keys times the mean encoding seen, and 100 a key."""
-        return self._estimate(self.rows(bin_id))
+        return self._rows.estimate(self.rows(bin_id))
 
     def timers(self, bin_id: int) -> tuple[bytes, ...]:
         """None: objects have no timers in this version."""
@@ -281,15 +281,16 @@ class ObjectStore:
         Raises:
             StateError: an object cannot be encoded, or OB3.
         """
+        self._rows.require_whole()
         keys: list[int] = []
-        encoded: list[bytes] = []
         for bin_id in bins.tolist():
-            of_bin, objects = self._encoded(bin_id)
-            keys += of_bin
-            encoded += objects
-        values = np.empty(len(encoded), dtype=np.object_)
-        values[:] = encoded
-        return np.array(keys, dtype=np.int64), values
+            keys += self._rows.members.get(bin_id, ())
+        values = np.empty(len(keys), dtype=np.object_)
+        values[:] = self._rows.encoded(keys)
+        numbers = np.array(keys, dtype=np.int64)
+        return (
+            (numbers, values) if self.tier is None else self.tier.with_away(bins, numbers, values)
+        )
 
     def load_rows(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
         """Add objects that `stored_rows` gave.
@@ -297,14 +298,17 @@ class ObjectStore:
         Raises:
             StateCorrupt: an object cannot be decoded, or its key is there already.
         """
+        if self.tier is not None:
+            self.tier.require_new(keys)
         states = self._objects.states
         for key, value in zip(keys.tolist(), values, strict=True):
             if key in states:
                 raise StateCorrupt(f"key {key} of vertex {self.vertex!r} comes twice")
-            states[key] = self._decode(key, value)
+            states[key] = self._rows.decode(key, value)
             self._objects.came.append(key)
         self._note_members()
-        self._count_sample(sum(map(len, values)), len(values))
+        self._rows.count_sample(sum(map(len, values)), len(values))
+        self._make_room()
 
     @property
     def described(self) -> dict[str, str]:
@@ -316,14 +320,18 @@ class ObjectStore:
 
     def keys_of(self, bin_id: int) -> list[int]:
         """All keys of the bin."""
-        return list(self._members.get(bin_id, ()))
+        keys = list(self._rows.members.get(bin_id, ()))
+        return keys if self.tier is None else keys + self.tier.away_rows(bin_id)[0].tolist()
 
     def encoded(self, keys: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
         """Each key and its encoded object; None for a key without one. Raises as `extract`."""
-        self._require_whole()
-        for key in keys:
-            state = self._objects.states.get(key)
-            yield key, None if state is None else self._encode(key, state)
+        self._rows.require_whole()
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            some = keys[start : start + _KEYS_AT_ONCE]
+            away = {} if self.tier is None else self.tier.peek(np.array(some, dtype=np.int64))
+            for key in some:
+                state = self._objects.states.get(key)
+                yield key, away.get(key) if state is None else self._rows.encode(key, state)
 
     def write_encoded(self, bin_id: int, keys: Sequence[int], encoded: Sequence[bytes]) -> None:
         """Keep these objects of the bin in place of what there is of their keys.
@@ -331,88 +339,26 @@ class ObjectStore:
         Raises:
             StateCorrupt: an object cannot be decoded; none was kept.
         """
-        decoded = {key: self._decode(key, each) for key, each in zip(keys, encoded, strict=True)}
-        if decoded:
-            self._objects.states.update(decoded)
-            self._members.setdefault(bin_id, set()).update(decoded)
-            self._count_sample(sum(map(len, encoded)), len(decoded))
+        decode = self._rows.decode
+        decoded = {key: decode(key, each) for key, each in zip(keys, encoded, strict=True)}
+        if self.tier is not None:
+            self.tier.remove(np.array(keys, dtype=np.int64))
+        self._rows.put(bin_id, decoded)
+        self._rows.count_sample(sum(map(len, encoded)), len(decoded))
+        self._make_room()
 
     def remove(self, bin_id: int, keys: Sequence[int]) -> None:
         """Forget the objects of these keys of the bin, if there are any."""
-        members = self._members.get(bin_id, set())
-        for key in members.intersection(keys):
-            members.discard(key)
-            del self._objects.states[key]
-        if not members:
-            self._members.pop(bin_id, None)
-
-    def _encoded(self, bin_id: int) -> tuple[list[int], list[bytes]]:
-        self._require_whole()
-        keys = list(self._members.get(bin_id, ()))
-        states = self._objects.states
-        encoded = [self._encode(key, states[key]) for key in keys]
-        self._count_sample(sum(map(len, encoded)), len(encoded))
-        return keys, encoded
+        if self.tier is not None:
+            self.tier.remove(np.array(keys, dtype=np.int64))
+        self._rows.remove(bin_id, keys)
 
     def _note_members(self) -> None:
-        """Enter keys that came and went into the sets of their bins (OB5)."""
-        changed = [*self._objects.came, *self._objects.went]
-        if not changed:
-            return
-        self._objects.came.clear()
-        self._objects.went.clear()
-        states, members = self._objects.states, self._members
-        bins = bins_of(np.array(changed, dtype=np.int64), self.bin_bits).tolist()
-        for bin_id, key in zip(bins, changed, strict=True):
-            if key in states:
-                members.setdefault(bin_id, set()).add(key)
-            elif bin_id in members:
-                members[bin_id].discard(key)
-                if not members[bin_id]:
-                    del members[bin_id]
+        """Enter keys that came and went into the sets of their bins (OW1 of `object_rows`)."""
+        gone = self._rows.note_members()
+        if gone and self.tier is not None:
+            self.tier.cold.delete(np.array(gone, dtype=np.int64))
 
-    def _encode(self, key: int, state: object) -> bytes:
-        try:
-            return self._codec.encode(state)
-        except Exception as error:  # a codec of a user may raise anything
-            raise StateError(
-                f"the state of {self.vertex!r} for key {key}, a {type(state).__name__}, cannot be "
-                f"encoded ({error}), so its bin could neither move nor be stored; keep plain "
-                "values, containers, and objects of classes that a module defines, or give a codec"
-            ) from error
-
-    def _decode(self, key: int, encoded: bytes) -> object:
-        try:
-            return self._codec.decode(encoded)
-        except Exception as error:  # as above
-            raise StateCorrupt(
-                f"the state of {self.vertex!r} for key {key} cannot be decoded "
-                f"({type(error).__name__}: {error}); start the job with the code that wrote it"
-            ) from error
-
-    def _sample(self, key: int, rows: int) -> None:
-        """OB4, by the state that the last row of a batch left."""
-        self._unsampled += rows
-        state = self._objects.states.get(key)
-        kind = type(state)
-        if state is None or (kind in self._known and self._unsampled < SAMPLE_ROWS):
-            return
-        self._count_sample(len(self._encode(key, state)), 1)
-        self._known.add(kind)
-        self._unsampled = 0
-
-    def _count_sample(self, nbytes: int, objects: int) -> None:
-        self._sampled_bytes += nbytes
-        self._samples += objects
-
-    def _estimate(self, keys: int) -> int:
-        if not self._samples:
-            return keys * _KEY_BYTES
-        return keys * (_KEY_BYTES + self._sampled_bytes // self._samples)
-
-    def _require_whole(self) -> None:
-        if not self._whole:
-            raise StateError(
-                f"the state of {self.vertex!r} is that of half a batch, because a function of the "
-                "flow raised; start the job again to go on from its last checkpoint"
-            )
+    def _make_room(self) -> None:
+        if self.tier is not None:
+            self.tier.make_room()

@@ -41,6 +41,17 @@ class Extracted:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def part(self, chosen: NDArray[np.bool_]) -> Extracted:
+        """The rows of the chosen keys; copies."""
+        sizes = np.diff(self.ends, prepend=0)
+        return Extracted(
+            self.keys[chosen],
+            self.versions[chosen],
+            np.ascontiguousarray(self.counts[:, chosen]),
+            np.cumsum(sizes[chosen]),
+            self.cells[np.repeat(chosen, sizes)],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class HeapBin:
@@ -81,6 +92,11 @@ class RowHeap:
         for group, cells in enumerate(places):
             self._texts[group, : len(cells)] = cells
         self._least = np.array([form.cells_least for form in formats], dtype=np.int64)
+
+    @property
+    def arrays(self) -> _layout.Arena:
+        """What the heap is made of, to be read."""
+        return self._arena
 
     @property
     def nbytes(self) -> int:

@@ -22,13 +22,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.errors import FormatMismatch, StateCorrupt
+from service.statestore.arena_residents import ArenaResidents
 from service.statestore.chunk import BinAssembler, encode_bin
-from service.statestore.columns import Rows
+from service.statestore.cold_tier import ColdTier
+from service.statestore.columns import Rows, numbers_of
 from service.statestore.hosted import StoredValues
 from service.statestore.row_format import RowFormat
 from service.statestore.row_heap import Extracted
 from service.statestore.row_kinds import row_columns
 from service.statestore.row_table import RowTable
+from service.statestore.slot_database import SlotDatabase
 from service.statestore.timers import TimerTable
 from service.statestore.whole_copying import WholeBins
 
@@ -38,6 +41,11 @@ _CELL_BYTES = 8
 
 class RowProgram(Protocol):
     """How a batch changes a table of typed rows."""
+
+    @property
+    def key(self) -> str:
+        """Name of the int64 column of keys."""
+        ...
 
     @property
     def formats(self) -> Sequence[RowFormat]:
@@ -65,6 +73,20 @@ class RowStore:
         #: The version of the last change; see V4 of `vertex_store`.
         self._changes = 0
         self.copier = WholeBins(bin_bits, self._give_up)
+        #: What the database has, where there is one.
+        self.tier: ColdTier | None = None
+
+    def back_with(self, slot: SlotDatabase, number: int) -> None:
+        """Keep rows that the budget of `slot` has no room for there, as vertex `number`.
+
+        Only while the store is empty.
+        """
+        assert not self.row_count, "rows are not carried over"
+        self.tier = ColdTier(self.residents(), slot, number)
+
+    def residents(self) -> ArenaResidents:
+        """The rows in memory, for a tier."""
+        return ArenaResidents(self.table, self._in_memory, self._load)
 
     @property
     def bins(self) -> int:
@@ -79,17 +101,24 @@ class RowStore:
     @property
     def row_count(self) -> int:
         """Keys of all bins. Cost: O(bins)."""
-        return self.table.key_count
+        return self.table.key_count + (0 if self.tier is None else self.tier.away_count)
 
     @property
     def total_nbytes(self) -> int:
-        """Bytes of the regions of all bins."""
-        return self.table.nbytes + self.pending.nbytes
+        """Bytes of the regions of all bins, and an estimate of what away rows would take."""
+        away = 0 if self.tier is None else self.tier.total_away_nbytes
+        return self.table.nbytes + self.pending.nbytes + away
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """Run the program over a batch at `time`."""
         self._changes += 1
-        return self.program.apply_rows(self.table, rows, self._changes)
+        if self.tier is None:
+            return self.program.apply_rows(self.table, rows, self._changes)
+        self.tier.make_room()
+        absent = self.tier.recall(numbers_of(rows, self.program.key).view(np.int64))
+        outputs = self.program.apply_rows(self.table, rows, self._changes)
+        self.tier.rest(absent)
+        return outputs
 
     def change_mark(self) -> int:
         """The change counter: a key that changes from now on has a greater version."""
@@ -106,6 +135,8 @@ class RowStore:
             cut: the epoch that the state is of, stamped on each chunk.
             keys: what the keys have beside their integers.
         """
+        if self.tier is not None:
+            self.tier.recall_bin(bin_id)
         rows = self.table.extract(np.array([bin_id], dtype=np.int64), since)
         columns = dict(zip(self._counted, rows.counts, strict=True))
         columns[_CELLS] = np.diff(rows.ends, prepend=0)
@@ -156,13 +187,18 @@ class RowStore:
                 self._cells_of(assembler.heap()),
             ),
         )
-        self._reach(listed.versions)
+        self.reach(listed.versions)
         self.set_timers(bin_id, timers)
+        if self.tier is not None:
+            self.tier.forget(bin_id)
+            self.tier.make_room()
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's rows and timers."""
         self.table.delete(bin_id)
         self.pending.delete(bin_id)
+        if self.tier is not None:
+            self.tier.forget(bin_id)
 
     def rest(self) -> None:
         """Nothing is kept."""
@@ -171,18 +207,24 @@ class RowStore:
         """Forget everything."""
         self.table.clear()
         self.pending.clear()
+        if self.tier is not None:
+            self.tier.clear()
 
     def rows(self, bin_id: int) -> int:
         """Number of keys of the bin."""
-        return self.table.keys(bin_id)
+        return self.table.keys(bin_id) + (0 if self.tier is None else self.tier.away(bin_id))
 
     def rows_per_bin(self) -> NDArray[np.int64]:
         """Number of keys of every bin, a copy."""
-        return self.table.keys_per_bin()
+        return self.table.keys_per_bin() if self.tier is None else self.tier.rows_per_bin()
 
     def nbytes(self, bin_id: int) -> int:
-        """Bytes that the bin takes: its regions of the index, of the heap and of the timers."""
-        return self.table.bin_nbytes(bin_id) + self.pending.bin_nbytes(bin_id)
+        """Bytes that the bin takes: its regions of the index, of the heap and of the timers.
+
+        What its away rows would take is estimated.
+        """
+        away = 0 if self.tier is None else self.tier.away_nbytes(bin_id)
+        return self.table.bin_nbytes(bin_id) + self.pending.bin_nbytes(bin_id) + away
 
     def timers(self, bin_id: int) -> tuple[bytes, ...]:
         """The bin's timers as entries of many, in order (TI2 of `timers`)."""
@@ -203,6 +245,11 @@ class RowStore:
 
     def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
         """Keys of these bins, and of each its version, its numbers of rows and its cells."""
+        keys, values = self._in_memory(bins)
+        return (keys, values) if self.tier is None else self.tier.with_away(bins, keys, values)
+
+    def _in_memory(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
+        """The same of the rows in memory."""
         rows = self.table.extract(bins)
         heads = np.concatenate((rows.versions[None], rows.counts)).T.astype("<i8")
         width = heads.shape[1] * _CELL_BYTES
@@ -221,6 +268,14 @@ class RowStore:
         Raises:
             StateCorrupt: a value is not whole, or a key is there already.
         """
+        if self.tier is not None:
+            self.tier.require_new(keys)
+        self._load(keys, values)
+        if self.tier is not None:
+            self.tier.make_room()
+
+    def _load(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
+        """Add keys to those in memory."""
         width = (1 + len(self.table.formats)) * _CELL_BYTES
         sizes = np.fromiter(map(len, values), np.int64, len(values)) - width
         if len(sizes) and (sizes.min() < 0 or np.any(sizes % _CELL_BYTES)):
@@ -230,7 +285,7 @@ class RowStore:
         cells = self._cells_of(b"".join(value[width:] for value in values))
         ends = np.cumsum(sizes // _CELL_BYTES)
         self.table.append(Extracted(keys, heads[0], np.ascontiguousarray(heads[1:]), ends, cells))
-        self._reach(heads[0])
+        self.reach(heads[0])
 
     @property
     def _counted(self) -> list[str]:
@@ -247,7 +302,7 @@ class RowStore:
         self.delete(bin_id)
         return chunks
 
-    def _reach(self, versions: NDArray[np.int64]) -> None:
+    def reach(self, versions: NDArray[np.int64]) -> None:
         """Bring the counter to where rows that came from elsewhere are."""
         self._changes = max(self._changes, int(versions.max(initial=0)))
 

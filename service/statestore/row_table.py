@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from service.errors import StateCorrupt, StateError
 from service.hashing import bins_of
-from service.statestore import _row_heap
+from service.statestore import _layout, _row_heap
 from service.statestore._memory import RESERVED_BYTES
 from service.statestore.arena import KeyedTable
 from service.statestore.columns import ColumnSpec
@@ -115,6 +115,16 @@ class RowTable:
     def bin_nbytes(self, bin_id: int) -> int:
         """Bytes of the bin's regions."""
         return self._keys.bin_nbytes(bin_id) + self._heap.bin_nbytes(bin_id)
+
+    @property
+    def index(self) -> KeyedTable:
+        """The keys, each with the chains of its rows; nothing but marks may be changed in it."""
+        return self._keys
+
+    @property
+    def arenas(self) -> list[_layout.Arena]:
+        """What index and heap are made of, to be read (A2)."""
+        return [self._keys.arrays, self._heap.arrays]
 
     @property
     def cells(self) -> Int64s:

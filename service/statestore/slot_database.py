@@ -26,6 +26,7 @@ from service.errors import StateCorrupt, StateError
 from service.statestore._entries import ENTRY_KEY, SIGN_BIT
 from service.statestore._rocks import ENTRIES_PER_PIECE, LiveDatabase, LiveMemory, Piece
 from service.statestore.checkpoint import StoredFile
+from service.statestore.hosted import StoredValues
 
 Int64s = NDArray[np.int64]
 Bins = NDArray[np.int32]
@@ -51,8 +52,15 @@ TABLES_FILE = "tables"
 class Shrinkable(Protocol):
     """What the budget asks of a table."""
 
-    recalled: int
-    evicted: int
+    @property
+    def recalled(self) -> int:
+        """Rows that came back so far."""
+        ...
+
+    @property
+    def evicted(self) -> int:
+        """Rows that left so far."""
+        ...
 
     @property
     def resident_bytes(self) -> int:
@@ -246,9 +254,9 @@ class SlotDatabase:
 
     # Rows -----------------------------------------------------------------------------------------
 
-    def get(
-        self, number: int, bins: Bins, keys: Int64s, places: Int64s, width: int
-    ) -> tuple[Int64s, Int64s]:
+    def values(
+        self, number: int, bins: Bins, keys: Int64s, places: Int64s
+    ) -> tuple[Int64s, list[bytes]]:
         """Read rows by one multi-get.
 
         Args:
@@ -256,25 +264,22 @@ class SlotDatabase:
             bins: bin of each key.
             keys: what to read.
             places: what to call each key in the answer.
-            width: cells of a stored row.
 
         Returns:
-            The places of the keys that are there, and a line of cells for each.
+            The places of the keys that are there, and what is kept of each.
 
         Raises:
-            StateCorrupt: a row has another length.
             StateError: RocksDB cannot read.
         """
         if not len(keys):
-            return np.empty(0, dtype=np.int64), np.empty((0, width), dtype=np.int64)
+            return np.empty(0, dtype=np.int64), []
         entries, order = _sorted_entries(number, bins, keys)
         found = self._live.get(entries)
         self.asked += len(keys)
         there = np.fromiter((value is not None for value in found), np.bool_, len(found))
-        cells = self._cells([value for value in found if value is not None], width)
-        return places[order[there]], cells
+        return places[order[there]], [value for value in found if value is not None]
 
-    def put(self, number: int, bins: Bins, keys: Int64s, values: NDArray[np.void]) -> None:
+    def put(self, number: int, bins: Bins, keys: Int64s, values: StoredValues) -> None:
         """Write rows: many by a sorted file, few by a write batch."""
         entries, order = _sorted_entries(number, bins, keys)
         stored: list[bytes] = values[order].tolist()
@@ -299,12 +304,17 @@ class SlotDatabase:
             self._live.flush()
 
     def read_bin(self, number: int, bin_id: int, width: int) -> tuple[Int64s, Int64s]:
-        """Keys of all rows of the vertex in the bin, and a line of cells for each.
+        """Keys of all rows of the vertex in the bin, and a line of `width` cells for each.
 
         Raises:
             StateCorrupt: an entry is no row.
             StateError: RocksDB cannot read.
         """
+        keys, values = self.bin_values(number, bin_id)
+        return keys, self.cells(values, width)
+
+    def bin_values(self, number: int, bin_id: int) -> tuple[Int64s, list[bytes]]:
+        """Keys of all rows of the vertex in the bin, and what is kept of each; raises as above."""
         keys: list[bytes] = []
         values: list[bytes] = []
         for piece_keys, piece_values in self._live.scan(*_range_of(number, bin_id)):
@@ -315,10 +325,14 @@ class SlotDatabase:
                 f"an entry of bin {bin_id} in {self.path} has a key of another length"
             )
         entries = np.frombuffer(b"".join(keys), dtype=ENTRY_KEY)
-        numbers = (entries["key"].astype(np.uint64) ^ SIGN_BIT).view(np.int64)
-        return numbers, self._cells(values, width)
+        return (entries["key"].astype(np.uint64) ^ SIGN_BIT).view(np.int64), values
 
-    def _cells(self, values: list[bytes], width: int) -> Int64s:
+    def cells(self, values: list[bytes], width: int) -> Int64s:
+        """Rows of `width` cells, a line for each.
+
+        Raises:
+            StateCorrupt: a row has another length.
+        """
         if set(map(len, values)) - {8 * width}:
             raise StateCorrupt(
                 f"a row in {self.path} has another length than {8 * width} bytes; start the job "

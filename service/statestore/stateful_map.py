@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from service.errors import UserFunctionError
 from service.statestore.columns import KEY_ID, numbers_of
-from service.statestore.object_store import Objects
+from service.statestore.object_rows import Objects
 
 #: (state, row) -> (state, output); what rows and outputs are is for the user to say.
 StateFunction = Callable[[Any, Any], tuple[Any, Any]]

@@ -26,7 +26,8 @@ from service.statestore.checkpoint import StoredVertex
 from service.statestore.columns import ColumnSpec, Values
 from service.statestore.hosted import HostedStore
 from service.statestore.number_types import NumberType, number_type
-from service.statestore.object_store import OBJECTS, Objects, ObjectStore, StateCodec
+from service.statestore.object_rows import OBJECTS, Objects, StateCodec
+from service.statestore.object_store import ObjectStore
 from service.statestore.row_format import RowFormat
 from service.statestore.row_kinds import (
     as_json,
@@ -166,6 +167,8 @@ class _NoProgram:
 
 class _NoRows:
     """The same for a store of typed rows."""
+
+    key = "key"
 
     def __init__(self, formats: Sequence[RowFormat]) -> None:
         self.formats = formats

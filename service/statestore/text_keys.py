@@ -17,6 +17,7 @@ Cost: a lookup and a comparison a row, 0.1 to 0.3 us; about 170 bytes a key besi
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -53,15 +54,21 @@ class TextKeys:
         self.bin_bits = bin_bits
         self._form = RowFormat(pa.schema([("key", kind)]))
         self.table = RowTable(bin_bits, [self._form])
-        #: Whether some key has another id than its hash (TK3).
-        self._displaced = False
+        #: Whether some key has, or had, another id than its hash (TK3).
+        self.displaced = False
 
-    def resolve(self, keys: pa.Array, hashes: Int64s) -> Int64s:
+    def resolve(
+        self,
+        keys: pa.Array,
+        hashes: Int64s,
+        recall: Callable[[Int64s], None] | None = None,
+    ) -> Int64s:
         """The id of each key, those that are new among them (TK1).
 
         Args:
             keys: n texts, no nulls.
             hashes: what `key_hashes` gives for them.
+            recall: brings the keys that have these ids, if any have, from where they are to here.
 
         Raises:
             StateError: the table is full, or a key has more than 128 MiB.
@@ -70,11 +77,13 @@ class TextKeys:
         ids = hashes.copy()
         waiting = np.arange(len(keys))
         while len(waiting):
+            if recall is not None:
+                recall(ids[waiting])
             found = self._compared(ids[waiting], data, offsets, waiting)
             others = waiting[found == _row_cells.OTHER]
             if len(others):
                 ids[others] = _next_ids(ids[others], self.bin_bits)
-                self._displaced = True
+                self.displaced = True
             absent = waiting[found == _row_cells.ABSENT]
             if len(absent):
                 records = self._form.encode([keys.take(pa.array(absent))], len(absent))
@@ -91,8 +100,23 @@ class TextKeys:
 
     def forget(self, ids: Int64s) -> None:
         """Let keys go whose state is gone; not while one is displaced and could be lost (TK3)."""
-        if not self._displaced:
+        if not self.displaced:
             self.table.remove(ids, _VERSION)
+
+    def absent(self, ids: Int64s) -> Int64s:
+        """Those of `ids` that no key here has, each once."""
+        distinct = np.unique(ids)
+        return distinct[self.table.index.lookup(distinct) < 0]
+
+    def take_out(self, bins: Int64s, ids: Int64s) -> Extracted:
+        """Let the keys of these ids of the bins go; all that the bins had."""
+        rows = self.table.extract(bins)
+        for bin_id in bins.tolist():
+            self.table.delete(bin_id)
+        stay = ~np.isin(rows.keys, ids)
+        if stay.any():
+            self.table.append(rows.part(stay))
+        return rows
 
     def pack(self, bin_id: int) -> bytes:
         """The bin's keys and their ids, as bytes."""
@@ -143,8 +167,8 @@ class TextKeys:
         return out
 
     def _note_displaced(self, ids: Int64s) -> None:
-        if len(ids) and not self._displaced:
-            self._displaced = bool(np.any(key_hashes(self.texts(ids)) != ids))
+        if len(ids) and not self.displaced:
+            self.displaced = bool(np.any(key_hashes(self.texts(ids)) != ids))
 
 
 @njit(KEYS.dtype[::1](KEYS, KEYS.dtype), cache=True, nogil=True)

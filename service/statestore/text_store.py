@@ -10,7 +10,6 @@ Invariants
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -18,24 +17,32 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import StateCorrupt, StateError, UserFunctionError
+from service.errors import StateError, UserFunctionError
 from service.statestore.chunk import BinAssembler
+from service.statestore.cold_tier import ColdTier, Residents
 from service.statestore.columns import KEY_ID, numbers_of
 from service.statestore.hosted import HostedStore, StoredValues
 from service.statestore.object_store import ObjectStore
-from service.statestore.row_heap import Extracted
 from service.statestore.row_kinds import KEY_OF
+from service.statestore.slot_database import SlotDatabase
 from service.statestore.text_keys import TextKeys
+from service.statestore.text_values import TextResidents, split, with_texts
 from service.statestore.whole_copying import WholeBins
-
-_LENGTH = struct.Struct("<Q")
 
 
 class KeyedStore(HostedStore, Protocol):
-    """A store that takes the keys of its bins along."""
+    """A store that takes the keys of its bins along, and whose rows may leave memory."""
 
     def extract(self, bin_id: int, *, cut: int, keys: bytes = b"") -> Iterator[bytes]:
         """Chunks of the bin's state, with `keys` among them."""
+        ...
+
+    def residents(self) -> Residents:
+        """The rows in memory, for a tier."""
+        ...
+
+    def reach(self, versions: NDArray[np.int64]) -> None:
+        """Bring the change counter to where rows that came from elsewhere are."""
         ...
 
 
@@ -53,6 +60,22 @@ class TextKeyedStore:
         self.keys = TextKeys(inner.bin_bits, kind)
         self._key = pa.field(key, kind)
         self.copier = WholeBins(inner.bin_bits, self._give_up)
+        #: What the database has, where there is one; the store within has none of its own.
+        self.tier: ColdTier | None = None
+
+    def back_with(self, slot: SlotDatabase, number: int) -> None:
+        """Keep what the budget of `slot` has no room for there, text and all, as vertex `number`.
+
+        Only while the store is empty.
+        """
+        assert not self.row_count, "rows are not carried over"
+        inner = self.inner
+        within = TextResidents(self.vertex, inner.residents(), self.keys, inner.stored_bytes)
+        self.tier = ColdTier(within, slot, number)
+
+    def reach(self, versions: NDArray[np.int64]) -> None:
+        """Bring the change counter to where rows that came from elsewhere are."""
+        self.inner.reach(versions)
 
     @property
     def bins(self) -> int:
@@ -67,12 +90,13 @@ class TextKeyedStore:
     @property
     def row_count(self) -> int:
         """Keys of all bins."""
-        return self.inner.row_count
+        return self.inner.row_count + (0 if self.tier is None else self.tier.away_count)
 
     @property
     def total_nbytes(self) -> int:
-        """Bytes of all bins, keys included."""
-        return self.inner.total_nbytes + self.keys.table.nbytes
+        """Bytes of all bins, keys included; of what is away an estimate."""
+        away = 0 if self.tier is None else self.tier.total_away_nbytes
+        return self.inner.total_nbytes + self.keys.table.nbytes + away
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """Change the state by a batch with keys and, in KEY_ID, their hashes; what it gives (TS2).
@@ -82,7 +106,16 @@ class TextKeyedStore:
         """
         place = rows.schema.get_field_index(KEY_ID)
         hashes = numbers_of(rows, KEY_ID).view(np.int64)
-        ids = self.keys.resolve(rows.column(self._key.name), hashes)
+        absent: list[NDArray[np.int64]] = []
+        recall = None
+        if self.tier is not None:
+            self.tier.make_room()
+            bring = self.tier.recall
+
+            def recall(ids: NDArray[np.int64]) -> None:
+                absent.append(bring(ids))
+
+        ids = self.keys.resolve(rows.column(self._key.name), hashes, recall)
         named = rows.set_column(place, rows.schema.field(place), pa.array(ids))
         try:
             outputs = self.inner.apply_rows(named, time)
@@ -95,11 +128,20 @@ class TextKeyedStore:
         if place >= 0:
             found = self.keys.texts(numbers_of(outputs, KEY_ID).view(np.int64))
             outputs = outputs.set_column(place, self._key, found)
+        self._finish(ids, absent)
+        return outputs
+
+    def _finish(self, ids: NDArray[np.int64], absent: Sequence[NDArray[np.int64]]) -> None:
+        """After a batch, forget keys whose state is gone, and the marks of those that came."""
         if isinstance(self.inner, ObjectStore):
             state = self.inner.state
             gone = [number for number in np.unique(ids).tolist() if state(number) is None]
             self.keys.forget(np.array(gone, dtype=np.int64))
-        return outputs
+            if gone and self.tier is not None:
+                self.tier.cold.delete(np.array(gone, dtype=np.int64))
+        if self.tier is not None:
+            for each in absent:
+                self.tier.rest(each)
 
     def change_mark(self) -> int:
         """The change counter of the store within."""
@@ -107,6 +149,8 @@ class TextKeyedStore:
 
     def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's state and of its keys, as of `cut` (TS1)."""
+        if self.tier is not None:
+            self.tier.recall_bin(bin_id)
         return self.inner.extract(bin_id, cut=cut, keys=self.keys.pack(bin_id))
 
     def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
@@ -131,11 +175,16 @@ class TextKeyedStore:
         except StateError:
             self.keys.install(bin_id, before)
             raise
+        if self.tier is not None:
+            self.tier.forget(bin_id)
+            self.tier.make_room()
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's state and keys."""
         self.inner.delete(bin_id)
         self.keys.table.delete(bin_id)
+        if self.tier is not None:
+            self.tier.forget(bin_id)
 
     def rest(self) -> None:
         """As `HostedStore.rest`."""
@@ -145,18 +194,21 @@ class TextKeyedStore:
         """Forget everything."""
         self.inner.clear()
         self.keys.table.clear()
+        if self.tier is not None:
+            self.tier.clear()
 
     def rows(self, bin_id: int) -> int:
         """Keys of the bin."""
-        return self.inner.rows(bin_id)
+        return self.inner.rows(bin_id) + (0 if self.tier is None else self.tier.away(bin_id))
 
     def rows_per_bin(self) -> NDArray[np.int64]:
         """Keys of every bin."""
-        return self.inner.rows_per_bin()
+        return self.inner.rows_per_bin() if self.tier is None else self.tier.rows_per_bin()
 
     def nbytes(self, bin_id: int) -> int:
-        """Bytes that the bin takes, its keys included."""
-        return self.inner.nbytes(bin_id) + self.keys.table.bin_nbytes(bin_id)
+        """Bytes that the bin takes, its keys included; of what is away an estimate."""
+        away = 0 if self.tier is None else self.tier.away_nbytes(bin_id)
+        return self.inner.nbytes(bin_id) + self.keys.table.bin_nbytes(bin_id) + away
 
     def timers(self, bin_id: int) -> tuple[bytes, ...]:
         """The bin's timer entries; their keys are ids."""
@@ -174,19 +226,8 @@ class TextKeyedStore:
     def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
         """Ids of these bins; of each the length and cells of its key, and what is kept (TS1)."""
         ids, values = self.inner.stored_rows(bins)
-        keys = self.keys.table.extract(bins)
-        order = np.argsort(keys.keys)
-        places = order[np.searchsorted(keys.keys, ids, sorter=order)]
-        begins = (keys.ends - np.diff(keys.ends, prepend=0))[places].tolist()
-        cells = keys.cells.astype("<i8")
-        joined = np.empty(len(ids), dtype=np.object_)
-        joined[:] = [
-            _LENGTH.pack(8 * (end - begin)) + cells[begin:end].tobytes() + bytes(value)
-            for begin, end, value in zip(
-                begins, keys.ends[places].tolist(), values.tolist(), strict=True
-            )
-        ]
-        return ids, joined
+        joined = with_texts(ids, values, self.keys.table.extract(bins))
+        return (ids, joined) if self.tier is None else self.tier.with_away(bins, ids, joined)
 
     def load_rows(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
         """Add ids that are not there, from what `stored_rows` gave.
@@ -194,22 +235,13 @@ class TextKeyedStore:
         Raises:
             StateCorrupt: a value is not whole, or an id is there already.
         """
-        texts, kept = [], []
-        size = _LENGTH.size
-        for value in values:
-            length = _LENGTH.unpack_from(value)[0] if len(value) >= size else -1
-            if length < 0 or length % 8 or size + length > len(value):
-                raise StateCorrupt(f"a key of vertex {self.vertex!r} is not whole")
-            texts.append(value[size : size + length])
-            kept.append(value[size + length :])
-        stored = self.inner.stored_bytes
-        if stored is not None and set(map(len, kept)) - {stored}:
-            raise StateCorrupt(f"a row of vertex {self.vertex!r} has another length")
-        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) // 8)
-        cells = np.frombuffer(b"".join(texts), dtype="<i8").astype(np.int64)
-        ones = np.ones((1, len(keys)), dtype=np.int64)
-        self.keys.append(Extracted(keys, np.zeros_like(keys), ones, ends, cells))
+        if self.tier is not None:
+            self.tier.require_new(keys)
+        texts, kept = split(self.vertex, self.inner.stored_bytes, keys, values)
+        self.keys.append(texts)
         self.inner.load_rows(keys, kept)
+        if self.tier is not None:
+            self.tier.make_room()
 
     def _give_up(self, bin_id: int, cut: int) -> Iterator[bytes]:
         chunks = self.extract(bin_id, cut=cut)

@@ -4,15 +4,12 @@ Flow: touch -> [TieredTable] recalls what is away by one multi-get -> fold -> st
 touch, where the slot's budget is used up, rows go by the clock: changed ones to the database,
 unchanged ones just so.
 
-A row is *resident*, in the arena, or *away*, in the database alone. What the database has of a
-resident row may be older; only the row counts.
+A row is resident, in the arena, or away (`cold_rows`).
 
 Invariants
   TT1  Whatever `KeyedTable` promises holds of resident and away rows together: a table with a
        budget gives what one without it gives.
   TT2  A resident row that is not DIRTY is in the database as it is here.
-  TT3  The database has under this vertex's number no key that the table does not have.
-  TT4  `_away` counts each bin's away rows exactly; the filter passes each of them.
 Cost: without away rows, that of `KeyedTable`; a recalled row about 5 us, an evicted one about 3 us.
 """
 
@@ -23,12 +20,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import StateCorrupt
-from service.hashing import bins_of
 from service.statestore import _kernels, _layout, _tiers
 from service.statestore.arena import LOAD_GREATEST, KeyedTable, Touched
 from service.statestore.away_filter import AwayFilter
+from service.statestore.cold_rows import ColdRows
 from service.statestore.columns import ColumnSpec, Rows, Values
+from service.statestore.hosted import KeptRows, StoredValues
 from service.statestore.slot_database import SlotDatabase
 
 Int64s = NDArray[np.int64]
@@ -46,39 +43,44 @@ class TieredTable(KeyedTable):
     ) -> None:
         """Make an empty table of the vertex that has this `number` in the database."""
         super().__init__(bin_bits, columns)
-        self._slot = slot
-        self._number = number
-        self._away = np.zeros(self.bins, dtype=np.int64)
-        self._away_total = 0
-        #: Greatest version of what each bin has in the database, and whether it has anything.
-        self._newest = np.zeros(self.bins, dtype=np.int64)
-        self._stored = np.zeros(self.bins, dtype=np.bool_)
-        self.filter = AwayFilter()
+        self.cold = ColdRows(bin_bits, slot, number)
         self._hands = np.zeros(self.bins, dtype=np.int64)
         self._largest = (0, 0)
         #: While set, no row leaves.
         self._held = False
-        #: Rows recalled and evicted so far.
-        self.recalled = 0
-        self.evicted = 0
         slot.tables.append(self)
+
+    @property
+    def filter(self) -> AwayFilter:
+        """Which keys may be in the database."""
+        return self.cold.filter
+
+    @property
+    def recalled(self) -> int:
+        """Rows recalled so far."""
+        return self.cold.recalled
+
+    @property
+    def evicted(self) -> int:
+        """Rows evicted so far."""
+        return self.cold.evicted
 
     # What KeyedTable says of rows, of all of them (TT1) -------------------------------------------
 
     @property
     def row_count(self) -> int:
         """Rows of all bins. Cost: O(bins)."""
-        return super().row_count + self._away_total
+        return super().row_count + self.cold.total
 
     @property
     def away_count(self) -> int:
         """Rows that are away."""
-        return self._away_total
+        return self.cold.total
 
     @property
     def nbytes(self) -> int:
         """Bytes of all regions in use, and what the away rows would take."""
-        return super().nbytes + 8 * self._width * self._away_total
+        return super().nbytes + 8 * self._width * self.cold.total
 
     @property
     def resident_bytes(self) -> int:
@@ -87,15 +89,15 @@ class TieredTable(KeyedTable):
 
     def rows(self, bin_id: int) -> int:
         """Number of rows of the bin."""
-        return super().rows(bin_id) + int(self._away[bin_id])
+        return super().rows(bin_id) + int(self.cold.away[bin_id])
 
     def rows_per_bin(self) -> Int64s:
         """Number of rows of every bin, a copy."""
-        return super().rows_per_bin() + self._away
+        return super().rows_per_bin() + self.cold.away
 
     def bin_nbytes(self, bin_id: int) -> int:
         """Bytes of the bin's region, and what its away rows would take."""
-        return super().bin_nbytes(bin_id) + 8 * self._width * int(self._away[bin_id])
+        return super().bin_nbytes(bin_id) + 8 * self._width * int(self.cold.away[bin_id])
 
     def touch(self, keys: Int64s) -> Touched:
         """As `KeyedTable.touch`; away rows of these keys are resident then.
@@ -104,14 +106,14 @@ class TieredTable(KeyedTable):
             StateError: the address space is used up, or the database cannot be read or written.
             StateCorrupt: what it gave is no row.
         """
-        self._slot.make_room(self)
+        self.cold.slot.make_room(self)
         touched = super().touch(keys)
-        if len(touched.new) and self._away_total:
+        if len(touched.new) and self.cold.total:
             new = touched.keys[touched.new]
             found, values = self._fetch(new)
             if len(found):
                 _tiers.fill(self._arena, touched.lines, touched.new[found], values)
-                self._came_back(new[found])
+                self.cold.came_back(new[found])
         return touched
 
     def store(self, touched: Touched, version: int) -> None:
@@ -122,9 +124,9 @@ class TieredTable(KeyedTable):
     def lookup(self, keys: Int64s) -> Int64s:
         """As `KeyedTable.lookup`; raises as `touch`."""
         if not self._held:
-            self._slot.make_room(self)
+            self.cold.slot.make_room(self)
         slots = super().lookup(keys)
-        if self._away_total and (slots < 0).any():
+        if self.cold.total and (slots < 0).any():
             absent = np.unique(np.asarray(keys, dtype=np.int64)[slots < 0])
             found, values = self._fetch(absent)
             if len(found):
@@ -133,7 +135,7 @@ class TieredTable(KeyedTable):
                 incoming[_layout.KEY] = absent[found]
                 incoming[_layout.FIRST_COLUMN :] = values[:, 1:].T
                 self._append(incoming)
-                self._came_back(absent[found])
+                self.cold.came_back(absent[found])
                 slots = super().lookup(keys)
         return slots
 
@@ -147,9 +149,7 @@ class TieredTable(KeyedTable):
             removed = super().remove(keys)
         finally:
             self._held = False
-        stored = keys[self.filter.may_hold(keys)]
-        if len(stored):
-            self._slot.delete(self._number, bins_of(stored, self.bin_bits), stored)
+        self.cold.delete(keys)
         return removed
 
     def extract_bins(self, bin_ids: Int64s, since: int = 0) -> Rows:
@@ -159,7 +159,8 @@ class TieredTable(KeyedTable):
             StateCorrupt: the database holds other rows than went there.
             StateError: it cannot be read.
         """
-        wanted = (self._away[bin_ids] > 0) & ((since == 0) | (self._newest[bin_ids] > since))
+        cold = self.cold
+        wanted = (cold.away[bin_ids] > 0) & ((since == 0) | (cold.newest[bin_ids] > since))
         if not wanted.any():
             return super().extract_bins(bin_ids, since)
         parts: list[Rows] = []
@@ -180,13 +181,13 @@ class TieredTable(KeyedTable):
     def all_keys(self, bin_id: int) -> Int64s:
         """Keys of all rows of the bin, resident and away."""
         resident = super().extract_bins(np.array([bin_id], dtype=np.int64)).keys
-        if not self._away[bin_id]:
+        if not self.cold.away[bin_id]:
             return resident
         return np.concatenate([resident, self._away_rows(bin_id, 0).keys])
 
     def away_cells(self, bin_id: int) -> Int64s | None:
         """Rows of the bin that are away, as cells of slots would be; None if there are none."""
-        if not self._away[bin_id]:
+        if not self.cold.away[bin_id]:
             return None
         rows = self._away_rows(bin_id, 0)
         return np.ascontiguousarray(self._stacked(rows).T)
@@ -194,24 +195,23 @@ class TieredTable(KeyedTable):
     def delete(self, bin_id: int) -> None:
         """As `KeyedTable.delete`, in the database as well."""
         super().delete(bin_id)
-        self._forget(bin_id)
+        self.cold.forget(bin_id)
 
     def clear(self) -> None:
         """Delete every bin."""
         super().clear()
-        for bin_id in np.flatnonzero(self._stored).tolist():
-            self._forget(bin_id)
+        self.cold.clear()
 
     def install(self, bin_id: int, rows: Rows) -> None:
         """As `KeyedTable.install`; what the database had of the bin is deleted."""
         super().install(bin_id, rows)
-        self._forget(bin_id)
-        self._slot.make_room(self)
+        self.cold.forget(bin_id)
+        self.cold.slot.make_room(self)
 
     def append(self, rows: Rows) -> None:
         """As `KeyedTable.append`; none of the keys may be away."""
         super().append(rows)
-        self._slot.make_room(self)
+        self.cold.slot.make_room(self)
 
     # Room -----------------------------------------------------------------------------------------
 
@@ -272,77 +272,43 @@ class TieredTable(KeyedTable):
         out = np.empty((self._width, leaving), dtype=np.int64)
         count = _tiers.evict(arena, bin_ids, keep, orders, self._hands, out)
         assert count == leaving, "the hand goes round until enough rows have left"
-        bins = bins_of(out[_layout.KEY], self.bin_bits)
-        self._put(out, bins, (out[_layout.STAMP] & _layout.DIRTY) != 0)
-        np.add.at(self._away, bins, 1)
-        self._away_total += count
-        self.evicted += count
+        self.cold.put(_kept(out[:, (out[_layout.STAMP] & _layout.DIRTY) != 0]))
+        self.cold.left(out[_layout.KEY])
         self.keeper.give_all_back()
         return count
 
     # The database ---------------------------------------------------------------------------------
 
-    def take_changed(self, bin_ids: Int64s) -> tuple[Int64s, NDArray[np.void]]:
+    def take_changed(self, bin_ids: Int64s) -> tuple[Int64s, StoredValues]:
         """Keys of the resident rows that the database lacks, and what it is to keep of each.
 
         From now on they count as being there (TT2): the caller puts them there, or fails.
         """
         out = np.empty((self._width, int(self._arena.rows[bin_ids].sum())), dtype=np.int64)
         count = _tiers.take_changed(self._arena, bin_ids, out)
-        out = out[:, :count]
-        self._note_stored(out, bins_of(out[_layout.KEY], self.bin_bits))
-        return out[_layout.KEY].copy(), _encoded(out)
+        rows = _kept(out[:, :count])
+        self.cold.note_stored(rows.keys, rows.versions)
+        return rows.keys, rows.values
 
     def restored(self, away: Int64s, newest: Int64s, known: AwayFilter) -> None:
         """Take rows that the database has as away, in an empty table."""
         assert not self.row_count, "only an empty table is restored"
-        self._away[:], self._newest[:] = away, newest
-        self._away_total = int(away.sum())
-        self._stored[:] = away > 0
-        self.filter = known
+        self.cold.restored(away, newest, known)
 
     def resident_per_bin(self) -> Int64s:
         """Number of resident rows of every bin, a copy."""
         return super().rows_per_bin()
 
-    def newest_per_bin(self) -> Int64s:
-        """Greatest version that the database has of each bin, a copy."""
-        return self._newest.copy()
-
-    def _put(self, out: Int64s, bins: NDArray[np.int32], dirty: NDArray[np.bool_]) -> None:
-        if not dirty.all():
-            out, bins = np.ascontiguousarray(out[:, dirty]), bins[dirty]
-        if out.shape[1]:
-            self._slot.put(self._number, bins, out[_layout.KEY], _encoded(out))
-            self._note_stored(out, bins)
-
-    def _note_stored(self, out: Int64s, bins: NDArray[np.int32]) -> None:
-        self.filter.enter(np.ascontiguousarray(out[_layout.KEY]))
-        np.maximum.at(self._newest, bins, (out[_layout.STAMP] >> _layout.MARK_BITS) - 1)
-        self._stored[bins] = True
-
     def _fetch(self, keys: Int64s) -> tuple[Int64s, Int64s]:
         """Which of these keys, all of them not resident, are away; and their stored cells."""
-        maybe = np.flatnonzero(self.filter.may_hold(keys))
-        asked = keys[maybe]
-        return self._slot.get(
-            self._number, bins_of(asked, self.bin_bits), asked, maybe, self._width - 1
-        )
-
-    def _came_back(self, keys: Int64s) -> None:
-        np.subtract.at(self._away, bins_of(keys, self.bin_bits), 1)
-        self._away_total -= len(keys)
-        self.recalled += len(keys)
+        found, values = self.cold.ask(keys)
+        return found, self.cold.slot.cells(values, self._width - 1)
 
     def _away_rows(self, bin_id: int, since: int) -> Rows:
-        keys, cells = self._slot.read_bin(self._number, bin_id, self._width - 1)
+        keys, values = self.cold.bin_values(bin_id)
+        cells = self.cold.slot.cells(values, self._width - 1)
         away = super().lookup(keys) < 0
-        if int(away.sum()) != self._away[bin_id]:
-            raise StateCorrupt(
-                f"{self._slot.path} holds {int(away.sum())} rows of bin {bin_id}, "
-                f"{self._away[bin_id]} went there; start the job again to go on from its last "
-                "checkpoint"
-            )
+        self.cold.require_count(bin_id, int(away.sum()))
         chosen = away if since == 0 else away & (cells[:, 0] > since)
         cells = cells[chosen]
         columns: dict[str, Values] = {
@@ -351,20 +317,11 @@ class TieredTable(KeyedTable):
         }
         return Rows(keys[chosen], cells[:, 0].copy(), columns)
 
-    def _forget(self, bin_id: int) -> None:
-        """Delete what the database has of the bin."""
-        if self._stored[bin_id]:
-            self._slot.delete_bin(self._number, bin_id)
-        self._away_total -= int(self._away[bin_id])
-        self._away[bin_id] = self._newest[bin_id] = 0
-        self._stored[bin_id] = False
-        if not self._stored.any():
-            self.filter.clear()
 
-
-def _encoded(out: Int64s) -> NDArray[np.void]:
-    """Of each row its version and its state columns, as bytes."""
+def _kept(out: Int64s) -> KeptRows:
+    """Rows of the arena as the database keeps them: version and state columns, as bytes."""
     cells = np.empty((out.shape[1], out.shape[0] - 1), dtype="<i8")
     cells[:, 0] = (out[_layout.STAMP] >> _layout.MARK_BITS) - 1
     cells[:, 1:] = out[_layout.FIRST_COLUMN :].T
-    return cells.view(f"V{8 * cells.shape[1]}").reshape(len(cells))
+    values = cells.view(f"V{8 * cells.shape[1]}").reshape(len(cells))
+    return KeptRows(out[_layout.KEY].copy(), cells[:, 0].astype(np.int64), values)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -33,10 +34,17 @@ from service.statestore.checkpoint import (
     verified_directory,
     write_folder,
 )
+from service.statestore.cold_rows import ColdRows
 from service.statestore.hosted import HostedStore, StoredValues
+from service.statestore.object_store import ObjectStore
+from service.statestore.row_store import RowStore
 from service.statestore.slot_database import TABLES_FILE, SlotDatabase
-from service.statestore.tiered_table import TieredTable
+from service.statestore.text_store import TextKeyedStore
 from service.statestore.vertex_store import VertexStore
+
+Int64s = NDArray[np.int64]
+#: Stores that can have a database behind them.
+Backed = VertexStore | ObjectStore | RowStore | TextKeyedStore
 
 _TABLE_SUFFIX = ".sst"
 
@@ -50,6 +58,8 @@ class _StoredTable(msgspec.Struct, frozen=True):
     #: Words of the filter's parts, and keys in the last one.
     parts: list[bytes]
     entered: int
+    #: Whether a key that is text may have another id than its hash.
+    displaced: bool = False
 
 
 class _Tables(msgspec.Struct, frozen=True):
@@ -61,28 +71,53 @@ class _Tables(msgspec.Struct, frozen=True):
     whole: list[tuple[int, int]]
 
 
+class Tier(Protocol):
+    """What a checkpoint asks of rows that are partly in the database."""
+
+    @property
+    def cold(self) -> ColdRows:
+        """What the database has of them."""
+        ...
+
+    def rows_per_bin(self) -> Int64s:
+        """Rows of every bin, resident and away."""
+        ...
+
+    def resident_per_bin(self) -> Int64s:
+        """Resident rows of every bin."""
+        ...
+
+    def take_changed(self, bins: Int64s) -> tuple[Int64s, StoredValues]:
+        """Resident rows that the database lacks; they count as being there from now on."""
+        ...
+
+    def restored(self, away: Int64s, newest: Int64s, known: AwayFilter) -> None:
+        """Take rows that the database has as away."""
+        ...
+
+
 class _Changed:
     """Of a tiered vertex the rows that the database lacks, for `entries_of`."""
 
-    def __init__(self, store: VertexStore, table: TieredTable) -> None:
+    def __init__(self, store: HostedStore, tier: Tier) -> None:
         self.bin_bits = store.bin_bits
-        self._table = table
+        self._tier = tier
         self.timers = store.timers
 
-    def rows_per_bin(self) -> NDArray[np.int64]:
+    def rows_per_bin(self) -> Int64s:
         """Resident rows of every bin; at most those have changed."""
-        return self._table.resident_per_bin()
+        return self._tier.resident_per_bin()
 
-    def stored_rows(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], StoredValues]:
+    def stored_rows(self, bins: Int64s) -> tuple[Int64s, StoredValues]:
         """The rows that have changed."""
-        return self._table.take_changed(bins)
+        return self._tier.take_changed(bins)
 
 
 def back_stores(stores: Mapping[str, HostedStore], slot: SlotDatabase) -> None:
     """Put `slot` behind all of the empty `stores` that can use it; others stay in memory."""
     for number, name in enumerate(sorted(stores)):
         store = stores[name]
-        if isinstance(store, VertexStore):
+        if isinstance(store, Backed):
             store.back_with(slot, number)
 
 
@@ -106,10 +141,8 @@ def write_tiered(
     numbered = [stores[name] for name in names]
     tiered = _tiered(numbered)
     sources = [
-        _Changed(store, store.table)
-        if isinstance(store, VertexStore) and isinstance(store.table, TieredTable)
-        else store
-        for store in numbered
+        _Changed(store, tiered[number]) if number in tiered else store
+        for number, store in enumerate(numbered)
     ]
     owned = np.asarray(bins, dtype=np.int64)
     whole = _whole(numbered, tiered, owned)
@@ -117,7 +150,8 @@ def write_tiered(
     def make(partial: Path) -> None:
         slot.checkpoint(partial, _entries.entries_of(sources, bins), whole)
         tables = _Tables(
-            {number: _described(table, owned) for number, table in tiered.items()}, sorted(whole)
+            {number: _described(numbered[number], tier, owned) for number, tier in tiered.items()},
+            sorted(whole),
         )
         (partial / TABLES_FILE).write_bytes(msgspec.msgpack.encode(tables))
 
@@ -160,15 +194,17 @@ def read_tiered(
     except msgspec.MsgspecError as error:
         raise StateCorrupt(f"{path} lists no tables: {error}") from error
     tiered = _tiered(numbered)
+    if found.tables.keys() < tiered.keys():
+        # An earlier version kept what has no table as a whole: all comes row by row.
+        read_checkpoint(folder, files, stores)
+        return
     if found.tables.keys() != tiered.keys():
         raise StateCorrupt(f"{path} has tables of other vertices than this flow")
     slot.begin_with(directory)
     slot.whole = set(found.whole)
     try:
-        for number, table in tiered.items():
-            store = numbered[number]
-            assert isinstance(store, VertexStore), "only those have such tables"
-            _restore(path, store, table, found.tables[number])
+        for number, tier in tiered.items():
+            _restore(path, numbered[number], tier, found.tables[number])
         loader = _entries.EntryLoader(numbered)
         for piece in slot.read_whole():
             loader.take(piece)
@@ -186,16 +222,16 @@ def read_tiered(
     _know(slot, files)
 
 
-def _tiered(numbered: Sequence[HostedStore]) -> dict[int, TieredTable]:
-    return {
-        number: store.table
-        for number, store in enumerate(numbered)
-        if isinstance(store, VertexStore) and isinstance(store.table, TieredTable)
-    }
+def _tiered(numbered: Sequence[HostedStore]) -> dict[int, Tier]:
+    found: dict[int, Tier] = {}
+    for number, store in enumerate(numbered):
+        if isinstance(store, Backed) and (tier := store.tier) is not None:
+            found[number] = tier
+    return found
 
 
 def _whole(
-    numbered: Sequence[HostedStore], tiered: Mapping[int, TieredTable], bins: NDArray[np.int64]
+    numbered: Sequence[HostedStore], tiered: Mapping[int, Tier], bins: NDArray[np.int64]
 ) -> set[tuple[int, int]]:
     """(bin, number) of what is written as a whole: rows of other stores, and all timers."""
     whole = set()
@@ -209,26 +245,31 @@ def _whole(
     return whole
 
 
-def _described(table: TieredTable, bins: NDArray[np.int64]) -> _StoredTable:
-    parts, entered = table.filter.parts
-    rows = np.zeros(table.bins, dtype="<i8")
-    rows[bins] = table.rows_per_bin()[bins]
+def _described(store: HostedStore, tier: Tier, bins: Int64s) -> _StoredTable:
+    cold = tier.cold
+    parts, entered = cold.filter.parts
+    rows = np.zeros(len(cold.away), dtype="<i8")
+    rows[bins] = tier.rows_per_bin()[bins]
     return _StoredTable(
         rows.tobytes(),
-        table.newest_per_bin().astype("<i8").tobytes(),
+        cold.newest.astype("<i8").tobytes(),
         [part.astype("<u8").tobytes() for part in parts],
         entered,
+        isinstance(store, TextKeyedStore) and store.keys.displaced,
     )
 
 
-def _restore(path: Path, store: VertexStore, table: TieredTable, stored: _StoredTable) -> None:
-    if not len(stored.rows) == len(stored.newest) == 8 * table.bins:
+def _restore(path: Path, store: HostedStore, tier: Tier, stored: _StoredTable) -> None:
+    if not len(stored.rows) == len(stored.newest) == 8 * store.bins:
         raise StateCorrupt(f"{path} has counts of another number of bins")
     newest = np.frombuffer(stored.newest, dtype="<i8").astype(np.int64)
     parts = [np.frombuffer(part, dtype="<u8").astype(np.uint64) for part in stored.parts]
     rows = np.frombuffer(stored.rows, dtype="<i8").astype(np.int64)
-    table.restored(rows, newest, AwayFilter(parts, stored.entered))
+    tier.restored(rows, newest, AwayFilter(parts, stored.entered))
+    assert isinstance(store, Backed), "others have no tier"
     store.reach(newest)
+    if isinstance(store, TextKeyedStore):
+        store.keys.displaced = stored.displaced
 
 
 def _know(slot: SlotDatabase, files: SlotFiles) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from service.errors import FormatMismatch, StateCorrupt
 from service.statestore.arena import KeyedTable
+from service.statestore.arena_residents import ArenaResidents
 from service.statestore.chunk import BinAssembler, encode_bin, encode_portions
 from service.statestore.columns import ColumnSpec, Rows, Values
 from service.statestore.copying import copy_of
@@ -95,6 +96,15 @@ class VertexStore:
         self.copier.copy_from(tiered)
         self.groups = None
         return tiered
+
+    def residents(self) -> ArenaResidents:
+        """The rows in memory, for the tier of a store around this one."""
+        return ArenaResidents(self.table, self.stored_rows, self.load_rows)
+
+    @property
+    def tier(self) -> TieredTable | None:
+        """The table, where it has a database behind it."""
+        return self.table if isinstance(self.table, TieredTable) else None
 
     @property
     def bins(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from service.statestore.object_store import Objects, ObjectStore
+from service.statestore.object_rows import Objects
+from service.statestore.object_store import ObjectStore
 
 
 class KeepLast:

@@ -17,10 +17,12 @@ def prefix(bootstrap_servers, unique_name):
     return topics(bootstrap_servers, unique_name("t"), "seen")
 
 
-def test_objects_move_stop_and_go_on_exactly(bootstrap_servers, app_name, prefix, tmp_path):
+#: With a budget the second start has every row on disk, and brings it back as it is asked for.
+@pytest.mark.parametrize("memory", [(), ("--state-memory", "16MiB")], ids=["memory", "disk"])
+def test_objects_move_stop_and_go_on_exactly(bootstrap_servers, app_name, prefix, tmp_path, memory):
     events = f"{prefix}-events"
     with LoadGenerator(bootstrap_servers, events, 2_000) as load:
-        with start(bootstrap_servers, app_name, prefix, tmp_path, "remembering") as job:
+        with start(bootstrap_servers, app_name, prefix, tmp_path, "remembering", *memory) as job:
             job.await_running()
             job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 2_000, "rows")
             for number, workers in enumerate((1, 2)):
@@ -30,7 +32,8 @@ def test_objects_move_stop_and_go_on_exactly(bootstrap_servers, app_name, prefix
             job.stop()
             assert job.lines("state.restored") == []
         load.stop()
-    with start(bootstrap_servers, app_name, prefix, tmp_path, "remembering", "--until-end") as job:
+    options = ("--until-end", *memory)
+    with start(bootstrap_servers, app_name, prefix, tmp_path, "remembering", *options) as job:
         job.finish()
         restored = job.lines("state.restored")
         assert len(restored) == 2

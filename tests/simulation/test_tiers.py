@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.flows import FlowUnderTest, one_stage, two_stages
-from tests.simulation.keyed_flows import firsts, ordered_tree
+from tests.simulation.keyed_flows import firsts, joined, ordered_tree, remembering
 from tests.simulation.world import Shape, World
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("flow", [one_stage, two_stages, firsts, ordered_tree])
+@pytest.mark.parametrize("flow", [one_stage, two_stages, firsts, ordered_tree, remembering, joined])
 def test_workers_without_memory_for_rows_give_what_others_give(
     flow: Callable[[], FlowUnderTest], seed: int, tmp_path: Path
 ) -> None:

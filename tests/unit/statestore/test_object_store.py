@@ -19,7 +19,8 @@ from service.hashing import bins_of
 from service.statestore.aggregate import AggregateProgram, Count
 from service.statestore.checkpoint import read_checkpoint, write_checkpoint
 from service.statestore.hosted import HostedStore
-from service.statestore.object_store import SAMPLE_ROWS, ObjectStore, StateCodec
+from service.statestore.object_rows import SAMPLE_ROWS, StateCodec
+from service.statestore.object_store import ObjectStore
 from service.statestore.stateful_map import StatefulMap
 from service.statestore.vertex_store import VertexStore
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from service.errors import UserFunctionError
-from service.statestore.object_store import Objects
+from service.statestore.object_rows import Objects
 from service.statestore.stateful_map import RowForm, StatefulMap
 
 INT = pa.schema([("out", pa.int64())])
