@@ -180,4 +180,4 @@ class ColdAgainstMemory(RuleBasedStateMachine):
 
 
 TestColdAgainstMemory = ColdAgainstMemory.TestCase
-TestColdAgainstMemory.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestColdAgainstMemory.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
