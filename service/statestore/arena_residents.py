@@ -117,7 +117,7 @@ class ArenaResidents:
         self._put(keys, values)
         self._set_marks(keys, np.zeros_like(keys))
 
-    def rest(self, keys: Int64s) -> None:
+    def unmark(self, keys: Int64s) -> None:
         """Take REFERENCED from these keys, as far as they are here."""
         slots = self._index.lookup(keys)
         cells = self._index.arrays.cells

@@ -1,7 +1,7 @@
 """A store whose rows do not all fit into memory: hot rows there, all others in the slot's database.
 
 Flow: a batch's keys -> [ColdTier.make_room, recall] -> the store's `Residents` have all of them ->
-the program runs -> [rest]; where the slot's budget is used up, rows go: changed ones to the
+the program runs -> [unmark]; where the slot's budget is used up, rows go: changed ones to the
 database, unchanged ones just so. `TieredTable` is the same for rows of numbers, by kernels.
 
 The clock's hand goes from bin to bin: rows of a bin that no batch has asked for since it last came
@@ -98,7 +98,7 @@ class Residents(Protocol):
         """
         ...
 
-    def rest(self, keys: Int64s) -> None:
+    def unmark(self, keys: Int64s) -> None:
         """Take the marks of these keys, as far as they are here."""
         ...
 
@@ -215,7 +215,7 @@ class ColdTier:
         """Bring those of `keys` back that are away, by one multi-get.
 
         Returns:
-            Keys that were not resident, for `rest`: what was away, and what is new.
+            Keys that were not resident, for `unmark`: what was away, and what is new.
 
         Raises:
             StateError: the database cannot be read.
@@ -228,10 +228,10 @@ class ColdTier:
         self._come_back(absent[places], values)
         return absent
 
-    def rest(self, keys: Int64s) -> None:
+    def unmark(self, keys: Int64s) -> None:
         """Do not count the batch's touch of keys that came with it."""
         if len(keys):
-            self._residents.rest(keys)
+            self._residents.unmark(keys)
 
     def _come_back(self, keys: Int64s, values: list[bytes]) -> None:
         if len(keys):

@@ -195,7 +195,7 @@ class ObjectRows:
         if self._leaving:
             self._marked.update(keys)
 
-    def rest(self, keys: Int64s) -> None:
+    def unmark(self, keys: Int64s) -> None:
         """Take the marks of these keys."""
         self._marked.difference_update(keys.tolist())
 

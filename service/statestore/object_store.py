@@ -159,7 +159,7 @@ class ObjectStore:
         self._note_members()
         self._rows.whole = True
         if self.tier is not None:
-            self.tier.rest(absent)
+            self.tier.unmark(absent)
         if keys:
             self._rows.sample(keys[-1], len(keys))
         return outputs

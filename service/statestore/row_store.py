@@ -117,7 +117,7 @@ class RowStore:
         self.tier.make_room()
         absent = self.tier.recall(numbers_of(rows, self.program.key).view(np.int64))
         outputs = self.program.apply_rows(self.table, rows, self._changes)
-        self.tier.rest(absent)
+        self.tier.unmark(absent)
         return outputs
 
     def change_mark(self) -> int:

@@ -141,7 +141,7 @@ class TextKeyedStore:
                 self.tier.cold.delete(np.array(gone, dtype=np.int64))
         if self.tier is not None:
             for each in absent:
-                self.tier.rest(each)
+                self.tier.unmark(each)
 
     def change_mark(self) -> int:
         """The change counter of the store within."""

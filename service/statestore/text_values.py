@@ -136,6 +136,6 @@ class TextResidents:
         self._keys.append(texts)
         self._inner.take_back(keys, kept)
 
-    def rest(self, keys: Int64s) -> None:
+    def unmark(self, keys: Int64s) -> None:
         """Take the marks of these ids."""
-        self._inner.rest(keys)
+        self._inner.unmark(keys)
