@@ -99,7 +99,7 @@ class VertexStore:
 
     def residents(self) -> ArenaResidents:
         """The rows in memory, for the tier of a store around this one."""
-        self.table.kept_bytes_max = 0
+        self.table.keeper.most_bytes = 0
         return ArenaResidents(self.table, self.stored_rows, self.load_rows)
 
     @property
