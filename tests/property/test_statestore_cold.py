@@ -1,7 +1,7 @@
 """Stores of every kind under a budget give what the same stores give without one.
 
 Two workers share the bins, each with a database and a budget far below what a few rows take, so
-that rows leave before nearly every batch. Batches, moves of every kind, deletions and checkpoints
+that rows leave before nearly every batch, or one that holds all, and rows leave at will. Batches, moves of every kind, deletions and checkpoints
 come in any order; a store without a budget that has all bins is the model.
 """
 
@@ -44,7 +44,7 @@ class ColdAgainstMemory(RuleBasedStateMachine):
         texts=st.booleans(),
         weak=st.booleans(),
         bits=st.integers(0, 3),
-        budget=st.sampled_from([0, 4_000, 30_000]),
+        budget=st.sampled_from([0, 8_000, 1 << 22]),
     )
     def make(self, name, texts, weak, bits, budget):
         self.folder = tempfile.TemporaryDirectory()
@@ -72,6 +72,9 @@ class ColdAgainstMemory(RuleBasedStateMachine):
         return [bin_id for bin_id, owner in enumerate(self.owner) if owner == number]
 
     @rule(pairs=BATCHES)
+    def change(self, pairs):
+        self.apply(pairs)
+
     def apply(self, pairs):
         expected = self.model.apply_rows(self.kind.batch(pairs), (1,)).to_pylist()
         found = []
@@ -81,6 +84,12 @@ class ColdAgainstMemory(RuleBasedStateMachine):
             own = [pair for pair, each in zip(pairs, bins) if self.owner[each] == number]
             found += worker.store.apply_rows(self.kind.batch(own), (1,)).to_pylist()
         assert sorted(map(repr, found)) == sorted(map(repr, expected))
+
+    @rule(pairs=BATCHES, number=st.integers(0, 1), nbytes=st.integers(1, 6_000))
+    def let_some_go_between_batches(self, pairs, number, nbytes):
+        self.apply(pairs)
+        self.workers[number].store.tier.shrink(nbytes)
+        self.apply(pairs[::2])
 
     @rule(choice=BINS)
     def begin_a_copy(self, choice):

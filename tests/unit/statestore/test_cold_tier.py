@@ -178,6 +178,58 @@ def test_a_checkpoint_from_before_objects_had_a_budget_is_read_row_by_row(slots,
         assert again[0].equals(again[1])
 
 
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_key_that_is_forgotten_stays_forgotten_wherever_it_was(slots, texts):
+    kind = Kind("map", texts=texts, weak=False)
+    store = backed(kind, slots(), 2)
+    apply(kind, store, range(200), 5)
+    store.tier.shrink(1 << 30)
+    # A value of 0 forgets the key.
+    apply(kind, store, range(100), 0)
+    assert store.row_count == 100
+    assert apply(kind, store, range(100), 5)["out"].to_pylist() == [1_005] * 100
+    assert store.row_count == sum(store.rows_per_bin()) == 200
+
+
+@every_kind
+def test_a_row_that_stays_while_others_leave_is_still_written_when_it_leaves(kind, slots):
+    slot = slots()
+    store, memory = backed(kind, slot, 0), kind.build(0)
+    for each in (store, memory):
+        apply(kind, each, range(100))
+    store.tier.shrink(1 << 30)
+    # Keys that are resident and asked for again are marked; those that come with them are not.
+    for keys in (range(50), range(50), range(100)):
+        for each in (store, memory):
+            apply(kind, each, keys)
+    store.tier.shrink(1)
+    assert 0 < store.tier.away_count < 100
+    store.tier.shrink(1 << 30)
+    assert store.tier.away_count == 100
+    assert apply(kind, store, range(100)).equals(apply(kind, memory, range(100)))
+
+
+def test_a_staged_object_that_left_memory_is_written_over_by_the_next_round(slots):
+    kind = Kind("map", texts=False, weak=False)
+    source, target = backed(kind, slots(), 0), backed(kind, slots(), 0)
+    apply(kind, source, range(50), 3)
+    source.copier.begin(0)
+    for value in (4, 5):
+        while piece := source.copier.next_piece(0, 1 << 16):
+            target.copier.stage(0, 1, piece)
+        target.tier.shrink(1 << 30)
+        assert (target.rows(0), target.tier.away_count) == (50, 50)
+        apply(kind, source, range(0, 50, 2), value)
+        source.copier.next_round(0)
+    assembler = target.assembler(0)
+    for chunk in source.copier.leave(0, 1, 7):
+        assembler.feed(chunk)
+    target.install(0, assembler)
+    assert target.row_count == target.rows(0) == 50
+    found = apply(kind, target, range(2), 1)["out"].to_pylist()
+    assert found == [4_000 + 3 + 4 + 5 + 1, 2_000 + 3 + 1]
+
+
 def objects(function):
     out = pa.schema([("out", pa.int64())])
     return ObjectStore("seen", StatefulMap("seen", "key", function, "v", out), 2)
