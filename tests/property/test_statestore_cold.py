@@ -1,8 +1,9 @@
 """Stores of every kind under a budget give what the same stores give without one.
 
 Two workers share the bins, each with a database and a budget far below what a few rows take, so
-that rows leave before nearly every batch, or one that holds all, and rows leave at will. Batches, moves of every kind, deletions and checkpoints
-come in any order; a store without a budget that has all bins is the model.
+that rows leave before nearly every batch, or one that holds all, and rows leave at will. Batches,
+moves of every kind, deletions and checkpoints come in any order; a store without a budget that has
+all bins is the model.
 """
 
 from __future__ import annotations

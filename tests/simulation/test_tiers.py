@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from service.statestore.vertex_store import VertexStore
 from tests.simulation.flows import FlowUnderTest, one_stage, two_stages
 from tests.simulation.keyed_flows import firsts, joined, ordered_tree, remembering
 from tests.simulation.world import Shape, World
@@ -29,6 +30,11 @@ def test_workers_without_memory_for_rows_give_what_others_give(
     world.run()
     assert world.check() > 10
     in_memory = World(8_000 + seed, Shape(flow=flow(), rows=300, copies=copies))
+    for member in in_memory.members:
+        for store in member.stores.values():
+            if isinstance(store, VertexStore):
+                # Bins with rows on disk leave each on its own: in the same steps they do so here.
+                store.groups = None
     in_memory.run()
     # What a round of copying tells depends on where rows are, and what happens when on that.
     assert copies or world.outputs == in_memory.outputs
