@@ -23,9 +23,10 @@ from service.config import load_config
 from service.errors import UsageError
 from service.migrate_bodies import body_of_file, body_of_target, target_named
 from service.migrate_view import show_answer, show_plan, watch_plan
+from service.migration.plan import default_batch
 from service.migration.plan_file import PlanFile, PlanForm, TimedWave, read_plan, text_of
 from service.migration.records import RequestState
-from service.migration.requests import WAVES_DEFAULT, LoadKind
+from service.migration.requests import LoadKind
 from service.migration.strategy import Strategy, waves_of
 from service.migration.target import TARGETS_KNOWN
 
@@ -152,8 +153,7 @@ def plan(
         owners = _owners(talk)
         chosen = strategy or Strategy.BATCHED
         wanted = target_named(target, owners, talk.workers)
-        default = 1 if chosen is Strategy.OPTIMIZED else max(1, -(-len(wanted) // WAVES_DEFAULT))
-        waves = waves_of(chosen, owners, wanted, batch or default)
+        waves = waves_of(chosen, owners, wanted, batch or default_batch(chosen, wanted, None))
         found = PlanFile(tuple(TimedWave(0, moves) for moves in waves))
     form = PlanForm.LINES if output is PlanOutput.LINES else PlanForm.JSON
     if to is not None:

@@ -19,7 +19,9 @@ from service.migration.loads import LoadBook
 from service.migration.rebalance import rebalance
 from service.migration.requests import (
     MOVES_MAX,
+    WAVE_BYTES_DEFAULT,
     WAVES_DEFAULT,
+    WAVES_DEFAULT_MOST,
     Kind,
     LoadKind,
     Rejected,
@@ -89,7 +91,8 @@ def make_plan(
         if target is None:
             return Rejected(request.id, "no worker has told its loads yet; try again in a second")
         sizes = None if loads is None else loads.sizes
-        waves = waves_of(request.strategy, owners, target, _batch(request, len(target)), sizes)
+        batch = request.batch or default_batch(request.strategy, target, sizes)
+        waves = waves_of(request.strategy, owners, target, batch, sizes)
         after_us = ()
     if any(len(wave) > MOVES_MAX for wave in waves):
         return Rejected(
@@ -107,10 +110,21 @@ def make_plan(
     return Plan(request.id, waves, first_cut, after_us, lanes, request.precopy, fixed)
 
 
-def _batch(request: Request, bins: int) -> int:
-    if request.batch is not None:
-        return request.batch
-    return 1 if request.strategy is Strategy.OPTIMIZED else max(1, -(-bins // WAVES_DEFAULT))
+def default_batch(
+    strategy: Strategy, target: Mapping[int, int], sizes: NDArray[np.int64] | None
+) -> int:
+    """Bins a wave, or a pair of workers, where the request does not say.
+
+    Args:
+        strategy: how waves are made.
+        target: bin -> worker.
+        sizes: bytes of each bin, as far as they are known.
+    """
+    if strategy is Strategy.OPTIMIZED:
+        return 1
+    nbytes = 0 if sizes is None else int(sizes[list(target)].sum())
+    waves = min(max(WAVES_DEFAULT, -(-nbytes // WAVE_BYTES_DEFAULT)), WAVES_DEFAULT_MOST)
+    return max(1, -(-len(target) // waves))
 
 
 def _target(
