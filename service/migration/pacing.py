@@ -15,8 +15,8 @@ Invariants
   PC2  Waves pile up when they take, smoothed and beside what their sizes explain, clearly longer
        than in calm. Then cuts come later by what it was too long, and less close, but for this
        no further apart than waves take in calm: those do not overlap and cannot pile up.
-  PC3  Behind a wave of known size comes no cut before its work is done at the measured rate, within
-       the greatest spacing.
+  PC3  Behind a wave of known size comes no cut before its work is done at two thirds of the
+       measured rate, within the greatest spacing: the rest is for rows, of bins that stay as well.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from dataclasses import dataclass
 _TELLING_BYTES = 1 << 18
 #: Waves that take this much longer than others do not yet pile up: two cores are shared.
 _SLACK_US = 20_000
+#: Percent of the time that a wave's work takes (PC3).
+_GIVEN = 150
 #: So many waves show what a spacing does; one alone does not.
 _OBSERVED = 8
 
@@ -98,7 +100,7 @@ class Pacer:
         """Time from a cut of `size` bytes, 0 if unknown, which is issued, to the next (PC3)."""
         self._issued_to = cut
         delay_us, self._delay_us = self._delay_us, 0
-        work_us = min(self._rate.work_us(size), self._pacing.spacing_us_max)
+        work_us = min(self._rate.work_us(size) * _GIVEN // 100, self._pacing.spacing_us_max)
         return max(self.spacing_us, work_us) + delay_us
 
     def may_issue(self, in_flight: int, late: int, size: int) -> bool:

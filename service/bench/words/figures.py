@@ -150,7 +150,8 @@ def _latency_of_moves(options: WordOptions, runs: Sequence[WordRun]) -> Iterator
         and options.domain == 16_000_000
         and options.rate == _OPEN_RATE
     )
-    stayed = [run.stayed.over(run.migrating_windows()) for run in runs]
+    windows = [run.migrating_windows(run.spans[-1:]) for run in runs]
+    stayed = [run.stayed.over(last) for run, last in zip(runs, windows, strict=True)]
     steady = [run.stayed.over(run.steady_windows) for run in runs]
     ours, before = _ms(stayed, 0.99), _ms(steady, 0.99)
     yield Figure.of("by record, steady, p99", "ms", before)
@@ -159,16 +160,20 @@ def _latency_of_moves(options: WordOptions, runs: Sequence[WordRun]) -> Iterator
     if len(ratios) == len(runs):
         name = "bins that stay: p99 while moving over steady"
         yield Figure.of(name, "", ratios, at_most=STAYED_P99_OF_STEADY if quarter else None)
-    moved = [run.moved.over(run.migrating_windows()) for run in runs]
+    moved = [run.moved.over(last) for run, last in zip(runs, windows, strict=True)]
     yield Figure.of("by record while moving, bins that move, p99", "ms", _ms(moved, 0.99))
     yield Figure.of("by record while moving, bins that move, max", "ms", _maxima(moved))
     every = [a.plus(b) for a, b in zip(stayed, moved, strict=True)]
     name = "by record while moving, max less the run's stall"
     most = MOVING_MAX_MS if quarter else None
     yield Figure.of(name, "ms", _less_stall(runs, every), at_most=most)
-    frontier = [run.frontier.over(run.migrating_windows()) for run in runs]
+    frontier = [run.frontier.over(last) for run, last in zip(runs, windows, strict=True)]
     yield Figure.of("by frontier while moving, p99", "ms", _ms(frontier, 0.99))
     yield Figure.of("by frontier while moving, max", "ms", _maxima(frontier))
+    if all(len(run.spans) > 1 for run in runs):
+        first = [run.by_record.over(run.migrating_windows(run.spans[:1])) for run in runs]
+        yield Figure.of("by record in the first move, p99", "ms", _ms(first, 0.99))
+        yield Figure.of("by record in the first move, max", "ms", _maxima(first))
 
 
 def _memory(runs: Sequence[WordRun]) -> Iterator[Figure]:

@@ -190,8 +190,9 @@ class WordRun:
         return int(median(seen)) if seen else 0
 
     def rss_peak(self) -> int:
-        """The most that all workers together took from the beginning of the run on."""
-        return max((total for at, total in self.rss_sums() if at >= 0), default=0)
+        """The most that all workers together took while the run lasted; then it is proven."""
+        end = self.options.duration_ns
+        return max((total for at, total in self.rss_sums() if 0 <= at <= end), default=0)
 
 
 def merged(parts: Sequence[Latencies]) -> Latencies:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.migration.loads import LoadBook, load_report
-from service.migration.plan import Plan, make_plan
+from service.migration.plan import Plan, default_batch, make_plan
 from service.migration.requests import MOVES_MAX, Kind, LoadKind, Rejected, Request
 from service.migration.strategy import Strategy
 
@@ -43,6 +43,24 @@ def test_without_a_batch_a_plan_has_sixteen_waves_if_it_has_the_bins() -> None:
     plan = make_plan(request, owners, 2, earliest=1, latest=2)
     assert isinstance(plan, Plan)
     assert [len(wave) for wave in plan.waves] == [7] * 14 + [2]
+
+
+@pytest.mark.parametrize(
+    ("mib_each", "waves"),
+    [(0, 16), (0.1, 16), (1, 50), (2, 100), (1_000, 100)],
+)
+def test_large_bins_make_more_waves_than_sixteen(mib_each: float, waves: int) -> None:
+    sizes = np.full(100, mib_each * (1 << 20), dtype=np.int64)
+    target = dict.fromkeys(range(100), 1)
+    batch = default_batch(Strategy.BATCHED, target, sizes)
+    assert -(-100 // batch) == pytest.approx(waves, abs=1)
+    assert default_batch(Strategy.OPTIMIZED, target, sizes) == 1
+
+
+def test_a_plan_of_very_much_has_no_more_than_some_thousand_waves() -> None:
+    sizes = np.full(1 << 16, 1 << 30, dtype=np.int64)
+    target = dict.fromkeys(range(1 << 16), 1)
+    assert default_batch(Strategy.BATCHED, target, sizes) == (1 << 16) // 1_024
 
 
 def test_a_move_to_the_current_owner_is_dropped() -> None:
