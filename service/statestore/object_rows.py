@@ -289,7 +289,7 @@ class ObjectRows:
         """
         try:
             return self.codec.decode(encoded)
-        except Exception as error:  # as above
+        except Exception as error:  # a codec of a user may raise anything
             raise StateCorrupt(
                 f"the state of {self.vertex!r} for key {key} cannot be decoded "
                 f"({type(error).__name__}: {error}); start the job with the code that wrote it"

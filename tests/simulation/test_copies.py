@@ -5,7 +5,6 @@ What this kind cannot catch: that a copy saves anything; see the benchmark of tr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +15,8 @@ from tests.simulation.flows import FlowUnderTest, one_stage, tree, two_stages
 from tests.simulation.keyed_flows import in_order, joined, remembering
 from tests.simulation.planned import PlannedWorld
 from tests.simulation.test_cluster import SEEDS
-from tests.simulation.test_mutants import Mutant, _finding
+from tests.simulation.test_mutants import SEEDS as SEEDS_OF_MUTANTS
+from tests.simulation.test_mutants import Mutant, expect_caught
 from tests.simulation.world import Shape, World
 
 #: Windows of about two frames.
@@ -61,7 +61,7 @@ def _without_the_rest(copier: BinCopier, bin_id: int) -> None:
 
 
 #: A frame that comes after its copy has ended is rarer than what other mutants need.
-MUTANT_SEEDS = 40
+MUTANT_SEEDS = max(40, SEEDS_OF_MUTANTS)
 COPIER = "service.statestore.copying.BinCopier"
 COPIES = "service.migration.copies.Copies"
 NOTE = "service.statestore.changes.ChangedKeys.note"
@@ -93,12 +93,4 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_some_seed_catches_an_engine_in_which(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the engine as it is passes under the very seed that caught the other one."""
-    mutant = MUTANTS[name]
-    with monkeypatch.context() as patched:
-        for target, replacement in mutant.patches:
-            patched.setattr(target, replacement)
-        findings = ((_finding(mutant, seed), seed) for seed in range(MUTANT_SEEDS))
-        nothing = (f"nothing in {MUTANT_SEEDS} schedules", 0)
-        found, seed = next((each for each in findings if each[0]), nothing)
-        assert re.search(mutant.caught_by, str(found)), found
-    assert _finding(mutant, seed) is None
+    expect_caught(MUTANTS[name], monkeypatch, MUTANT_SEEDS)

@@ -8,7 +8,6 @@ What this kind cannot catch: see tests/simulation/handovers.py.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -20,7 +19,7 @@ from service.statestore.object_store import ObjectStore
 from tests.simulation.flows import FlowUnderTest, one_stage
 from tests.simulation.keyed_flows import firsts, listed, named, remembering, remembering_names
 from tests.simulation.test_copies import TIGHT
-from tests.simulation.test_mutants import SEEDS, Mutant, _finding
+from tests.simulation.test_mutants import Mutant, expect_caught
 from tests.simulation.world import Shape, World
 
 
@@ -88,12 +87,4 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_some_seed_catches_a_move_in_which(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the engine as it is passes under the very seed that caught the other one."""
-    mutant = MUTANTS[name]
-    with monkeypatch.context() as patched:
-        for target, replacement in mutant.patches:
-            patched.setattr(target, replacement)
-        findings = ((_finding(mutant, seed), seed) for seed in range(SEEDS))
-        nothing = (f"nothing in {SEEDS} schedules", 0)
-        found, seed = next((each for each in findings if each[0]), nothing)
-        assert re.search(mutant.caught_by, str(found)), found
-    assert _finding(mutant, seed) is None
+    expect_caught(MUTANTS[name], monkeypatch)

@@ -290,12 +290,16 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_some_seed_catches_an_engine_in_which(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the engine as it is passes under the very seed that caught the other one."""
-    mutant = MUTANTS[name]
+    expect_caught(MUTANTS[name], monkeypatch)
+
+
+def expect_caught(mutant: Mutant, monkeypatch: pytest.MonkeyPatch, seeds: int = SEEDS) -> None:
+    """Some schedule catches the mutant, and the engine as it is passes under that very seed."""
     with monkeypatch.context() as patched:
         for target, replacement in mutant.patches:
             patched.setattr(target, replacement)
-        findings = ((_finding(mutant, seed), seed) for seed in range(SEEDS))
-        nothing = (f"nothing in {SEEDS} schedules", 0)
+        findings = ((_finding(mutant, seed), seed) for seed in range(seeds))
+        nothing = (f"nothing in {seeds} schedules", 0)
         found, seed = next((each for each in findings if each[0]), nothing)
         assert re.search(mutant.caught_by, str(found)), found
     assert _finding(mutant, seed) is None
