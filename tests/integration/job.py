@@ -88,6 +88,8 @@ class Job:
         self._lines: list[Document] = []
         self._noise: list[str] = []
         self._statuses: list[Document] = []
+        #: Offset behind them.
+        self._statuses_end = 0
         self._status_reader: Consumer | None = None
         command = [sys.executable, "-m", "service", "run", target]
         command += ["--bootstrap-servers", bootstrap_servers, "--app", app]
@@ -209,18 +211,27 @@ class Job:
         assert producer.flush(10) == 0
 
     def statuses(self, identity: str | None = None) -> list[Document]:
-        """Every status record so far, in order, or those about one id."""
+        """Every status record up to the topic's end as of now, in order, or those about one id."""
+        place = TopicPartition(f"{self.app}.status", 0, 0)
         if self._status_reader is None:
             self._status_reader = _reader(self._bootstrap)
-            self._status_reader.assign([TopicPartition(f"{self.app}.status", 0, 0)])
-        for message in self._status_reader.consume(1_000, _PAUSE_S):
-            if _is_end(message):
-                continue
-            status = json.loads(message.value() or b"")
-            STATUS_CONTRACT.validate(status)
-            assert status["id"].encode() == message.key(), "a status is keyed by its id"
-            self._statuses.append(status)
+            self._status_reader.assign([place])
+        _, end = self._status_reader.get_watermark_offsets(place, WAIT_S)
+        deadline = time.monotonic() + WAIT_S
+        while self._statuses_end < end:
+            assert time.monotonic() < deadline, f"no status {self._statuses_end} of {end}"
+            for message in self._status_reader.consume(1_000, _PAUSE_S):
+                self._statuses_end = max(self._statuses_end, message.offset() or 0)
+                if not _is_end(message):
+                    self._statuses_end += 1
+                    self._take_status(message)
         return [each for each in self._statuses if identity in (None, each["id"])]
+
+    def _take_status(self, message: Message) -> None:
+        status = json.loads(message.value() or b"")
+        STATUS_CONTRACT.validate(status)
+        assert status["id"].encode() == message.key(), "a status is keyed by its id"
+        self._statuses.append(status)
 
     def await_status(self, identity: str, state: str, timeout_s: float = WAIT_S) -> Document:
         """Wait until a request is in a state and return that status; other ends are failures."""
