@@ -17,6 +17,7 @@ VOCABULARY = tuple(
     f"service.{name}"
     for name in (
         "errors",
+        "durations",
         "ids",
         "clock",
         "config",

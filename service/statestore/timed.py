@@ -1,0 +1,59 @@
+"""What S asks of a store whose state changes with event time, too: windows, timers, interval joins.
+
+Flow: StateHost of a vertex with event time -> [TimedStore]. Such a vertex is ordered: S gives it
+the rows of one time together, then lets it fire what the watermark of that time has made due.
+
+Event times and watermarks are integers in the unit of the stream's event time column. A watermark W
+says: no more rows with an event time below W are expected. It never falls.
+
+Invariants every such store keeps, beside those of `HostedStore`
+  TS1  Rows of a time are judged by the watermark of the time before, which `apply_at` is given:
+       which rows are late does not depend on where batches were cut or bins are.
+  TS2  `fire` takes what is due at or below the watermark, in the order (time, key): firing up to W1
+       and then W2 gives the same rows in the same order as firing up to W2 at once.
+  TS3  A bin's state and timers depend on the rows and watermarks of that bin alone, so that a bin
+       which moved and was given its rows later, time by time, ends the same.
+Source: DESIGN §4 (watermarks).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from service.statestore.hosted import HostedStore
+
+#: The watermark before any is known: nothing is late.
+NEVER = -(1 << 63)
+#: The watermark at the end of all input (`--until-end`): everything is due.
+ALL = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TimedRows:
+    """What rows of one time gave."""
+
+    #: Rows of the vertex's output.
+    rows: pa.RecordBatch
+    #: Rows that came too late to count, as they were given; None if none did.
+    late: pa.RecordBatch | None = None
+
+
+class TimedStore(HostedStore, Protocol):
+    """State of one vertex on one slot, with timers."""
+
+    def apply_at(self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int) -> TimedRows:
+        """Change the state by the rows of `time`; `watermark` is that of the time before (TS1)."""
+        ...
+
+    def due(self, watermark: int) -> bool:
+        """Whether `fire` could give or change something: False if not, True perhaps."""
+        ...
+
+    def fire(
+        self, watermark: int, time: tuple[int, ...], bins: frozenset[int] | None = None
+    ) -> pa.RecordBatch:
+        """Fire what is due at or below `watermark`, of all bins or these; perhaps no rows (TS2)."""
+        ...
