@@ -42,7 +42,7 @@ def microseconds_of(duration: Duration, of: str) -> int:
         if duration < timedelta(0):
             raise UsageError(f"{of} is {duration}; it must not be negative")
         return duration // _MICROSECOND
-    found = _FORM.fullmatch(duration.strip()) if isinstance(duration, str) else None
+    found = _FORM.fullmatch(duration.strip())
     unit = _UNITS.get(found[2]) if found else None
     if found is None or unit is None:
         raise UsageError(f"{of} {duration!r} is no length of time; write 10s, 500ms or 1.5h")
