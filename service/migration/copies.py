@@ -278,17 +278,24 @@ class Copies:
         """Whether a copy of the bin from here was announced and has not ended."""
         return bin_id in self._outs
 
+    def leaves(self, bin_id: int, cut: int) -> int:
+        """Number of the copy that a bin which moves at `cut` leaves by; 0 if it leaves whole."""
+        outs = self._outs.get(bin_id)
+        return outs[0].number if outs and outs[0].cut == cut and outs[0].begun else 0
+
     def leave(self, bin_id: int, cut: int) -> Iterator[bytes] | None:
         """Chunks of what is left of a bin that moves at `cut`; None if it was not copied (CO3)."""
+        number = self.left(bin_id, cut)
+        return self._copier.leave(bin_id, number, cut) if number else None
+
+    def left(self, bin_id: int, cut: int) -> int:
+        """Note that a bin leaves that moves at `cut`; returns what `leaves` said."""
+        number = self.leaves(bin_id, cut)
         outs = self._outs.get(bin_id)
-        if not outs or outs[0].cut != cut:
-            return None
-        out = outs.popleft()
-        self._gone(bin_id, out.number)
-        if not out.begun:
-            return None
-        self.bins_completed += 1
-        return self._copier.leave(bin_id, out.number, cut)
+        if outs and outs[0].cut == cut:
+            self._gone(bin_id, outs.popleft().number)
+            self.bins_completed += number > 0
+        return number
 
     # At the new owner ---------------------------------------------------------------------------
 

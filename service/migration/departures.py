@@ -7,7 +7,8 @@ Invariants
   DE1  Bins leave in the order of their cuts; of one cut, each as soon as it is settled.
   DE2  A right at the cut is held until the last chunk of the cut is sent (S3).
   DE3  A step sends about a portion and says whether there is more that could be sent (S8).
-  DE4  Small bins that are settled leave together, if their store knows how.
+  DE4  Small bins that are settled leave together, if their store knows how; so do bins of one
+       copy of which little is left.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Departures:
                     if unsettled[moved]:
                         waiting.append((moved, target))
                         continue
-                    together = self._together(departure, moved, target, unsettled, group)
+                    together = self._together(departure, moved, target, cut, unsettled, group)
                     self._begin(departure, together, target, cut)
                 assert departure.chunks is not None, "a bin was begun"
                 chunk = next(departure.chunks, None)
@@ -105,25 +106,35 @@ class Departures:
         departure: Departure,
         first: int,
         target: int,
+        cut: int,
         unsettled: NDArray[np.bool_],
         left: float,
     ) -> list[int]:
         """`first`, and the bins after it that leave with it, taken off (DE4)."""
         together = [first]
         groups = self._store.groups
-        if groups is None or (left := left - self._size(groups, first)) < 0:
+        copy = self._copies.leaves(first, cut)
+        if groups is None or (left := left - self._size(groups, first, copy)) < 0:
             return together
         while departure.bins:
             moved, to = departure.bins[-1]
-            if to != target or unsettled[moved] or (left := left - self._size(groups, moved)) < 0:
+            if (
+                to != target
+                or unsettled[moved]
+                or self._copies.leaves(moved, cut) != copy
+                or (left := left - self._size(groups, moved, copy)) < 0
+            ):
                 break
             together.append(moved)
             departure.bins.pop()
         return together
 
-    def _size(self, groups: BinGroups, bin_id: int) -> float:
-        """Bytes of the bin among others; without end, if it leaves on its own."""
-        size = None if self._copies.is_copied(bin_id) else groups.nbytes(bin_id)
+    def _size(self, groups: BinGroups, bin_id: int, copy: int) -> float:
+        """Bytes of the bin among others of its copy; without end, if it leaves on its own."""
+        if copy:
+            size = groups.nbytes_left(bin_id)
+        else:
+            size = None if self._copies.is_copied(bin_id) else groups.nbytes(bin_id)
         return float("inf") if size is None else size
 
     def _begin(self, departure: Departure, moved: list[int], target: int, cut: int) -> None:
@@ -132,7 +143,11 @@ class Departures:
         if len(moved) > 1:
             groups = self._store.groups
             assert groups is not None, "DE4"
-            departure.chunks = iter((groups.give_up(moved, cut=cut),))
+            copies = {self._copies.left(each, cut) for each in moved}
+            (copy,) = copies
+            departure.chunks = iter(
+                (groups.leave(moved, copy, cut=cut) if copy else groups.give_up(moved, cut=cut),)
+            )
         else:
             left = self._copies.leave(moved[0], cut)
             departure.chunks = self._store.give_up(moved[0], cut=cut) if left is None else left

@@ -1,20 +1,16 @@
-"""Kernels that read a bin a few slots at a time, and the digest of a bin.
+"""Kernels that read a bin a few slots at a time.
 
-Flow: pre-copy and the giving up of a bin -> [scan], [digest] over the slots of its region.
+Flow: pre-copy and the giving up of a bin -> [scan] over the slots of its region.
 
 Invariants
   SC1  A scan goes upwards through the slots; a row that stays in its slot is met once. `runs` names
        the rows that do not stay when others are removed.
-  SC2  The digest of rows depends on their keys and state columns and on nothing else: not on their
-       order, their slots or their versions.
 """
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
-from service.hashing import mix64
 from service.statestore import _signatures as kinds
 from service.statestore._layout import KEY, ORDER_BITS, ORDER_MASK, STAMP, Int64s
 
@@ -66,20 +62,3 @@ def runs(cells: Int64s, regions: Int64s, slots: Int64s, out: Int64s) -> int:
             count += 1
             offset = (offset + 1) & mask
     return count
-
-
-@njit(kinds.DIGEST, cache=True, nogil=True)
-def digest(cells: Int64s, slot: int, end: int) -> tuple[int, int]:
-    """How many rows the slots [slot, end) hold, and the sum of their hashes (SC2)."""
-    count = 0
-    total = np.uint64(0)
-    for at in range(slot, end):
-        if cells[at, STAMP] == 0:
-            continue
-        hashed = np.uint64(0)
-        for cell in range(KEY, cells.shape[1]):
-            hashed = (hashed ^ np.uint64(cells[at, cell])) * np.uint64(0x9E3779B97F4A7C15)
-            hashed ^= hashed >> np.uint64(32)
-        total += mix64(hashed)
-        count += 1
-    return count, np.int64(total)  # type: ignore[return-value]  # numba's int

@@ -57,7 +57,6 @@ RELEASE_EACH: Signature = _void(_arena, _ints_read)
 # _scans
 SCAN: Signature = _types.Tuple((_int, _int))(_lines_read, _int, _int, _lines)
 RUNS: Signature = _int(_lines_read, _ints_read, _ints_read, _ints)
-DIGEST: Signature = _types.Tuple((_int, _int))(_lines_read, _int, _int)
 
 # _tiers
 _words = _types.Array(_types.uint64, 1, "C")

@@ -237,10 +237,6 @@ class KeyedTable:
         """All cells, and the region of each bin, packed as `_layout` says (A2); to be read."""
         return self._arena.cells, self._arena.regions
 
-    def away_cells(self, bin_id: int) -> Int64s | None:
-        """None: all rows are in slots; see `TieredTable`."""
-        return None
-
     def extract(self, bin_id: int, since: int = 0) -> Rows:
         """Copies of the bin's rows changed after `since` (A3), in no particular order."""
         return self.extract_bins(np.array([bin_id], dtype=np.int64), since)
@@ -260,6 +256,12 @@ class KeyedTable:
     def delete(self, bin_id: int) -> None:
         """Forget all rows of the bin; its memory may stay, as far as the keeper says."""
         self._release(bin_id)
+        self.keeper.released()
+
+    def delete_bins(self, bin_ids: Int64s) -> None:
+        """Forget all rows of these bins, as `delete`."""
+        self.keeper.releasing()
+        _kernels.release_each(self._arena, bin_ids)
         self.keeper.released()
 
     def clear(self) -> None:
@@ -321,9 +323,7 @@ class KeyedTable:
         lines = np.empty_like(out)
         lines[0], lines[1] = out[_layout.KEY], out[_layout.STAMP]
         lines[2:] = out[_layout.FIRST_COLUMN :]
-        self.keeper.releasing()
-        _kernels.release_each(self._arena, bin_ids)
-        self.keeper.released()
+        self.delete_bins(bin_ids)
         return lines, counts
 
     def put_in(self, bin_ids: Int64s, counts: Int64s, lines: Int64s) -> None:

@@ -55,6 +55,16 @@ class ChangedKeys:
         """How many keys of each bin are noted."""
         return self._noted.rows_per_bin()
 
+    def take_last(self, bins: NDArray[np.int64]) -> tuple[NDArray[np.int64], bool]:
+        """The noted keys of these bins, bin by bin, which are followed no longer (CK1).
+
+        Returns:
+            The keys, and whether any bin is still followed.
+        """
+        self._followed[bins] = False
+        lines, _ = self._noted.take_out(bins)
+        return lines[0], bool(self._followed.any())
+
     def take(self, bin_id: int) -> NDArray[np.int64]:
         """The noted keys of the bin, each once; they are noted no longer (CK1)."""
         keys = self._noted.extract(bin_id).keys

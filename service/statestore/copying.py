@@ -15,8 +15,9 @@ Invariants
        it began. Keys that are gone are told as gone, by a version below zero.
   PC3  A piece is staged, and a bin adopted, only under the number of the copy that it belongs to; a
        piece of another number begins the bin anew.
-  PC4  An adopted bin has as many rows as the old owner counted, and the same digest where the kind
-       of state has one; otherwise nothing of it stays.
+  PC4  An adopted bin was told the very pieces that its old owner told, in their order, which a
+       digest kept piece by piece says at the cut for nothing; and it has as many rows as the old
+       owner counted. Otherwise nothing of it stays.
   PC5  A bin that is neither adopted nor staged further is dropped: nothing of it stays.
 """
 
@@ -27,6 +28,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from service.errors import StateCorrupt
@@ -38,6 +40,8 @@ Int64s = NDArray[np.int64]
 
 #: What the metadata of chunks says in `since` where they complete a copy.
 _COPY = "copy "
+#: And where it says the digest of what was told before.
+_TOLD = "told"
 NO_KEYS: Int64s = np.empty(0, dtype=np.int64)
 
 
@@ -48,11 +52,16 @@ class _Copy:
     #: None once the first round is through, or where it goes by keys.
     place: Place | None
     keys: Int64s = field(default_factory=lambda: NO_KEYS)
+    #: Digest of all pieces told (PC4).
+    told: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
 
 
-def since_copy(number: int) -> str:
-    """What `since` says in the metadata of chunks that complete copy `number`."""
-    return f"{_COPY}{number}"
+@dataclass(slots=True)
+class _Staged:
+    """What has been told of one bin."""
+
+    number: int
+    told: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
 
 
 def copy_of(metadata: dict[str, str]) -> int | None:
@@ -78,8 +87,7 @@ class BinCopier(ABC):
         self._bin_bits = bin_bits
         self._changes: ChangedKeys | None = None
         self._copies: dict[int, _Copy] = {}
-        #: Staged bins: the number of the copy.
-        self._staged: dict[int, int] = {}
+        self._staged: dict[int, _Staged] = {}
 
     # At the old owner ---------------------------------------------------------------------------
 
@@ -100,15 +108,14 @@ class BinCopier(ABC):
     def next_piece(self, bin_id: int, nbytes: int) -> bytes:
         """About `nbytes` of what is left of the round; b"" if nothing is."""
         copy = self._copies[bin_id]
-        if copy.place is not None:
-            piece = self._scan(bin_id, copy.place, nbytes)
-            if piece:
-                return piece
+        piece = b"" if copy.place is None else self._scan(bin_id, copy.place, nbytes)
+        if not piece:
             copy.place = None
-        if not len(copy.keys):
-            return b""
-        piece, told = self._read(copy.keys, nbytes)
-        copy.keys = copy.keys[told:]
+            if not len(copy.keys):
+                return b""
+            piece, told = self._read(copy.keys, nbytes)
+            copy.keys = copy.keys[told:]
+        copy.told.update(piece)
         return piece
 
     def changed(self, bin_id: int) -> int:
@@ -152,7 +159,8 @@ class BinCopier(ABC):
 
     def staged(self, bin_id: int) -> int | None:
         """The number of the copy that is staged of the bin; None if there is none."""
-        return self._staged.get(bin_id)
+        staged = self._staged.get(bin_id)
+        return None if staged is None else staged.number
 
     @property
     def staged_bins(self) -> int:
@@ -165,10 +173,12 @@ class BinCopier(ABC):
         Raises:
             StateCorrupt: it holds keys of another bin, or is no piece.
         """
-        if self._staged.get(bin_id) != number:
+        staged = self._staged.get(bin_id)
+        if staged is None or staged.number != number:
             self._forget_rows(bin_id)
-            self._staged[bin_id] = number
+            staged = self._staged[bin_id] = _Staged(number)
         self._write(bin_id, piece)
+        staged.told.update(piece)
 
     def adopt(self, bin_id: int, assembler: BinAssembler) -> None:
         """Complete what is staged of a bin by the chunks that `leave` gave (PC4).
@@ -177,15 +187,28 @@ class BinCopier(ABC):
             StateCorrupt: what is staged is of another copy, or not what the old owner had.
         """
         number = copy_of(assembler.metadata)
-        staged = self._staged.pop(bin_id, None)
-        if staged != number:
-            # The old owner told nothing before the cut, or this is not what it told.
-            self._forget_rows(bin_id)
+        assert number is not None, "the chunks complete a copy"
+        told = assembler.metadata.get(_TOLD, "")
         try:
+            self._require_told(bin_id, number, int(told) if told.isdecimal() else -1)
             self._complete(bin_id, assembler)
         except StateCorrupt:
             self._forget_rows(bin_id)
             raise
+
+    def _require_told(self, bin_id: int, number: int, told: int) -> None:
+        """Take what is staged of a bin for its state, if it is what was told (PC4)."""
+        staged = self._staged.pop(bin_id, None)
+        if staged is None or staged.number != number:
+            # The old owner told nothing before the cut, or this is not what it told.
+            self._forget_rows(bin_id)
+            staged = _Staged(number)
+        found = staged.told.intdigest()
+        if found != told:
+            raise StateCorrupt(
+                f"bin {bin_id} was told pieces of digest {found} before its copy was completed; "
+                f"its old owner told {told}; nothing was installed"
+            )
 
     def drop(self, bin_id: int) -> None:
         """Forget what is staged of the bin, if anything is (PC5)."""
@@ -195,6 +218,11 @@ class BinCopier(ABC):
     def replaced(self, bin_id: int) -> None:
         """Note that the whole bin came after all: what was staged is gone."""
         self._staged.pop(bin_id, None)
+
+    def _told(self, bin_id: int, number: int) -> dict[str, str]:
+        """What the metadata of chunks says that complete copy `number` of the bin (PC4)."""
+        told = self._copies[bin_id].told.intdigest()
+        return {"since": f"{_COPY}{number}", _TOLD: str(told)}
 
     # What a kind of state does ------------------------------------------------------------------
 

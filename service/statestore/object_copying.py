@@ -26,7 +26,7 @@ from service.hashing import bins_of
 from service.statestore.changes import ChangedKeys
 from service.statestore.chunk import BinAssembler, encode_bin
 from service.statestore.columns import Rows
-from service.statestore.copying import BinCopier, Int64s, since_copy
+from service.statestore.copying import BinCopier, Int64s
 from service.statestore.place import Place
 
 #: Name of the column that says how long each encoding is.
@@ -122,7 +122,7 @@ class ObjectCopier(BinCopier):
         lengths = np.array([len(each or b"") for each in encoded], dtype=np.int64)
         metadata = {
             **self._store.described,
-            "since": since_copy(number),
+            **self._told(bin_id, number),
             "rows": str(self._store.rows(bin_id)),
         }
         rows = Rows(keys, -gone.astype(np.int64), {SIZE: lengths})

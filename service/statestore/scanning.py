@@ -1,7 +1,7 @@
 """Rows of a bin a few at a time, without a copy of the whole bin.
 
 Flow: pre-copy, and a bin that is given up -> [next_rows], [rows_of] -> lines of keys and state
-columns; [digest] tells two copies of a bin apart.
+columns; [put] writes them.
 
 *Lines* are int64, one of keys and one per state column in order, n wide: cells as bits.
 
@@ -65,6 +65,17 @@ def portions_of(table: KeyedTable, bin_id: int) -> Iterator[Rows]:
         lines = next_rows(table, bin_id, place, most)
 
 
+def lines_of(table: KeyedTable, keys: Int64s) -> Int64s:
+    """Lines of `keys`, their versions and state columns; one that is absent has version -1."""
+    slots = table.lookup(keys)
+    there = slots != _layout.NOTHING
+    cells, _ = table.slots()
+    lines = np.zeros((2 + len(table.columns), len(keys)), dtype=np.int64)
+    lines[0], lines[1] = keys, there.astype(np.int64) - 1
+    lines[2:, there] = cells[slots[there], _layout.FIRST_COLUMN :].T
+    return lines
+
+
 def put(table: KeyedTable, lines: Int64s, version: int) -> None:
     """Write rows as changed at `version`, over what there is of their keys.
 
@@ -113,20 +124,3 @@ def as_lines(table: KeyedTable, rows: Rows) -> Int64s:
     for line, values in zip(lines[1:], rows.columns.values()):
         line[:] = values.view(np.int64)
     return lines
-
-
-def digest(table: KeyedTable, bin_id: int) -> tuple[int, int]:
-    """Number of rows of the bin and the digest of their keys and state columns.
-
-    Cost: 2 to 5 ns a row.
-    """
-    cells, regions = table.slots()
-    region = int(regions[bin_id])
-    start = region >> _layout.ORDER_BITS
-    rows, total = _scans.digest(cells, start, start + (1 << (region & _layout.ORDER_MASK)))
-    away = table.away_cells(bin_id)
-    if away is None:
-        return int(rows), int(total)
-    more, rest = _scans.digest(away, 0, len(away))
-    # Sums of hashes go round at 64 bits.
-    return int(rows + more), int((np.array([total]) + np.array([rest]))[0])

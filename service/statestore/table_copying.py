@@ -14,7 +14,7 @@ Invariants
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from service.statestore.arena import KeyedTable
 from service.statestore.changes import ChangedKeys
 from service.statestore.chunk import PORTION_BYTES, BinAssembler, encode_portions
 from service.statestore.columns import Rows, no_rows
-from service.statestore.copying import BinCopier, Int64s, since_copy
+from service.statestore.copying import BinCopier, Int64s
+from service.statestore.groups import Remainder
 from service.statestore.place import Place
 from service.statestore.tiered_table import TieredTable
 
@@ -84,13 +85,11 @@ class TableCopier(BinCopier):
         return _piece(*scanning.rows_of(self._table, some)), len(some)
 
     def _chunks_left(self, bin_id: int, number: int, cut: int) -> Iterator[bytes]:
-        rows, digest = scanning.digest(self._table, bin_id)
         metadata = {
             "vertex": self._vertex,
             "bins": str(self._table.bins),
-            "since": since_copy(number),
-            "rows": str(rows),
-            "digest": str(digest),
+            "rows": str(self._table.rows(bin_id)),
+            **self._told(bin_id, number),
         }
 
         def forget() -> None:
@@ -100,6 +99,68 @@ class TableCopier(BinCopier):
 
         portions = self._portions_left(bin_id)
         return encode_portions(bin_id, cut, portions, self._timers(bin_id), metadata, forget)
+
+    def remainder_nbytes(self, bin_id: int) -> int | None:
+        """Bytes of what is left of the bin; None while its first round is not through."""
+        copy = self._copies.get(bin_id)
+        if copy is None or copy.place is not None:
+            return None
+        return 8 * (1 + self._width) * (len(copy.keys) + self.changed(bin_id))
+
+    def leave_together(self, bins: Sequence[int]) -> Remainder:
+        """What was not told of these bins (PC2), which have a `remainder_nbytes`; it forgets them.
+
+        They must have no timers. Cost: 10 us a bin and 0.1 us a key.
+        """
+        numbers = np.array(sorted(bins), dtype=np.int64)
+        assert self._changes is not None, "PC1"
+        copies = [self._copies.pop(bin_id) for bin_id in numbers.tolist()]
+        keys, following = self._changes.take_last(numbers)
+        if not following:
+            self._changes = None
+            self._notes_go_to(None)
+        if any(len(copy.keys) for copy in copies):
+            keys = np.unique(np.concatenate([keys, *(copy.keys for copy in copies)]))
+            keys = keys[np.argsort(bins_of(keys, self._bin_bits), kind="stable")]
+        told = np.array([copy.told.intdigest() for copy in copies], dtype=np.uint64)
+        remainder = Remainder(
+            numbers,
+            np.bincount(bins_of(keys, self._bin_bits), minlength=self._table.bins)[numbers],
+            self._table.rows_per_bin()[numbers],
+            told.view(np.int64),
+            scanning.lines_of(self._table, keys),
+        )
+        self._table.delete_bins(numbers)
+        return remainder
+
+    def adopt_together(self, number: int, remainder: Remainder) -> None:
+        """Complete copy `number` of several bins, or fail and keep nothing of them (PC4).
+
+        All keys must be of the bins that they are counted for.
+
+        Raises:
+            StateCorrupt: as `adopt`.
+        """
+        bins, lines = remainder.bins.tolist(), remainder.lines
+        try:
+            for bin_id, told in zip(bins, remainder.told.view(np.uint64).tolist(), strict=True):
+                self._require_told(bin_id, number, told)
+            gone = lines[1] < 0
+            there = np.delete(lines, 1, axis=0)[:, ~gone]
+            self._write_lines(np.ascontiguousarray(there), lines[0, gone])
+            rows = self._table.rows_per_bin()[remainder.bins]
+            if np.any(rows != remainder.rows):
+                wrong = int(np.flatnonzero(rows != remainder.rows)[0])
+                raise StateCorrupt(
+                    f"bin {bins[wrong]} of {self._vertex!r} has {rows[wrong]} rows after its copy "
+                    f"was completed; its old owner had {remainder.rows[wrong]}; nothing was "
+                    "installed"
+                )
+        except StateCorrupt:
+            for bin_id in bins:
+                self._staged.pop(bin_id, None)
+                self._forget_rows(bin_id)
+            raise
 
     def _portions_left(self, bin_id: int) -> Iterator[Rows]:
         copy = self._copies[bin_id]
@@ -134,12 +195,10 @@ class TableCopier(BinCopier):
         stays = slice(None) if not gone.any() else ~gone
         lines = scanning.as_lines(self._table, rows)
         self._write_lines(np.ascontiguousarray(lines[:, stays]), rows.keys[gone])
-        count, digest = scanning.digest(self._table, bin_id)
-        if (str(count), str(digest)) != (found.get("rows"), found.get("digest")):
+        if found.get("rows") != str(self._table.rows(bin_id)):
             raise StateCorrupt(
-                f"bin {bin_id} of {self._vertex!r} has {count} rows of digest {digest} after its "
-                f"copy was completed; its old owner had {found.get('rows')} of "
-                f"{found.get('digest')}; nothing was installed"
+                f"bin {bin_id} of {self._vertex!r} has {self._table.rows(bin_id)} rows after its "
+                f"copy was completed; its old owner had {found.get('rows')}; nothing was installed"
             )
         self._set_timers(bin_id, assembler.timers())
 

@@ -185,13 +185,6 @@ class TieredTable(KeyedTable):
             return resident
         return np.concatenate([resident, self._away_rows(bin_id, 0).keys])
 
-    def away_cells(self, bin_id: int) -> Int64s | None:
-        """Rows of the bin that are away, as cells of slots would be; None if there are none."""
-        if not self.cold.away[bin_id]:
-            return None
-        rows = self._away_rows(bin_id, 0)
-        return np.ascontiguousarray(self._stacked(rows).T)
-
     def delete(self, bin_id: int) -> None:
         """As `KeyedTable.delete`, in the database as well."""
         super().delete(bin_id)

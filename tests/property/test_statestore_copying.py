@@ -124,7 +124,7 @@ def test_a_round_tells_what_changed_since_the_one_before_and_nothing_else(
 
 
 @pytest.mark.parametrize("make", [table, objects])
-def test_a_bin_that_ends_unlike_its_old_owners_is_refused_and_nothing_stays(
+def test_a_bin_that_was_not_told_all_its_old_owner_told_is_refused_and_nothing_stays(
     make: Callable[[], HostedStore],
 ) -> None:
     source, target = make(), make()
@@ -137,7 +137,7 @@ def test_a_bin_that_ends_unlike_its_old_owners_is_refused_and_nothing_stays(
     assembler = target.assembler(0)
     for chunk in source.copier.leave(0, 1, CUT):
         assembler.feed(chunk)
-    with pytest.raises(StateCorrupt, match="after its copy was completed"):
+    with pytest.raises(StateCorrupt, match="was told pieces of digest"):
         target.install(0, assembler)
     assert target.row_count == 0
 

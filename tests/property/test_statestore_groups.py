@@ -118,6 +118,85 @@ def test_state_of_something_else_is_refused(other: VertexStore) -> None:
         groups_of(other).read(groups_of(giver).give_up([0, 1], cut=CUT))
 
 
+def copied(giver: VertexStore, taker: VertexStore, bins: set[int], number: int) -> None:
+    """Copy `bins` in one round."""
+    for bin_id in bins:
+        giver.copier.begin(bin_id)
+        while piece := giver.copier.next_piece(bin_id, 256):
+            taker.copier.stage(bin_id, number, piece)
+
+
+@given(keys, keys, keys, st.sets(st.integers(0, 7), min_size=1), st.integers(0, 500))
+def test_what_is_left_of_copied_bins_completes_them_together(
+    here: list[int], later: list[int], there: list[int], moving: set[int], nbytes: int
+) -> None:
+    giver, taker = store(), store()
+    apply(giver, here)
+    # What the new owner may still have of a bin, from a copy that was called off.
+    apply(taker, there)
+    copied(giver, taker, moving, 4)
+    apply(giver, later)
+    giver.table.remove(np.array(here[::3], dtype=np.int64))
+    # A round of which a part is told.
+    first = min(moving)
+    giver.copier.next_round(first)
+    if nbytes and (piece := giver.copier.next_piece(first, nbytes)):
+        taker.copier.stage(first, 4, piece)
+    before = {bin_id: content(giver, bin_id) for bin_id in range(8)}
+    others = {bin_id: content(taker, bin_id) for bin_id in range(8)}
+    together = groups_of(giver)
+    assert all(together.nbytes_left(bin_id) is not None for bin_id in moving)
+    group = groups_of(taker).read(together.leave(sorted(moving, reverse=True), 4, cut=CUT))
+    assert (group.cut, group.bins, group.copy) == (CUT, sorted(moving), 4)
+    groups_of(taker).install(group)
+    for bin_id in range(8):
+        moved = bin_id in moving
+        assert content(giver, bin_id) == ([] if moved else before[bin_id])
+        expected = (before if moved else others)[bin_id]
+        # Versions are a store's own.
+        assert [(k, *rest) for k, _, *rest in content(taker, bin_id)] == [
+            (k, *rest) for k, _, *rest in expected
+        ]
+    assert not any(giver.copier.is_copied(bin_id) for bin_id in range(8))
+    assert not taker.copier.staged_bins
+    apply(giver, here)
+
+
+def test_bins_that_were_told_less_or_have_other_rows_are_refused_together() -> None:
+    giver, taker, deaf = store(), store(), store()
+    apply(giver, list(range(200)))
+    copied(giver, taker, {1, 2, 5}, 7)
+    apply(giver, list(range(150, 250)))
+    chunk = groups_of(giver).leave([1, 2, 5], 7, cut=CUT)
+    with pytest.raises(StateCorrupt, match="bin 1 was told pieces of digest"):
+        groups_of(deaf).install(groups_of(deaf).read(chunk))
+    assert not deaf.row_count
+    # A row too many in what is staged, under a digest that fits.
+    extra = next(key for key in range(1_000, 2_000) if bins_of(np.array([key]), BITS)[0] == 2)
+    apply(taker, [extra])
+    with pytest.raises(StateCorrupt, match="bin 2 of 'v' has .* rows after its copy"):
+        groups_of(taker).install(groups_of(taker).read(chunk))
+    assert not taker.row_count
+    assert not taker.copier.staged_bins
+
+
+def test_a_bin_whose_first_round_is_not_through_leaves_on_its_own() -> None:
+    giver = store()
+    apply(giver, list(range(100)))
+    alone = groups_of(giver)
+    assert alone.nbytes_left(4) is None
+    giver.copier.begin(4)
+    assert giver.copier.next_piece(4, 64)
+    assert alone.nbytes_left(4) is None
+    while giver.copier.next_piece(4, 1 << 20):
+        pass
+    assert alone.nbytes_left(4) == 32
+    apply(giver, giver.table.extract(4).keys[:2].tolist())
+    assert alone.nbytes_left(4) == 32 + 2 * 32
+    giver.pending.set(giver.table.extract(4).keys[:1], np.array([5]))
+    assert alone.nbytes_left(4) is None
+
+
 def test_a_bin_with_timers_or_a_copy_leaves_on_its_own() -> None:
     giver = store()
     apply(giver, list(range(100)))

@@ -20,7 +20,7 @@ from service.hashing import KEYS, bins_of, mix64
 from service.statestore.changes import ChangedKeys
 from service.statestore.chunk import PORTION_BYTES, BinAssembler, encode_portions
 from service.statestore.columns import Rows
-from service.statestore.copying import BinCopier, since_copy
+from service.statestore.copying import BinCopier
 from service.statestore.place import Place
 
 Int64s = NDArray[np.int64]
@@ -89,7 +89,7 @@ class VectorCopier(BinCopier):
         metadata = {
             "vertex": self._store.vertex,
             "slots": str(self._store.slots),
-            "since": since_copy(number),
+            **self._told(bin_id, number),
             "total": str(int(counts.sum())),
         }
 
