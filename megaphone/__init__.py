@@ -15,6 +15,7 @@ Run it with `megaphone run module:flow`; test it with `megaphone.testing`.
 """
 
 from service.dataflow.capturing import CapturedFrontier, CapturedRows, captures, replay
+from service.dataflow.event_time import EventTime, Watermarks
 from service.dataflow.flow import Flow, KeyedStream, Stream, count, highest, lowest, oldest, total
 from service.dataflow.probe import Probe
 from service.dataflow.vertices import KafkaSink, KafkaSource, Order
@@ -38,6 +39,7 @@ __all__ = [
     "CapturedFrontier",
     "CapturedRows",
     "DataError",
+    "EventTime",
     "FileSink",
     "FileSource",
     "Flow",
@@ -56,6 +58,7 @@ __all__ = [
     "Stream",
     "UsageError",
     "UserFunctionError",
+    "Watermarks",
     "captures",
     "count",
     "highest",

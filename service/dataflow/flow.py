@@ -28,9 +28,11 @@ from dataclasses import replace
 from typing import Self
 
 from service.dataflow.connectors import LocalSink, LocalSource
+from service.dataflow.event_time import EventTime, Watermarks
 from service.dataflow.keyed import KeyedOperators
 from service.dataflow.row_operations import RowOperations
 from service.dataflow.row_vertices import CaptureVertex, InspectVertex, SideVertex
+from service.dataflow.time_paths import event_time_behind, lost_at
 from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
@@ -42,6 +44,7 @@ from service.dataflow.vertices import (
     Order,
     SinkVertex,
     SourceVertex,
+    TimedVertex,
     Vertex,
     loops_of,
     upstreams_of,
@@ -91,19 +94,36 @@ class Flow:
         self.vertices: list[Vertex] = []
         #: Columns of each vertex's output, as far as they are known.
         self._columns: list[tuple[str, ...] | None] = []
+        #: Event time of each vertex's output.
+        self._event_times: list[EventTime | None] = []
 
-    def source(self, name: str, connector: KafkaSource | LocalSource) -> Stream:
+    def source(
+        self,
+        name: str,
+        connector: KafkaSource | LocalSource,
+        *,
+        watermarks: Watermarks | None = None,
+    ) -> Stream:
         """Add a source: a topic, or rows that are in this process, such as a file.
 
+        Args:
+            name: of the vertex.
+            connector: what to read.
+            watermarks: which column is the event time, and how far it has come; windows and timers
+                need it.
+
         Raises:
-            GraphError: the name is taken, or the connector is none.
+            GraphError: the name is taken, the connector is none, or it lacks the event time.
         """
         if not isinstance(connector, KafkaSource | LocalSource):
             raise GraphError(f"source {name!r}: {connector!r} is no source; use a KafkaSource")
-        fields = connector.fields
-        return self._stream(
-            SourceVertex(name, connector), None if fields is None else tuple(fields)
-        )
+        columns = None if connector.fields is None else tuple(connector.fields)
+        if watermarks is not None and columns is not None and watermarks.column not in columns:
+            raise GraphError(
+                f"source {name!r}: the event time {watermarks.column!r} is none of its columns "
+                f"{list(columns)}; add it to them"
+            )
+        return self._stream(SourceVertex(name, connector, watermarks), columns)
 
     def concat(self, name: str, *streams: Stream) -> Stream:
         """Join `streams` into one; all must have the same columns.
@@ -168,6 +188,11 @@ class Flow:
                     f"sink {vertex.name!r} lies in a loop; return its stream from the body and add "
                     "the sink to what leaves"
                 )
+            if isinstance(vertex, TimedVertex) and around[number]:
+                raise GraphError(
+                    f"{vertex.name!r} has windows or timers and lies in a loop; return its stream "
+                    "from the body and add it to what leaves"
+                )
 
     def _own(self, stream: Stream) -> None:
         if stream.flow is not self:
@@ -178,6 +203,8 @@ class Flow:
             raise GraphError(f"flow {self.name!r} already has a vertex named {vertex.name!r}")
         self.vertices.append(vertex)
         self._columns.append(columns)
+        given = [self._event_times[up] for up in upstreams_of(vertex) if up >= 0]
+        self._event_times.append(event_time_behind(vertex, given, columns))
         return Stream(self, len(self.vertices) - 1, columns)
 
 
@@ -189,6 +216,24 @@ class Stream(RowOperations):
         self.flow = flow
         self.vertex = vertex
         self.columns = columns
+
+    @property
+    def event_time(self) -> EventTime | None:
+        """Which column is the event time of these rows; None if they have none."""
+        return self.flow._event_times[self.vertex]
+
+    def _need_event_time(self, user: str) -> EventTime:
+        """The event time that `user`, a vertex, needs.
+
+        Raises:
+            GraphError: there is none; the text says where it was lost.
+        """
+        time = self.event_time
+        if time is None:
+            flow = self.flow
+            why = lost_at(self.vertex, flow.vertices, flow._event_times)
+            raise GraphError(f"{user!r} needs an event time: {why}")
+        return time
 
     def _then(self, vertex: Vertex, columns: tuple[str, ...] | None) -> Stream:
         return self.flow._stream(vertex, columns)
@@ -354,6 +399,9 @@ class KeyedStream(KeyedOperators["Stream"]):
 
     def _need(self, column: str, user: str) -> None:
         self._stream._need(column, user)
+
+    def _need_event_time(self, user: str) -> EventTime:
+        return self._stream._need_event_time(user)
 
     def _add(self, vertex: Vertex, columns: tuple[str, ...] | None) -> Stream:
         return self._stream.flow._stream(vertex, columns)

@@ -16,6 +16,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import pyarrow as pa
 
+from service.dataflow.event_time import EventTime
 from service.dataflow.vertices import DistinctVertex, JoinVertex, Order, StatefulMapVertex, Vertex
 from service.errors import GraphError, NotYetSupported
 from service.statestore.object_rows import OBJECTS, StateCodec
@@ -41,6 +42,10 @@ class KeyedOperators(ABC, Generic[StreamT]):
     @abstractmethod
     def _need(self, column: str, user: str) -> None:
         """Refuse a column that is known to be missing."""
+
+    @abstractmethod
+    def _need_event_time(self, user: str) -> EventTime:
+        """The event time of the stream, which `user` needs; refuse a stream without one."""
 
     @abstractmethod
     def _add(self, vertex: Vertex, columns: tuple[str, ...] | None) -> StreamT:

@@ -50,6 +50,8 @@ class Side(Enum):
 
     OTHERS = "others"
     ERRORS = "errors"
+    #: Rows that came too late for a vertex with event time, as they were given.
+    LATE = "late"
 
 
 @dataclass(frozen=True)

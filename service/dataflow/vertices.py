@@ -9,6 +9,7 @@ Invariants
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from service.dataflow.connectors import LocalSink, LocalSource
+from service.dataflow.event_time import EventTime, Watermarks
 from service.dataflow.row_vertices import BatchFunction, ExchangeVertex, RowVertex
 from service.errors import GraphError, NotYetSupported
 from service.ids import Role
@@ -78,6 +80,8 @@ class SourceVertex:
 
     name: str
     connector: KafkaSource | LocalSource
+    #: How it estimates event time; None: it does not.
+    watermarks: Watermarks | None = None
 
     @property
     def kafka(self) -> KafkaSource:
@@ -170,8 +174,34 @@ class JoinVertex:
         return self.keys[0]
 
 
+class TimedVertex(ABC):
+    """A vertex whose state changes with event time; lowered to F and an S that hears watermarks.
+
+    It is ordered always, lies in no loop, and every stream it reads has an event time.
+    """
+
+    name: str
+    #: The streams it reads, and the key column of each.
+    upstreams: tuple[int, ...]
+    keys: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Name of the key in the output."""
+        return self.keys[0]
+
+    @property
+    def order(self) -> Order:
+        """Rows late or not, and timers, depend on the order of time."""
+        return Order.ORDERED
+
+    @abstractmethod
+    def event_time(self, given: Sequence[EventTime]) -> EventTime | None:
+        """The event time of its output, from those of the streams it reads; None: it has none."""
+
+
 #: Vertices that keep state per key, in bins that move.
-KeyedVertex = AggregateVertex | StatefulMapVertex | DistinctVertex | JoinVertex
+KeyedVertex = AggregateVertex | StatefulMapVertex | DistinctVertex | JoinVertex | TimedVertex
 
 
 @dataclass(frozen=True)
@@ -231,7 +261,7 @@ def upstreams_of(vertex: Vertex) -> tuple[int, ...]:
     match vertex:
         case SourceVertex():
             return ()
-        case ConcatVertex() | JoinVertex():
+        case ConcatVertex() | JoinVertex() | TimedVertex():
             return vertex.upstreams
         case _:
             return (vertex.upstream,)
@@ -312,6 +342,7 @@ def roles_of(vertices: Sequence[Vertex]) -> list[frozenset[Role]]:
                     | StatefulMapVertex()
                     | DistinctVertex()
                     | JoinVertex()
+                    | TimedVertex()
                     | ExchangeVertex()
                 ):
                     found[number] = frozenset({Role.WORKER})

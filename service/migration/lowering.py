@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from service.dataflow.delaying import DelayOperator
+from service.dataflow.event_time import EventTime
 from service.dataflow.flow import Flow
 from service.dataflow.graph import Dataflow
 from service.dataflow.loops import FeedbackOperator
@@ -35,6 +36,7 @@ from service.dataflow.operator import Operator, Pact
 from service.dataflow.operators import columns_of
 from service.dataflow.progress.summary import PathSummary, feedback, identity
 from service.dataflow.sides import SidesOperator
+from service.dataflow.time_paths import lost_at
 from service.dataflow.transport.credit import CreditClass
 from service.dataflow.vertices import (
     AggregateVertex,
@@ -45,6 +47,7 @@ from service.dataflow.vertices import (
     SinkVertex,
     SourceVertex,
     StatefulMapVertex,
+    TimedVertex,
     loops_of,
     upstreams_of,
 )
@@ -55,6 +58,7 @@ from service.migration.router import Router
 from service.migration.state_host import StateHost
 from service.migration.stateful import keyed_parts
 from service.migration.stateless import StatelessLowering
+from service.migration.stream_times import stream_time
 from service.statestore.hosted import HostedStore
 
 _SAME: PathSummary = identity(1)
@@ -121,6 +125,8 @@ class _Lowering:
         self._gates: dict[int, int] = {}
         #: Vertex -> columns of its output.
         self._schemas: dict[int, pa.Schema] = {}
+        #: Event time of each vertex's output, as far as it is known to have one.
+        self._event_times: list[EventTime | None] = []
         self._stateless = StatelessLowering(
             self._graph, flow.vertices, self._outputs, self._schemas, control.table.workers
         )
@@ -142,7 +148,13 @@ class _Lowering:
             match vertex:
                 case SourceVertex():
                     self._source(number, vertex)
-                case AggregateVertex() | StatefulMapVertex() | DistinctVertex() | JoinVertex():
+                case (
+                    AggregateVertex()
+                    | StatefulMapVertex()
+                    | DistinctVertex()
+                    | JoinVertex()
+                    | TimedVertex()
+                ):
                     self._keyed(number, vertex)
                 case FeedbackVertex():
                     self._feedback(number, vertex)
@@ -150,6 +162,8 @@ class _Lowering:
                     self._sink(number, vertex)
                 case _:
                     self._stateless.add(number, vertex)
+            given = [self._event_times[up] for up in upstreams_of(vertex) if up < number]
+            self._event_times.append(stream_time(vertex, given, self._schemas.get(number)))
         for number, vertex in enumerate(self._flow.vertices):
             if isinstance(vertex, FeedbackVertex):
                 self._close(number, vertex)
@@ -209,7 +223,8 @@ class _Lowering:
 
     def _keyed(self, number: int, vertex: KeyedVertex) -> None:
         schemas = [self._schemas[upstream] for upstream in upstreams_of(vertex)]
-        parts = keyed_parts(vertex, schemas, self._bin_bits)
+        times = self._times_above(vertex) if isinstance(vertex, TimedVertex) else ()
+        parts = keyed_parts(vertex, schemas, self._bin_bits, times)
         self._schemas[number] = parts.schema
         depth = self._depth(number)
         control, same = self._control_at(depth), identity(depth)
@@ -258,6 +273,27 @@ class _Lowering:
         self._gates[number] = self._graph.target(hosting, 0)
         # Behind F, S and what they hold: nothing below its frontier asks the table again.
         self._control.readers.append(self._graph.source(hosting, 0))
+
+    def _times_above(self, vertex: TimedVertex) -> list[EventTime]:
+        """Event times of the streams it reads.
+
+        Raises:
+            GraphError: one has none, or they differ in their units.
+        """
+        times: list[EventTime] = []
+        for upstream in vertex.upstreams:
+            time = self._event_times[upstream]
+            if time is None:
+                why = lost_at(upstream, self._flow.vertices, self._event_times)
+                raise GraphError(f"{vertex.name!r} needs an event time: {why}")
+            times.append(time)
+        if len({time.unit for time in times}) > 1:
+            listed = ", ".join(f"{time.column!r} in {time.unit}" for time in times)
+            raise GraphError(
+                f"{vertex.name!r} reads event times of different units, {listed}; cast them "
+                "before they enter the flow"
+            )
+        return times
 
     def _sink(self, number: int, vertex: SinkVertex) -> None:
         operator = self._graph.add(

@@ -10,13 +10,14 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyarrow as pa
 
+from service.dataflow.event_time import EventTime
 from service.dataflow.keyed import joined_names
 from service.dataflow.operators import columns_of
-from service.dataflow.sides import Tagged, tagged
+from service.dataflow.sides import tagged
 from service.dataflow.vertices import (
     AggregateVertex,
     DistinctVertex,
@@ -24,9 +25,12 @@ from service.dataflow.vertices import (
     KeyedVertex,
     Order,
     StatefulMapVertex,
+    TimedVertex,
 )
 from service.errors import GraphError
+from service.migration.keyed_parts import KeyedParts
 from service.migration.ordered import sorted_rows
+from service.migration.timed_parts import TimedInputs, timed_parts
 from service.statestore.aggregate import AggregateProgram
 from service.statestore.columns import KEY_ID
 from service.statestore.distinct import DistinctProgram
@@ -41,32 +45,18 @@ from service.statestore.text_store import TextKeyedStore
 from service.statestore.vertex_store import VertexStore
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedParts:
-    """The parts of one keyed vertex."""
-
-    #: Columns that F sends (SF1).
-    columns: list[str]
-    #: Those of them that may hold no null (SF2).
-    required: list[str]
-    store: HostedStore
-    #: Columns of the output.
-    schema: pa.Schema
-    #: The column of integers that says a row's bin: the key, or the hashes of keys that are text.
-    key: str
-    #: What makes one stream of two; only of a join.
-    sides: Tagged | None = None
-    #: The key, where it is text.
-    text_key: str | None = None
-
-
-def keyed_parts(vertex: KeyedVertex, schemas: Sequence[pa.Schema], bin_bits: int) -> KeyedParts:
-    """The parts of `vertex`, which reads streams with these `schemas`.
+def keyed_parts(
+    vertex: KeyedVertex,
+    schemas: Sequence[pa.Schema],
+    bin_bits: int,
+    times: Sequence[EventTime] = (),
+) -> KeyedParts:
+    """The parts of `vertex`, which reads streams with these `schemas` and event `times`.
 
     Raises:
         GraphError: a column is missing or has a type that the vertex cannot read.
     """
-    keys: tuple[str, ...] = vertex.keys if isinstance(vertex, JoinVertex) else (vertex.key,)
+    keys = vertex.keys if isinstance(vertex, JoinVertex | TimedVertex) else (vertex.key,)
     kinds = [_key_type(vertex.name, key, schema) for key, schema in zip(keys, schemas, strict=True)]
     if len(set(kinds)) > 1:
         raise GraphError(
@@ -74,10 +64,11 @@ def keyed_parts(vertex: KeyedVertex, schemas: Sequence[pa.Schema], bin_bits: int
             f"{kinds[1]}; cast one of them before key_by"
         )
     if is_text(kinds[0]):
-        parts = _by_text(_parts_of(vertex, KEY_ID, schemas, bin_bits), vertex.key, kinds[0])
+        parts = _parts_of(vertex, KEY_ID, schemas, bin_bits, times)
+        parts = _by_text(parts, vertex.key, kinds[0])
     else:
-        parts = _parts_of(vertex, vertex.key, schemas, bin_bits)
-    if vertex.order is Order.ORDERED:
+        parts = _parts_of(vertex, vertex.key, schemas, bin_bits, times)
+    if vertex.order is Order.ORDERED and parts.sorted:
         given = schemas[0] if parts.sides is None else parts.sides.schema
         named = [name for name in parts.columns if name != KEY_ID]
         _require_sortable(vertex.name, [given.field(name) for name in named])
@@ -85,7 +76,11 @@ def keyed_parts(vertex: KeyedVertex, schemas: Sequence[pa.Schema], bin_bits: int
 
 
 def _parts_of(
-    vertex: KeyedVertex, key: str, schemas: Sequence[pa.Schema], bin_bits: int
+    vertex: KeyedVertex,
+    key: str,
+    schemas: Sequence[pa.Schema],
+    bin_bits: int,
+    times: Sequence[EventTime],
 ) -> KeyedParts:
     """The parts, where `key` is the column of integers under which state is kept."""
     match vertex:
@@ -99,6 +94,8 @@ def _parts_of(
             return KeyedParts(_key_first(key, names), [key], store, schemas[0], key)
         case JoinVertex():
             return _join(vertex, key, schemas, bin_bits)
+        case TimedVertex():
+            return timed_parts(vertex, TimedInputs(key, schemas, times, bin_bits))
 
 
 def _by_text(parts: KeyedParts, key: str, kind: pa.DataType) -> KeyedParts:

@@ -1,0 +1,41 @@
+"""What F and S of each kind of vertex with event time need.
+
+Flow: a timed vertex, schemas and event times of what it reads -> [timed_parts] -> stateful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from service.dataflow.event_time import EventTime
+from service.dataflow.operators import columns_of
+from service.dataflow.vertices import TimedVertex
+from service.errors import GraphError
+from service.migration.keyed_parts import KeyedParts
+
+
+@dataclass(frozen=True, slots=True)
+class TimedInputs:
+    """What a timed vertex reads, and where its state is kept."""
+
+    #: The column of integers under which state is kept: the key, or KEY_ID of keys that are text.
+    key: str
+    #: Of the streams it reads.
+    schemas: Sequence[pa.Schema]
+    #: Their event times, one each, all in one unit.
+    times: Sequence[EventTime]
+    #: The store has 2**bin_bits bins.
+    bin_bits: int
+
+
+def timed_parts(vertex: TimedVertex, given: TimedInputs) -> KeyedParts:
+    """The parts, whose store is a `TimedStore`; raises as `stateful.keyed_parts`."""
+    match vertex:
+        case _:
+            raise GraphError(
+                f"{vertex.name!r} is a {type(vertex).__name__}, which this version cannot run; it "
+                f"reads {[columns_of(schema) for schema in given.schemas]}"
+            )
