@@ -57,7 +57,8 @@ AHEAD = 24
 
 
 @njit(inline="always")
-def _bin_of(hashed: np.uint64, bin_bits: int) -> int:
+def bin_of(hashed: np.uint64, bin_bits: int) -> int:
+    """The bin of a key, given its hash."""
     # Two shifts, because with no bin bits a single one by 64 would be undefined.
     return (hashed >> np.uint64(1)) >> np.uint64(63 - bin_bits)  # type: ignore[return-value]  # numba's int
 
@@ -123,7 +124,7 @@ def _is_full(rows: int, load: int, region: int) -> bool:
 def _ask_for(cells: Int64s, regions: Int64s, bin_bits: int, key: int) -> None:
     """Prefetch the slot where probing for the key starts."""
     hashed = mix64(np.uint64(key))
-    region = regions[_bin_of(hashed, bin_bits)]
+    region = regions[bin_of(hashed, bin_bits)]
     mask = (1 << (region & ORDER_MASK)) - 1
     prefetch(cells, (region >> ORDER_BITS) + (np.int64(hashed) & mask))
 
@@ -157,7 +158,7 @@ def touch(
             _ask_for(cells, regions, bin_bits, keys[row + AHEAD])
         key = keys[row]
         hashed = mix64(np.uint64(key))
-        bin_id = _bin_of(hashed, bin_bits)
+        bin_id = bin_of(hashed, bin_bits)
         slot = _find(cells, regions[bin_id], key, hashed)
         if slot >= 0:
             stamp = cells[slot, STAMP]
@@ -218,7 +219,7 @@ def lookup(arena: Arena, bin_bits: int, keys: Int64s, slots: Int64s) -> None:
         if row + AHEAD < keys.shape[0]:
             _ask_for(cells, regions, bin_bits, keys[row + AHEAD])
         hashed = mix64(np.uint64(keys[row]))
-        region = regions[_bin_of(hashed, bin_bits)]
+        region = regions[bin_of(hashed, bin_bits)]
         slots[row] = max(_find(cells, region, keys[row], hashed), NOTHING)
 
 
@@ -280,7 +281,7 @@ def remove(arena: Arena, bin_bits: int, keys: Int64s) -> int:
             _ask_for(cells, regions, bin_bits, keys[row + AHEAD])
         key = keys[row]
         hashed = mix64(np.uint64(key))
-        bin_id = _bin_of(hashed, bin_bits)
+        bin_id = bin_of(hashed, bin_bits)
         slot = _find(cells, regions[bin_id], key, hashed)
         if slot < 0:
             continue
@@ -339,7 +340,7 @@ def append(arena: Arena, bin_bits: int, incoming: Int64s) -> tuple[int, bool]:
             _ask_for(cells, regions, bin_bits, incoming[KEY, row + AHEAD])
         key = incoming[KEY, row]
         hashed = mix64(np.uint64(key))
-        bin_id = _bin_of(hashed, bin_bits)
+        bin_id = bin_of(hashed, bin_bits)
         slot = _find(cells, regions[bin_id], key, hashed)
         if slot >= 0:
             return row, True

@@ -54,6 +54,10 @@ RESERVE: Signature = _bool(_arena, _int, _int)
 RESERVE_EACH: Signature = _bool(_arena, _ints_read, _ints_read)
 RELEASE_EACH: Signature = _void(_arena, _ints_read)
 
+# _whole_bins
+TAKE_LINES: Signature = _void(_arena, _ints_read, _lines)
+PUT_LINES: Signature = _types.UniTuple(_int, 3)(_arena, _int, _ints_read, _ints_read, _lines_read)
+
 # _scans
 SCAN: Signature = _types.Tuple((_int, _int))(_lines_read, _int, _int, _lines)
 RUNS: Signature = _int(_lines_read, _ints_read, _ints_read, _ints)

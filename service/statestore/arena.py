@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from service.errors import StateCorrupt, StateError
 from service.hashing import bins_of
-from service.statestore import _kernels, _layout, _regions
+from service.statestore import _kernels, _layout, _regions, _whole_bins
 from service.statestore._memory import RESERVED_BYTES, Keeper, new_arena
 from service.statestore.columns import ColumnSpec, Rows, Values, require_same_columns, type_name
 
@@ -316,40 +316,42 @@ class KeyedTable:
             The lines, and how many rows each bin had.
         """
         counts = self._arena.rows[bin_ids]
-        out = np.empty((self._width, int(counts.sum())), dtype=np.int64)
-        _kernels.extract(self._arena, bin_ids, 0, out)
-        out[_layout.STAMP] >>= _layout.MARK_BITS
-        out[_layout.STAMP] -= 1
-        lines = np.empty_like(out)
-        lines[0], lines[1] = out[_layout.KEY], out[_layout.STAMP]
-        lines[2:] = out[_layout.FIRST_COLUMN :]
+        lines = np.empty((self._width, int(counts.sum())), dtype=np.int64)
+        _whole_bins.take_lines(self._arena, bin_ids, lines)
         self.delete_bins(bin_ids)
         return lines, counts
 
-    def put_in(self, bin_ids: Int64s, counts: Int64s, lines: Int64s) -> None:
+    def put_in(self, bin_ids: Int64s, counts: Int64s, lines: Int64s) -> int:
         """Replace the rows of these bins by lines that `take_out` gave, or leave them without rows.
 
+        Returns:
+            The greatest version that came; 0 if none did.
+
         Raises:
-            StateCorrupt: a key comes twice, or a version is negative.
+            StateCorrupt: a key is of another bin or comes twice, or a version is negative.
             StateError: the reserved address space is used up.
         """
-        incoming = np.empty_like(lines)
-        incoming[_layout.KEY], incoming[_layout.STAMP] = lines[0], lines[1]
-        incoming[_layout.FIRST_COLUMN :] = lines[2:]
-        stamps = incoming[_layout.STAMP]
-        if len(stamps) and stamps.min() < 0:
-            raise StateCorrupt("a row to install has a negative version")
-        stamps += 1
-        stamps <<= _layout.MARK_BITS
-        stamps |= _layout.MARKS
+        if lines.shape[1] != counts.sum():
+            raise StateCorrupt(f"{lines.shape[1]} rows came where {counts.sum()} are counted")
         self.keeper.releasing()
         _kernels.release_each(self._arena, bin_ids)
-        try:
-            self._require_space(_kernels.reserve_each(self._arena, bin_ids, counts))
-            self._append(incoming)
-        except StateError:
+        done, fault, greatest = 0, _whole_bins.ALL_IN, 0
+        complete = _kernels.reserve_each(self._arena, bin_ids, counts)
+        if complete:
+            done, fault, greatest = _whole_bins.put_lines(
+                self._arena, self.bin_bits, bin_ids, counts, lines
+            )
+        if not complete or fault != _whole_bins.ALL_IN:
             _kernels.release_each(self._arena, bin_ids)
-            raise
+        self._require_space(complete)
+        match fault:
+            case _whole_bins.FOREIGN:
+                raise StateCorrupt(f"key {lines[0, done]} is of another bin than it came with")
+            case _whole_bins.TWICE:
+                raise StateCorrupt(f"key {lines[0, done]} comes twice")
+            case _whole_bins.NO_VERSION:
+                raise StateCorrupt("a row to install has a negative version")
+        return int(greatest)
 
     def append(self, rows: Rows) -> None:
         """Add rows of any bins whose keys the table does not have.

@@ -161,16 +161,18 @@ class _Writer:
 
     def chunk(self, section: int, body: bytes | memoryview | pa.Buffer) -> bytes:
         header = _HEADER.pack(_MAGIC, CHUNK_FORMAT, section, 0, self._bin, self._number, self._cut)
-        content = b"".join((header, body))
-        digest = xxhash.xxh3_128_digest(content)
+        digests = xxhash.xxh3_128(header)
+        digests.update(body)
+        digest = digests.digest()
         self._digests.update(digest)
         self._number += 1
-        if len(content) + _DIGEST_BYTES > CHUNK_BYTES_MAX:
+        chunk = b"".join((header, body, digest))
+        if len(chunk) > CHUNK_BYTES_MAX:
             raise StateError(
-                f"chunk {self._number - 1} of bin {self._bin} has {len(content)} bytes, more than "
+                f"chunk {self._number - 1} of bin {self._bin} has {len(chunk)} bytes, more than "
                 f"{CHUNK_BYTES_MAX}; its metadata or number of columns is too large"
             )
-        return content + digest
+        return chunk
 
     def end(self, timers: int, rows: int) -> bytes:
         return self.chunk(

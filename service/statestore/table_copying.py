@@ -136,13 +136,16 @@ class TableCopier(BinCopier):
     def adopt_together(self, number: int, remainder: Remainder) -> None:
         """Complete copy `number` of several bins, or fail and keep nothing of them (PC4).
 
-        All keys must be of the bins that they are counted for.
-
         Raises:
-            StateCorrupt: as `adopt`.
+            StateCorrupt: as `adopt`, or a key is of another bin.
         """
         bins, lines = remainder.bins.tolist(), remainder.lines
         try:
+            counted = np.repeat(remainder.bins, remainder.counts)
+            if len(counted) != lines.shape[1] or np.any(
+                bins_of(lines[0], self._bin_bits) != counted
+            ):
+                raise StateCorrupt("what completes several bins holds keys of another bin")
             for bin_id, told in zip(bins, remainder.told.view(np.uint64).tolist(), strict=True):
                 self._require_told(bin_id, number, told)
             gone = lines[1] < 0
