@@ -27,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import StateCorrupt, StateError
-from service.hashing import bins_of
 from service.statestore import _kernels, _layout, _regions, _whole_bins
 from service.statestore._memory import RESERVED_BYTES, Keeper, new_arena
 from service.statestore.columns import ColumnSpec, Rows, Values, require_same_columns, type_name
@@ -286,22 +285,17 @@ class KeyedTable:
             FormatMismatch: the columns differ.
             StateError: the reserved address space is used up.
         """
-        incoming = self._stacked(rows)
-        foreign = np.flatnonzero(bins_of(rows.keys, self.bin_bits) != bin_id)
-        if len(foreign):
-            raise StateCorrupt(
-                f"rows for bin {bin_id} hold key {rows.keys[foreign[0]]}, which is of another bin "
-                f"of {self.bins}"
-            )
+        self.require_columns(rows)
+        lines = np.empty((self._width, len(rows)), dtype=np.int64)
+        lines[0], lines[1] = rows.keys, rows.versions
+        for line, values in zip(lines[2:], rows.columns.values()):
+            line[:] = values.view(np.int64)
         arena = self._arena
         region, count = int(arena.regions[bin_id]), int(arena.rows[bin_id])
         arena.regions[bin_id], arena.rows[bin_id] = _layout.NO_REGION, 0
         try:
-            if len(rows):
-                self._require_space(_kernels.reserve(arena, bin_id, len(rows)))
-            self._append(incoming)
+            self._put(np.array([bin_id]), np.array([len(rows)]), lines)
         except StateError:
-            self._release(bin_id)
             arena.regions[bin_id], arena.rows[bin_id] = region, count
             raise
         if region != _layout.NO_REGION:
@@ -335,6 +329,10 @@ class KeyedTable:
             raise StateCorrupt(f"{lines.shape[1]} rows came where {counts.sum()} are counted")
         self.keeper.releasing()
         _kernels.release_each(self._arena, bin_ids)
+        return self._put(bin_ids, counts, lines)
+
+    def _put(self, bin_ids: Int64s, counts: Int64s, lines: Int64s) -> int:
+        """`put_in` for bins without regions."""
         done, fault, greatest = 0, _whole_bins.ALL_IN, 0
         complete = _kernels.reserve_each(self._arena, bin_ids, counts)
         if complete:
@@ -346,7 +344,9 @@ class KeyedTable:
         self._require_space(complete)
         match fault:
             case _whole_bins.FOREIGN:
-                raise StateCorrupt(f"key {lines[0, done]} is of another bin than it came with")
+                raise StateCorrupt(
+                    f"key {lines[0, done]} came with a bin and is of another bin of {self.bins}"
+                )
             case _whole_bins.TWICE:
                 raise StateCorrupt(f"key {lines[0, done]} comes twice")
             case _whole_bins.NO_VERSION:
