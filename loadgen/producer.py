@@ -9,8 +9,9 @@ meanwhile are late, which is counted, not hidden.
 Invariants
   O1  Every event of the shard is sent once, in order within each partition, or the run ends with
       an error.
-  O2  date_time of an event of the stream is its intended send time in milliseconds, floored,
-      whenever it really leaves.
+  O2  date_time of an event of the stream is the intended send time of its own number in
+      milliseconds, floored, whenever it really leaves. In an out-of-order group an event leaves at
+      the time of another.
   O3  An event is late when the client got it more than `late_us` after its intended time; the
       moment taken is the end of the run of events it was queued with, so lateness is never
       understated.
@@ -231,11 +232,10 @@ class Load:
             due = shard.share(schedule.due(self._clock.wall_us()))
             end = min(due, first + self._options.run_events_max)
             if end > first:
-                times_us = schedule.times_us(shard.numbers(first, end))
-                run = source.encode(
-                    shard.numbers(first, end), times_us // 1000, self._options.partitions
-                )
-                self._sender.send(run)
+                numbers = shard.numbers(first, end)
+                times_us = schedule.times_us(numbers)
+                dates_ms = schedule.times_us(source.events(numbers)) // 1000
+                self._sender.send(source.encode(numbers, dates_ms, self._options.partitions))
                 lateness = self._lateness(schedule, times_us, first)
                 progress.handed_over(end - first, lateness)
             self._client.poll(0)

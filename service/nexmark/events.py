@@ -11,20 +11,18 @@ touch all the keys loaded.
 
 Invariants
   N1  Event n is a function of (knobs, n, its date_time); see `generator` G1. Same bytes everywhere.
-  N2  `encode` writes what `persons`, `auctions` and `bids` show: both read the same drawn fields.
+  N2  `encode` writes, in any form, what `persons`, `auctions` and `bids` show: both read the same
+      drawn fields.
   N3  A message's key is the id (bid: auction) as 8 bytes big-endian; its partition follows from
       the key alone, so all bids of an auction share one partition, in order.
 
 Source: NEXMark (Tucker, Tufte, Papadimos, Maier 2002) as in the Beam generator; fields of issue
-        "NEXMark, whole"; the Confluent wire format (0x00, schema id u32 big-endian, body).
+        "NEXMark, whole".
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import resources
 
 import numpy as np
 import pyarrow as pa
@@ -32,53 +30,45 @@ from numpy.typing import NDArray
 
 from service.errors import UsageError
 from service.nexmark import generator as kernels
+from service.nexmark import writing
+from service.nexmark.texts import TEXT_FIELDS, TEXTS
+from service.nexmark.wire import (
+    FIELDS,
+    SCHEMA_IDS,
+    Format,
+    Times,
+    Topics,
+    Wire,
+    message_bytes_max,
+    plan_of,
+    schema_text,
+)
+
+__all__ = [
+    "AUCTION",
+    "BID",
+    "FIELDS",
+    "KNOB_MAX",
+    "PERSON",
+    "SCHEMA_IDS",
+    "EncodedRun",
+    "EventSource",
+    "Format",
+    "KnobError",
+    "NexmarkConfig",
+    "Times",
+    "Topics",
+    "Wire",
+    "schema_text",
+]
 
 PERSON = kernels.PERSON
 AUCTION = kernels.AUCTION
 BID = kernels.BID
-SCHEMA_IDS = {"person": 1, "auction": 2, "bid": 3, "auction_bids": 4}
-
-#: Field names per kind, in schema order; those in `_TEXT_FIELDS` are strings (with their place
-#: in the table of texts), the others longs.
-FIELDS: tuple[tuple[str, ...], ...] = (
-    ("id", "name", "email_address", "credit_card", "city", "state", "date_time", "extra"),
-    (
-        *("id", "item_name", "description", "initial_bid", "reserve"),
-        *("date_time", "expires", "seller", "category", "extra"),
-    ),
-    ("auction", "bidder", "price", "channel", "url", "date_time", "extra"),
-)
-_TEXT_FIELDS = {
-    "name": kernels.NAME,
-    "email_address": kernels.EMAIL,
-    "credit_card": kernels.CARD,
-    "city": kernels.CITY,
-    "state": kernels.STATE,
-    "item_name": kernels.ITEM,
-    "description": kernels.DESCRIPTION,
-    "channel": kernels.CHANNEL,
-    "url": kernels.URL,
-    "extra": kernels.EXTRA,
-}
 #: Upper bound of every knob but seed and first ids; the kernels draw below 2**31.
 KNOB_MAX = 1 << 30
 _COLUMNS = max(map(len, FIELDS))
-_RUN_EVENTS_MAX = 1 << 20  # Offsets are 32 bits; the largest message has some 200 bytes.
-
-_FIRST_NAMES = (
-    *("Peter", "Paul", "Luke", "John", "Saul", "Vicky"),
-    *("Kate", "Julie", "Sarah", "Deiter", "Walter"),
-)
-_LAST_NAMES = (
-    *("Shultz", "Abrams", "Spencer", "White", "Bartels"),
-    *("Walton", "Smith", "Jones", "Noris"),
-)
-_CITIES = (
-    *("Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland"),
-    *("Bend", "Redmond", "Seattle", "Kent", "Cheyenne"),
-)
-_STATES = ("AZ", "CA", "ID", "OR", "WA", "WY")
-_HOT_CHANNELS = ("Google", "Facebook", "Baidu", "Apple")
+_RUN_EVENTS_MAX = 1 << 20  # Offsets are 32 bits; no message has 700 bytes.
 
 
 class KnobError(UsageError):
@@ -111,13 +101,16 @@ class NexmarkConfig:
     in_flight_auctions: int = 100
     first_person_id: int = 1000
     first_auction_id: int = 1000
+    first_category_id: int = 10
+    categories: int = 5
     #: Auctions that exist before event 0, with the first ids.
     state_keys: int = 0
     #: An auction is open for 1 .. this many milliseconds, uniform.
     auction_life_ms_max: int = 60_000
     person_lead: int = 0
     auction_lead: int = 0
-    #: Events are shuffled inside groups of this size; no multiple of 953.
+    #: Events are shuffled inside groups of this size, each with its own date_time; no multiple of
+    #: 953.
     out_of_order_group_size: int = 1
 
     def __post_init__(self) -> None:
@@ -162,6 +155,8 @@ class NexmarkConfig:
             life_ms_max=self.auction_life_ms_max,
             person_lead=self.person_lead,
             auction_lead=self.auction_lead,
+            first_category=self.first_category_id,
+            categories=self.categories,
             group=self.out_of_order_group_size,
             opening=int(opening),
         )
@@ -172,6 +167,7 @@ _RANGES = {
     "bid_proportion": (0, KNOB_MAX),
     "first_person_id": (0, 1 << 62),
     "first_auction_id": (0, 1 << 62),
+    "first_category_id": (0, 1 << 62),
     "state_keys": (0, KNOB_MAX),
     "person_lead": (0, KNOB_MAX),
     "auction_lead": (0, KNOB_MAX),
@@ -180,13 +176,14 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True)
 class EncodedRun:
-    """A run of events as Kafka messages, grouped by partition, in event order inside each group.
+    """A run of events as Kafka messages, by topic and partition, in the order given inside each.
 
     Attributes:
         data: all messages, header and body, one behind the other.
         offsets: n + 1; message j is `data[offsets[j]:offsets[j + 1]]`.
         keys: n; 8 bytes big-endian each (N3).
-        partition_starts: partitions + 1; partition p has messages `[p]` up to `[p + 1]`.
+        partition_starts: topics * partitions + 1; partition p of topic t has the messages `[g]` up
+            to `[g + 1]`, g = t * partitions + p.
         order: n; message j is the event at `numbers[order[j]]` of the call.
     """
 
@@ -219,17 +216,33 @@ class EventSource:
     epoch milliseconds) and keeps the order given.
     """
 
-    def __init__(self, config: NexmarkConfig, *, opening: bool = False) -> None:
+    def __init__(
+        self, config: NexmarkConfig, *, opening: bool = False, wire: Wire | None = None
+    ) -> None:
         """Prepare the stream of `config`, or with `opening` the bids that open loaded auctions.
 
         Opening bid i is the bid on auction i of the loaded ones, 0 <= i < `config.state_keys`.
+        `wire` is the form of messages, by default Avro in one topic.
         """
         self.config = config
+        self.wire = wire or Wire()
         self._knobs = config.knobs(opening=opening)
         self._prices = _price_table()
-        self._texts = _text_table()
-        self._text_values = _text_values()
-        self._bytes_max = max(map(self._message_bytes_max, FIELDS))
+        self._topics = np.array(self.wire.topic_of_kind, dtype=np.int64)
+        self._plan = plan_of(self.wire)
+        self._bytes_max = message_bytes_max(self._plan)
+        self._text_values = pa.array(TEXTS, type=pa.string())
+
+    def events(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which event is sent as each number: a permutation inside each out-of-order group.
+
+        An event's date_time is that of its own number, so what is sent out of order is dated so.
+        """
+        if self.config.out_of_order_group_size == 1:
+            return numbers
+        out = np.empty(len(numbers), dtype=np.int64)
+        kernels.events(numbers, self._knobs, out)
+        return out
 
     def kinds(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Kind of each event: PERSON, AUCTION or BID."""
@@ -262,48 +275,38 @@ class EventSource:
         n = len(numbers)
         if n > _RUN_EVENTS_MAX:
             raise UsageError(f"{n} events at once: encode at most {_RUN_EVENTS_MAX}")
-        rows = self._draw(numbers, times_ms)
+        if n and self.wire.times is Times.ISO:
+            self.wire.check_times(int(times_ms.min()), int(times_ms.max()))
+        rows, kinds = self._draw(numbers, times_ms)
         order = np.empty(n, dtype=np.int64)
-        starts = np.empty(partitions + 1, dtype=np.int64)
-        kernels.route(rows, order, starts)
-        data = np.empty(n * self._bytes_max + kernels.BLOCK, dtype=np.uint8)
+        groups = (int(self._topics.max()) + 1) * partitions
+        starts = np.empty(groups + 1, dtype=np.int64)
+        kernels.route(rows, kinds, self._topics, order, starts)
+        data = np.empty(n * self._bytes_max + writing.BLOCK, dtype=np.uint8)
         offsets = np.empty(n + 1, dtype=np.int32)
-        kernels.write(rows, self.kinds(numbers), order, self._texts, data, offsets)
-        assert int(offsets[n]) <= len(data), "G4"
+        writing.write(rows, kinds, order, self._plan, data, offsets)
+        assert int(offsets[n]) <= n * self._bytes_max, "W2 of writing"
         return EncodedRun(data, offsets, rows[order, 0], starts, order)
 
-    def _message_bytes_max(self, fields: tuple[str, ...]) -> int:
-        """Longest message with these fields: what `encode` reserves for each (G4)."""
-        lengths = np.diff(self._texts[1])
-        total = kernels.HEADER_BYTES
-        for name in fields:
-            first, count = _TEXT_FIELDS.get(name, (0, 0))
-            longest = lengths[first : first + count].max(initial=0)
-            total += int(longest) if count else kernels.VARINT_BYTES_MAX
-        return total
-
-    def _draw(self, numbers: NDArray[np.int64], times_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _draw(
+        self, numbers: NDArray[np.int64], times_ms: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         assert len(numbers) == len(times_ms)
         rows = np.empty((len(numbers), _COLUMNS), dtype=np.int64)
-        kernels.fields(numbers, times_ms, self._knobs, self._prices, rows)
-        return rows
+        kinds = np.empty(len(numbers), dtype=np.uint8)
+        kernels.fields(numbers, times_ms, self._knobs, self._prices, rows, kinds)
+        return rows, kinds
 
     def _columns(
         self, kind: int, numbers: NDArray[np.int64], times_ms: NDArray[np.int64]
     ) -> pa.RecordBatch:
         mine = self.kinds(numbers) == kind
-        rows = self._draw(numbers[mine], times_ms[mine])
+        rows, _ = self._draw(numbers[mine], times_ms[mine])
         columns = {}
         for position, name in enumerate(FIELDS[kind]):
             column = pa.array(rows[:, position])
-            columns[name] = self._text_values.take(column) if name in _TEXT_FIELDS else column
+            columns[name] = self._text_values.take(column) if name in TEXT_FIELDS else column
         return pa.RecordBatch.from_pydict(columns)
-
-
-def schema_text(record: str) -> str:
-    """The Avro schema of `person`, `auction`, `bid` or `auction_bids`, as shipped."""
-    file = resources.files("service.nexmark") / "schemas" / f"{SCHEMA_IDS[record]}.avsc"
-    return file.read_text(encoding="utf-8")
 
 
 def _price_table() -> NDArray[np.int64]:
@@ -321,63 +324,3 @@ def _price_table() -> NDArray[np.int64]:
         points[:-1] *= np.where(u[:-1] >> bit & 1, root, 1.0)
     table: NDArray[np.int64] = np.rint(points).astype(np.int64)
     return table
-
-
-def _word(kind: str, index: int, letters: int) -> str:
-    digest = hashlib.sha256(f"{kind}/{index}".encode()).digest()
-    return "".join(chr(ord("a") + byte % 26) for byte in digest[:letters])
-
-
-def _card(index: int) -> str:
-    digits = f"{int(hashlib.sha256(f'card/{index}'.encode()).hexdigest(), 16) % 10**16:016d}"
-    return " ".join(digits[start : start + 4] for start in range(0, 16, 4))
-
-
-def _texts() -> Iterator[tuple[tuple[int, int], list[str]]]:
-    """Place in the table and entries of each text field; the stock of all texts ever sent."""
-    yield kernels.NAME, [f"{first} {last}" for first in _FIRST_NAMES for last in _LAST_NAMES]
-    yield (
-        kernels.EMAIL,
-        [f"{_word('user', i, 7)}@{_word('host', i, 5)}.com" for i in range(kernels.EMAIL[1])],
-    )
-    yield kernels.CARD, [_card(i) for i in range(kernels.CARD[1])]
-    yield kernels.CITY, list(_CITIES)
-    yield kernels.STATE, list(_STATES)
-    yield kernels.ITEM, [_word("item", i, 6 + i % 10) for i in range(kernels.ITEM[1])]
-    yield (
-        kernels.DESCRIPTION,
-        [
-            " ".join(_word(f"text{part}", i, 4 + i % 5) for part in range(4))
-            for i in range(kernels.DESCRIPTION[1])
-        ],
-    )
-    channels = [f"channel-{i}" for i in range(kernels.CHANNEL[1] - kernels.HOT_CHANNELS)]
-    yield kernels.CHANNEL, [*_HOT_CHANNELS, *channels]
-    yield (
-        kernels.URL,
-        [f"https://www.nexmark.com/{_word('url', i, 5)}/item.htm" for i in range(kernels.URL[1])],
-    )
-    yield kernels.EXTRA, [_word("extra", i, i % 16) for i in range(kernels.EXTRA[1])]
-
-
-def _text_values() -> pa.StringArray:
-    values: list[str] = []
-    for (first, count), entries in _texts():
-        assert first == len(values), "texts stand where the kernels look for them"
-        assert count == len(entries), "texts stand where the kernels look for them"
-        values += entries
-    assert len(values) == kernels.TEXTS
-    return pa.array(values, type=pa.string())
-
-
-def _text_table() -> kernels.Texts:
-    """All texts as Avro strings, where each starts, and per kind the bit set of text fields."""
-    encoded = []
-    for text in _text_values().to_pylist():
-        body = text.encode()
-        assert len(body) < 64, "one length byte"
-        encoded.append(bytes([len(body) << 1]) + body)
-    starts = np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64)
-    fields = [sum((name in _TEXT_FIELDS) << i for i, name in enumerate(kind)) for kind in FIELDS]
-    table = np.frombuffer(b"".join(encoded) + bytes(kernels.BLOCK), dtype=np.uint8)
-    return table, starts, np.array(fields, dtype=np.uint16)

@@ -1,8 +1,8 @@
-"""Kernels that draw NEXMark event n from (seed, n) and write it as an Avro record.
+"""Kernels that draw NEXMark event n from (seed, n).
 
-Flow: event numbers -> [route: kind, id, partition, order] -> [write: wire header + Avro body].
-Private to `service.nexmark.events`, which owns the knobs, the texts and the public names. A price
-is 100 * 10**(6u), u uniform.
+Flow: event numbers -> [fields: kinds and rows] -> [route: order by topic and partition] -> writing.
+Private to `service.nexmark.events`, which owns the knobs and the public names. A price is
+100 * 10**(6u), u uniform.
 
 The theory. There is no generator state. Event n draws its numbers from a counter-based hash:
 `base = mix64(n + mix64(seed))`, draw k = `mix64(base + k * odd constant)`. How many persons and
@@ -17,11 +17,9 @@ Invariants
       [first id, newest id at n + lead]; with lead 0 the row referred to has been created earlier
       in the order of event numbers, or belongs to the auctions that exist before the stream.
   G3  Rows of one partition keep the order of the numbers given.
-  G4  A written row takes at most the bytes that `events` reserved for it.
 
 Source: the Beam NEXMark generator (GeneratorConfig, AuctionGenerator, BidGenerator,
-        PersonGenerator) for kinds, hot picks and defaults; SplitMix64 for the hash;
-        Avro 1.12 "Binary encoding".
+        PersonGenerator) for kinds, hot picks and defaults; SplitMix64 for the hash.
 """
 
 from __future__ import annotations
@@ -35,8 +33,8 @@ from numpy.typing import NDArray
 from service.hashing import mix64
 
 Longs = NDArray[np.int64]
+Kinds = NDArray[np.uint8]
 Int = int | np.int64
-Texts = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint16]]
 
 
 class Knobs(NamedTuple):
@@ -57,19 +55,17 @@ class Knobs(NamedTuple):
     life_ms_max: int
     person_lead: int
     auction_lead: int
+    first_category: int
+    categories: int
     group: int
     opening: int  # 1: events are the opening bids of the loaded auctions
 
 
-# Kinds; kind + 1 is the schema id.
 PERSON = 0
 AUCTION = 1
 BID = 2
-HEADER_BYTES = 5
-VARINT_BYTES_MAX = 10
-BLOCK = 16  # Texts are copied in blocks of this many bytes.
 
-# Texts are numbers into one table of ready-made Avro strings; (first, how many) of each field.
+# Texts are numbers into one stock (`texts`); (first, how many) of each field.
 NAME = (0, 99)
 EMAIL = (99, 512)
 CARD = (611, 512)
@@ -85,8 +81,6 @@ HOT_CHANNELS = 4
 
 HOT_STRIDE = 100  # A hot id is the newest id rounded down to a multiple of this (Beam).
 ORDER_STRIDE = 953  # Beam's multiplier for out-of-order groups; prime.
-FIRST_CATEGORY = 10
-CATEGORIES = 5
 PRICE_STEPS = 1024  # Intervals of the price table; 2**10, the top bits of a draw.
 
 _DRAW = 0x9E3779B97F4A7C15
@@ -231,7 +225,7 @@ def _fill_auction(event: Int, knobs: Knobs, time_ms: Int, prices: Longs, row: Lo
     row[5] = time_ms
     row[6] = time_ms + 1 + _below(_draw(base, 6), knobs.life_ms_max)
     row[7] = _seller(base, event, knobs)
-    row[8] = FIRST_CATEGORY + _below(_draw(base, 7), CATEGORIES)
+    row[8] = knobs.first_category + _below(_draw(base, 7), knobs.categories)
     row[9] = _text(texts << np.uint64(32), EXTRA)
 
 
@@ -249,10 +243,17 @@ def _fill_bid(event: Int, knobs: Knobs, time_ms: Int, prices: Longs, row: Longs)
 
 
 @njit(cache=True)
-def kinds(numbers: Longs, knobs: Knobs, out: NDArray[np.uint8]) -> None:
+def kinds(numbers: Longs, knobs: Knobs, out: Kinds) -> None:
     """Write the kind of each event into `out`. Cost: a division per row."""
     for i in range(numbers.shape[0]):
         out[i] = _kind(_event(numbers[i], knobs), knobs)
+
+
+@njit(cache=True)
+def events(numbers: Longs, knobs: Knobs, out: Longs) -> None:
+    """Write into `out` which event each number sends. Cost: two divisions per row."""
+    for i in range(numbers.shape[0]):
+        out[i] = _event(numbers[i], knobs)
 
 
 @njit(cache=True)
@@ -262,14 +263,16 @@ def fields(
     knobs: Knobs,
     prices: Longs,
     out: Longs,
+    kinds_out: Kinds,
 ) -> None:
-    """Write the fields of each event, in schema order, into its row of `out` (n x 10).
+    """Write the fields of each event, in schema order, into its row of `out` (n x 10), and kinds.
 
-    Texts are their numbers in the table of texts; columns beyond a kind's fields are untouched.
+    Texts are their numbers in the stock; columns beyond a kind's fields are untouched.
     """
     for i in range(numbers.shape[0]):
         event = _event(numbers[i], knobs)
         kind = _kind(event, knobs)
+        kinds_out[i] = kind
         if kind == BID:
             _fill_bid(event, knobs, times_ms[i], prices, out[i])
         elif kind == AUCTION:
@@ -285,87 +288,28 @@ def partition_of(key: Int, partitions: int) -> np.int32:
 
 
 @njit(cache=True)
-def route(rows: Longs, order: Longs, starts: Longs) -> None:
-    """Order rows by the partition of their first field, stably (G3).
+def route(rows: Longs, row_kinds: Kinds, topic_of_kind: Longs, order: Longs, starts: Longs) -> None:
+    """Order rows by topic and by the partition of their first field, stably (G3).
 
     Args:
         rows: n x 10 fields; the first is a bid's auction, an auction's or a person's id.
-        order: n; receives the row numbers grouped by partition.
-        starts: partitions + 1; receives where each partition's group starts in `order`.
+        row_kinds: n kinds.
+        topic_of_kind: 3 topic numbers.
+        order: n; receives the row numbers grouped by topic, then partition.
+        starts: topics * partitions + 1; receives where each group starts in `order`.
     """
     n = rows.shape[0]
-    partitions = starts.shape[0] - 1
+    groups = starts.shape[0] - 1
+    partitions = groups // (topic_of_kind.max() + 1)
     places = np.empty(n, dtype=np.int32)
     starts[:] = 0
     for i in range(n):
-        places[i] = partition_of(rows[i, 0], partitions)
+        first = topic_of_kind[row_kinds[i]] * partitions
+        places[i] = first + partition_of(rows[i, 0], partitions)
         starts[places[i] + 1] += 1
-    for partition in range(partitions):
-        starts[partition + 1] += starts[partition]
+    for group in range(groups):
+        starts[group + 1] += starts[group]
     cursor = starts.copy()
     for i in range(n):
         order[cursor[places[i]]] = i
         cursor[places[i]] += 1
-
-
-@njit(inline="always")
-def _put_long(out: NDArray[np.uint8], at: np.uint64, value: Int) -> np.uint64:
-    rest = (np.uint64(value) << np.uint64(1)) ^ np.uint64(value >> np.int64(63))
-    while rest >= np.uint64(0x80):
-        out[at] = np.uint8(rest) | np.uint8(0x80)
-        rest >>= np.uint64(7)
-        at += np.uint64(1)
-    out[at] = np.uint8(rest)
-    return at + np.uint64(1)
-
-
-@njit(inline="always")
-def _put_text(out: NDArray[np.uint8], at: np.uint64, text: Int, texts: Texts) -> np.uint64:
-    table, starts, _ = texts
-    start = np.uint64(starts[text])
-    length = np.uint64(starts[text + 1]) - start
-    # Whole blocks, which compile to one wide move each; the next field overwrites the excess.
-    for block in range(np.uint64(0), length, np.uint64(BLOCK)):
-        for i in range(BLOCK):
-            place = block + np.uint64(i)
-            out[at + place] = table[start + place]
-    return at + length
-
-
-@njit(cache=True)
-def write(
-    rows: Longs,
-    row_kinds: NDArray[np.uint8],
-    order: Longs,
-    texts: Texts,
-    out: NDArray[np.uint8],
-    offsets: NDArray[np.int32],
-) -> None:
-    """Write wire header and Avro body of the rows, in `order`, one behind the other (G4).
-
-    Args:
-        rows: n x 10 fields, as `fields` writes them.
-        row_kinds: n kinds.
-        order: n row numbers; row `order[j]` becomes message j.
-        texts: table of Avro strings and BLOCK bytes more, where each starts in it, and per kind
-            the bit set of text fields.
-        out: receives the bytes; BLOCK bytes more than they can need.
-        offsets: n + 1; receives where message j starts and the last one ends.
-    """
-    text_fields = texts[2]
-    at = np.uint64(0)
-    for j in range(order.shape[0]):
-        offsets[j] = at
-        i = order[j]
-        kind = row_kinds[i]
-        for byte in range(HEADER_BYTES - 1):  # Magic byte 0 and the high bytes of the schema id.
-            out[at + np.uint64(byte)] = 0
-        out[at + np.uint64(HEADER_BYTES - 1)] = kind + 1
-        at += np.uint64(HEADER_BYTES)
-        is_text = text_fields[kind]
-        for field in range(8 if kind == PERSON else 10 if kind == AUCTION else 7):
-            if is_text >> field & 1:
-                at = _put_text(out, at, rows[i, field], texts)
-            else:
-                at = _put_long(out, at, rows[i, field])
-    offsets[order.shape[0]] = at

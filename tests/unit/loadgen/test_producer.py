@@ -225,3 +225,15 @@ def test_an_empty_schedule_is_a_summary_of_nothing():
     )
     assert summary["events"] == 0
     assert summary["late_fraction"] == 0
+
+
+def test_out_of_order_events_leave_on_schedule_with_their_own_times():
+    client = MemoryClient(ManualClock())
+    config = NexmarkConfig(seed=4, out_of_order_group_size=100)
+    schedule = ConstantRate(START_US, 10_000, 1_000)
+    load_of(client, config).stream(schedule, lambda _: None, never)
+    numbers = np.arange(1_000)
+    events = EventSource(config).events(numbers)
+    assert client.sent == expected(config, numbers, schedule.times_us(events))
+    waits = np.array(client.arrivals) - schedule.times_us(numbers)
+    assert waits.min() >= 0
