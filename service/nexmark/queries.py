@@ -1,20 +1,49 @@
 """NEXMark queries as values in the users' API.
 
 Flow: `megaphone run nexmark:<query>` -> [BUILT_IN] -> Flow. What a query means is in its value
-alone; whether its bins move is not its business.
+alone; whether its bins move is not its business. The rules, bad input included, are those of
+`service.nexmark.rules`.
+
+Invariants
+  NQ1  A query reads what it needs and no more: topics of the types it uses, columns that reach its
+       output or decide about it.
+  NQ2  Where events come from and how they are written is in `QueryTopics`; no query asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from service.dataflow.flow import Flow, count, highest, oldest, total
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.dataflow.flow import Flow, Stream, count, highest, oldest, total
 from service.dataflow.vertices import KafkaSink, KafkaSource
 from service.errors import UsageError
+from service.nexmark.decimals import thousandths_of
+from service.nexmark.rules import (
+    Q1_THOUSANDTHS,
+    Q2_MODULUS,
+    Q3_CATEGORY,
+    Q3_STATES,
+    RULES,
+)
 
-#: Id of the schema of `auction_bids` results in the shipped registry folder.
-AUCTION_BIDS_SCHEMA = 4
+#: Ids of the results' schemas in the shipped registry folder.
+SCHEMAS = {
+    "auction_bids": 4,
+    "q0": 3,
+    **{f"q{number}": 9 + number for number in range(1, 9)},
+}
+
+
+class EventTopics(StrEnum):
+    """Which topics have the events."""
+
+    SEPARATE = "separate"
+    COMBINED = "combined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,32 +52,105 @@ class QueryTopics:
 
     prefix: str = "nexmark"
     output: str | None = None
+    #: One topic a type, or one for all.
+    event_topics: EventTopics = EventTopics.SEPARATE
 
     @property
     def events(self) -> str:
-        """Topic of persons, auctions and bids."""
+        """Topic of persons, auctions and bids together."""
         return f"{self.prefix}-events"
+
+    def of(self, kind: str) -> str:
+        """Topic of the events of a type."""
+        if self.event_topics is EventTopics.SEPARATE:
+            return f"{self.prefix}-{kind}"
+        return self.events
+
+    def read(self, flow: Flow, kind: str, fields: Sequence[str]) -> Stream:
+        """Add a source of `person`, `auction` or `bid` to a query's flow."""
+        return flow.source(kind, KafkaSource([self.of(kind)], record=kind, fields=fields))
+
+    def write(self, stream: Stream, key: str) -> Flow:
+        """End a query's flow in a topic, its records keyed by a column."""
+        name = stream.flow.name
+        topic = self.output or f"{self.prefix}-{name.replace('_', '-')}"
+        return stream.sink("out", KafkaSink(topic, key=key, schema=SCHEMAS[name]))
 
 
 def auction_bids(topics: QueryTopics) -> Flow:
-    """Per auction: number of bids, their sum and the highest price, emitted on change."""
+    """Per auction: number of bids, their sum and the highest price, emitted on change.
+
+    It reads the topic of all events, whatever `topics` says.
+    """
     flow = Flow("auction_bids")
-    bids = flow.source(
-        "bids",
-        KafkaSource([topics.events], record="bid", fields=["auction", "price", "date_time"]),
+    fields = ["auction", "price", "date_time"]
+    source = KafkaSource([topics.events], record="bid", fields=fields)
+    stats = (
+        flow.source("bids", source)
+        .key_by("auction")
+        .aggregate(
+            "stats",
+            bids=count(),
+            total=total("price"),
+            highest=highest("price"),
+            oldest=oldest("date_time"),
+        )
     )
-    stats = bids.key_by("auction").aggregate(
-        "stats",
-        bids=count(),
-        total=total("price"),
-        highest=highest("price"),
-        oldest=oldest("date_time"),
-    )
-    output = topics.output or f"{topics.prefix}-auction-bids"
-    return stats.sink("out", KafkaSink(output, key="auction", schema=AUCTION_BIDS_SCHEMA))
+    return topics.write(stats, "auction")
 
 
-BUILT_IN: dict[str, Callable[[QueryTopics], Flow]] = {"auction_bids": auction_bids}
+def q0(topics: QueryTopics) -> Flow:
+    """Bids unchanged: what the way through costs."""
+    bids = topics.read(Flow("q0"), "bid", RULES["q0"].columns)
+    return topics.write(bids, "auction")
+
+
+def q1(topics: QueryTopics) -> Flow:
+    """Bids with prices in euros, x 0.908, as decimal text with three decimals: a map."""
+    bids = topics.read(Flow("q1"), "bid", RULES["q1"].columns)
+    return topics.write(bids.map_batches("euros", _in_euros, bids.columns), "auction")
+
+
+def _in_euros(bids: pa.RecordBatch) -> pa.RecordBatch:
+    place = bids.schema.get_field_index("price")
+    return bids.set_column(place, "price", thousandths_of(bids.column(place), Q1_THOUSANDTHS))
+
+
+def q2(topics: QueryTopics) -> Flow:
+    """Auction and price of bids on auctions that 123 divides: a filter."""
+    bids = topics.read(Flow("q2"), "bid", RULES["q2"].columns)
+    auction = pc.field("auction")
+    # Arrow has no remainder; its division of whole numbers drops what this finds.
+    divided = auction == auction / Q2_MODULUS * Q2_MODULUS
+    return topics.write(bids.filter("chosen", divided), "auction")
+
+
+def q3(topics: QueryTopics) -> Flow:
+    """Who sells what in which city: auctions of category 10 and their sellers in OR, ID or CA.
+
+    Every pair leaves once, when the later of the two has come. All such auctions and sellers are
+    kept, for ever.
+    """
+    flow = Flow("q3")
+    auctions = topics.read(flow, "auction", ["id", "seller", "category"])
+    persons = topics.read(flow, "person", ["id", "name", "city", "state"])
+    chosen = auctions.filter("category", pc.field("category") == Q3_CATEGORY)
+    local = persons.filter("states", pc.field("state").isin(Q3_STATES))
+    pairs = (
+        chosen.select("auctions", "id", "seller")
+        .key_by("seller")
+        .join("sellers", local.key_by("id"))
+    )
+    return topics.write(pairs.select("columns", *RULES["q3"].columns), "id")
+
+
+BUILT_IN: dict[str, Callable[[QueryTopics], Flow]] = {
+    "auction_bids": auction_bids,
+    "q0": q0,
+    "q1": q1,
+    "q2": q2,
+    "q3": q3,
+}
 
 
 def built_in(name: str, topics: QueryTopics) -> Flow:
