@@ -1,6 +1,7 @@
 """Signatures of the kernels for typed rows and timers, written down for the reason in _signatures.
 
-Flow: each kernel of _row_cells, _row_heap and _timer_heap names its signature from here.
+Flow: each kernel of _row_cells, _row_heap, _best_rows and _timer_heap names its signature from
+here.
 """
 
 from __future__ import annotations
@@ -72,6 +73,23 @@ MEASURE: Signature = _types.Tuple((_int, _int))(ARENA, ARENA, _ints_read, _int, 
 COPY_OUT: Signature = _void(ARENA, ARENA, _ints_read, _int, _ints_read, _int, _lines, _ints, _ints)
 PLACE: Signature = _void(ARENA, _ints, _int, _ints_read, _lines_read, _ints_read, _lines)
 SHRINK: Signature = _void(ARENA, ARENA, _ints, _int, _ints_read)
+
+# _best_rows
+OFFER: Signature = _types.Array(_int, 2, "C")(
+    ARENA,
+    ARENA,
+    _ints,
+    _int,
+    _int,
+    _ints_read,
+    _ints_read,
+    _ints_read,
+    _ints_read,
+    _ints_read,
+    _lines_read,
+    _bytes,
+)
+PUT_AT: Signature = _void(ARENA, ARENA, _ints, _int, _lines_read, _ints_read, _ints_read)
 
 # _timer_heap
 SET_TIMERS: Signature = _bool(ARENA, _int, _ints_read, _ints_read, _ints_read, _int, _int, _ints)

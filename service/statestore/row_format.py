@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.errors import StateError, UsageError
-from service.statestore import _row_cells
+from service.statestore import _row_cells, _row_order
 
 Int64s = NDArray[np.int64]
 
@@ -123,6 +123,25 @@ class RowFormat:
         """Cells of a row that say where a text is."""
         return [column.values.place for column in self._columns if is_text(column.kind)]
 
+    def place_of(self, name: str) -> int:
+        """The cell of a row that has the values of this int64 column."""
+        place: int = self._columns[self.schema.names.index(name)].values.place
+        assert self.schema.field(name).type == pa.int64(), f"column {name!r} is one cell"
+        return place
+
+    def ordering(self) -> NDArray[np.int64]:
+        """The columns as `_row_order.compare` takes them."""
+        lines = []
+        for column in self._columns:
+            parts = [(_compared(column.kind), column.values)]
+            if column.valid is not None:
+                parts.append((_row_order.UNSIGNED, column.valid))
+            lines += [
+                (column.word, column.bit, how, part.width, part.place, part.count)
+                for how, part in parts
+            ]
+        return np.array(lines, dtype=np.int64).reshape(len(lines), _row_order.COUNT + 1)
+
     def encode(self, arrays: Sequence[pa.Array], rows: int) -> Records:
         """Rows of the columns' values, `rows` of them.
 
@@ -211,6 +230,22 @@ def _is_fixed(kind: pa.DataType) -> bool:
         or pa.types.is_decimal128(kind)
         or pa.types.is_decimal256(kind)
     )
+
+
+def _compared(kind: pa.DataType) -> int:
+    """How values of this type, or of a list's elements, compare."""
+    if is_text(kind):
+        return _row_order.TEXT
+    if pa.types.is_fixed_size_list(kind):
+        return _compared(kind.value_type)
+    if pa.types.is_decimal(kind):
+        return _row_order.WIDE
+    if pa.types.is_floating(kind):
+        return _row_order.FLOAT
+    unsigned = pa.types.is_boolean(kind) or pa.types.is_unsigned_integer(kind)
+    if unsigned or pa.types.is_fixed_size_binary(kind):
+        return _row_order.UNSIGNED
+    return _row_order.SIGNED
 
 
 def _shape_of(kind: pa.DataType) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """State of one stateful vertex on one slot as typed rows: any number of them under each key.
 
 Flow: S applies batches -> [RowStore] -> a row program, by kernels; a move is extract -> chunks ->
-install; a plain stop is a checkpoint, all as for `VertexStore`.
+install; a plain stop is a checkpoint, all as for `VertexStore`, and all in [RowBins].
 
 In the chunks of a bin the rows section lists keys, versions, and of each key the number of rows of
 each group and of their cells; the cells follow in the heap section. In a checkpoint a key's value
@@ -57,18 +57,17 @@ class RowProgram(Protocol):
         ...
 
 
-class RowStore:
-    """Typed rows of the vertex named `vertex`."""
+class RowBins:
+    """Typed rows and timers of the vertex named `vertex`; who changes them is said elsewhere."""
 
     #: Each bin leaves on its own.
     groups: None = None
 
-    def __init__(self, vertex: str, program: RowProgram, bin_bits: int) -> None:
-        """Make an empty store with 2**bin_bits bins."""
+    def __init__(self, vertex: str, formats: Sequence[RowFormat], bin_bits: int) -> None:
+        """Make an empty store with 2**bin_bits bins, for groups of rows of these formats."""
         self.vertex = vertex
-        self.program = program
         self.bin_bits = bin_bits
-        self.table = RowTable(bin_bits, program.formats)
+        self.table = RowTable(bin_bits, formats)
         self.pending = TimerTable(bin_bits)
         #: The version of the last change; see V4 of `vertex_store`.
         self._changes = 0
@@ -108,17 +107,6 @@ class RowStore:
         """Bytes of the regions of all bins, and an estimate of what away rows would take."""
         away = 0 if self.tier is None else self.tier.total_away_nbytes
         return self.table.nbytes + self.pending.nbytes + away
-
-    def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
-        """Run the program over a batch at `time`."""
-        self._changes += 1
-        if self.tier is None:
-            return self.program.apply_rows(self.table, rows, self._changes)
-        self.tier.make_room()
-        absent = self.tier.recall(numbers_of(rows, self.program.key).view(np.int64))
-        outputs = self.program.apply_rows(self.table, rows, self._changes)
-        self.tier.unmark(absent)
-        return outputs
 
     def change_mark(self) -> int:
         """The change counter: a key that changes from now on has a greater version."""
@@ -310,3 +298,23 @@ class RowStore:
         if len(content) % _CELL_BYTES:
             raise StateCorrupt(f"state of vertex {self.vertex!r} has {len(content)} bytes of rows")
         return np.frombuffer(content, dtype="<i8").astype(np.int64)
+
+
+class RowStore(RowBins):
+    """Typed rows of a vertex, changed by a program."""
+
+    def __init__(self, vertex: str, program: RowProgram, bin_bits: int) -> None:
+        """Make an empty store with 2**bin_bits bins."""
+        super().__init__(vertex, program.formats, bin_bits)
+        self.program = program
+
+    def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
+        """Run the program over a batch at `time`."""
+        self._changes += 1
+        if self.tier is None:
+            return self.program.apply_rows(self.table, rows, self._changes)
+        self.tier.make_room()
+        absent = self.tier.recall(numbers_of(rows, self.program.key).view(np.int64))
+        outputs = self.program.apply_rows(self.table, rows, self._changes)
+        self.tier.unmark(absent)
+        return outputs

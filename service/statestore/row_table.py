@@ -181,6 +181,14 @@ class RowTable:
         found = self._heap.walk(keys, met)
         return Pairs(found[0], found[2], found[1])
 
+    def make_room(self, keys: Int64s, records: Records) -> None:
+        """Make room for a row under each of these keys, for a kernel that puts them in (RO2).
+
+        Raises:
+            StateError: as `add`.
+        """
+        self._heap.make_room(keys, records.cells[records.bounds[:-1]])
+
     def retain(self, found: Found, keep: NDArray[np.bool_], version: int) -> None:
         """Take the rows of `found` out that are not to be kept; order stays (RO1).
 
@@ -218,6 +226,11 @@ class RowTable:
         keys = np.ascontiguousarray(keys, dtype=np.int64)
         rows = self._heap.walk(keys, self._heap.chains(self._keys.lookup(keys), group))
         return Found(group, keys, rows[0], rows[1])
+
+    def counts_at(self, slots: Int64s, group: int = 0) -> Int64s:
+        """How many rows of the group the keys at these slots of the index have; 0 for slot -1."""
+        counts: Int64s = self._heap.chains(slots, group)[_row_heap.FOUND_COUNT]
+        return counts
 
     def read(self, group: int, addresses: Int64s) -> list[pa.Array]:
         """Columns of the rows of a group at these addresses (RO2).

@@ -40,11 +40,12 @@ from service.statestore.object_store import ObjectStore
 from service.statestore.row_store import RowStore
 from service.statestore.slot_database import TABLES_FILE, SlotDatabase
 from service.statestore.text_store import TextKeyedStore
+from service.statestore.timed_row_store import TimedRowStore
 from service.statestore.vertex_store import VertexStore
 
 Int64s = NDArray[np.int64]
 #: Stores that can have a database behind them.
-Backed = VertexStore | ObjectStore | RowStore | TextKeyedStore
+Backed = VertexStore | ObjectStore | RowStore | TimedRowStore | TextKeyedStore
 
 _TABLE_SUFFIX = ".sst"
 

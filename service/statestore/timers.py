@@ -19,7 +19,7 @@ Cost: setting about 0.4 us, popping about 0.8 us a timer; a look at each bin to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -107,9 +107,11 @@ class TimerTable:
         """Whether `pop` could give something: False if not, True perhaps. Cost: O(bins)."""
         return len(self._due_bins(until)) > 0
 
-    def pop(self, until: int) -> Timers:
-        """Take out all timers of at most this time, in order (TI1)."""
+    def pop(self, until: int, only: Collection[int] | None = None) -> Timers:
+        """Take out all timers of at most this time, or those of some bins, in order (TI1)."""
         bins = self._due_bins(until)
+        if only is not None:
+            bins = bins[np.isin(bins, np.fromiter(only, np.int64, len(only)))]
         entries = int(self._arena.rows[bins].sum())
         lines = np.empty((_timer_heap.CELLS, entries), dtype=np.int64)
         count = _timer_heap.pop_timers(self._arena, bins, until, lines, self._earliest)

@@ -1,0 +1,151 @@
+"""Typed rows and timers of a vertex whose state changes with event time: the store of its joins.
+
+Flow: S -> [TimedRowStore] -> a timed row program, by kernels. All else - bins that move, what a
+checkpoint keeps - is `RowBins`'.
+
+Invariants
+  TR1  A program changes the rows and timers of the keys it is given and of no other, so what a bin
+       holds and gives depends on its own rows and watermarks (TS3 of `timed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from service.errors import NotYetSupported
+from service.statestore.columns import numbers_of
+from service.statestore.row_format import RowFormat
+from service.statestore.row_store import RowBins
+from service.statestore.row_table import RowTable
+from service.statestore.slot_database import SlotDatabase
+from service.statestore.timed import ALL, NEVER, TimedRows
+from service.statestore.timers import Timers, TimerTable
+
+Int64s = NDArray[np.int64]
+
+
+class TimedRowProgram(Protocol):
+    """How rows and watermarks change a table of typed rows and its timers (TR1)."""
+
+    @property
+    def key(self) -> str:
+        """Name of the int64 column of keys."""
+        ...
+
+    @property
+    def formats(self) -> Sequence[RowFormat]:
+        """Formats of the groups of rows that are kept."""
+        ...
+
+    def apply_at(
+        self,
+        table: RowTable,
+        timers: TimerTable,
+        rows: pa.RecordBatch,
+        version: int,
+        watermark: int,
+    ) -> TimedRows:
+        """Change the table by the rows of a time, its keys to `version`; returns what they give."""
+        ...
+
+    def fire(
+        self, table: RowTable, timers: TimerTable, due: Timers, version: int, watermark: int
+    ) -> pa.RecordBatch:
+        """Change the table by timers that came due; returns what they give."""
+        ...
+
+
+class TimedRowStore(RowBins):
+    """Typed rows of the vertex named `vertex`, with event time."""
+
+    def __init__(self, vertex: str, program: TimedRowProgram, bin_bits: int) -> None:
+        """Make an empty store with 2**bin_bits bins."""
+        super().__init__(vertex, program.formats, bin_bits)
+        self.program = program
+        #: Keys whose timers the last `fire` took.
+        self.fired: Int64s = np.empty(0, dtype=np.int64)
+
+    def back_with(self, slot: SlotDatabase, number: int) -> None:
+        """Refuse: rows that wait for a watermark stay in memory.
+
+        Raises:
+            NotYetSupported: always.
+        """
+        raise NotYetSupported(
+            f"--state-memory for {self.vertex!r}, which joins within event time,",
+            "leave the option out: what it keeps ends with its intervals",
+        )
+
+    def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
+        """As `apply_at`, where no watermark is known."""
+        return self.apply_at(rows, time, NEVER).rows
+
+    def apply_at(self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int) -> TimedRows:
+        """Change the state by the rows of `time`, judged by the watermark of the time before."""
+        self._changes += 1
+        return self.program.apply_at(self.table, self.pending, rows, self._changes, watermark)
+
+    def due(self, watermark: int) -> bool:
+        """Whether `fire` could give or change something: False if not, True perhaps."""
+        return self.pending.due(watermark)
+
+    def fire(
+        self, watermark: int, time: tuple[int, ...], bins: frozenset[int] | None = None
+    ) -> pa.RecordBatch:
+        """Fire what is due at or below `watermark`, of all bins or these; perhaps no rows."""
+        self._changes += 1
+        due = self.pending.pop(watermark, bins)
+        self.fired = due.keys
+        return self.program.fire(self.table, self.pending, due, self._changes, watermark)
+
+    def unused(self, keys: Int64s) -> Int64s:
+        """Those of `keys` that have no rows, repeated as they are given."""
+        return keys[self.table.index.lookup(keys) < 0]
+
+
+# What the programs have in common -------------------------------------------------------------
+
+
+def times_of(rows: pa.RecordBatch, name: str) -> Int64s:
+    """A column of times without nulls, as numbers of its unit."""
+    column = rows.column(name)
+    if pa.types.is_timestamp(column.type):
+        column = column.view(pa.int64())
+    found: Int64s = np.ascontiguousarray(column.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return found
+
+
+def shifted(times: Int64s, by: int) -> Int64s:
+    """Times and a number, added; what lies beyond the greatest or the least is that one."""
+    if by >= 0:
+        return np.minimum(times, ALL - by) + by
+    return np.maximum(times, NEVER - by) + by
+
+
+def part_of(rows: pa.RecordBatch, chosen: NDArray[np.bool_]) -> pa.RecordBatch:
+    """The chosen rows, in their order; a run of them, or all, is not copied."""
+    places = np.flatnonzero(chosen)
+    if not len(places):
+        return rows.slice(0, 0)
+    if places[-1] - places[0] + 1 == len(places):
+        return rows.slice(int(places[0]), len(places))
+    return rows.take(pa.array(places))
+
+
+def keys_of(rows: pa.RecordBatch, key: str) -> Int64s:
+    """The column of keys."""
+    return np.ascontiguousarray(numbers_of(rows, key).view(np.int64))
+
+
+def greatest_of(groups: Int64s, values: Int64s) -> tuple[Int64s, Int64s]:
+    """The distinct numbers of `groups`, and the greatest of the values of each."""
+    order = np.argsort(groups, kind="stable")
+    distinct, starts = np.unique(groups[order], return_index=True)
+    if not len(distinct):
+        return distinct, values[:0]
+    return distinct, np.maximum.reduceat(values[order], starts)

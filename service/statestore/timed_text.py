@@ -1,0 +1,105 @@
+"""A store with event time whose keys are text or bytes.
+
+Flow: S -> [TimedTextStore]: keys become ids -> a `TimedStore` within, which knows integers only ->
+what it gives, and what is late, ids become keys again. TS1 and TS2 of `text_store` hold.
+
+Invariants
+  TT1  A key is forgotten once its state is gone: keys that come and go leave nothing behind.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from service.errors import NotYetSupported
+from service.statestore.columns import KEY_ID, numbers_of
+from service.statestore.slot_database import SlotDatabase
+from service.statestore.text_store import KeyedStore, TextKeyedStore
+from service.statestore.timed import NEVER, TimedRows, TimedStore
+
+Int64s = NDArray[np.int64]
+
+
+class TimedKeyedStore(TimedStore, KeyedStore, Protocol):
+    """A store with event time that can stand under ids."""
+
+    @property
+    def fired(self) -> Int64s:
+        """Keys whose state the last `fire` may have ended, repeated as they like."""
+        ...
+
+    def unused(self, keys: Int64s) -> Int64s:
+        """Those of `keys` that have no state, repeated as they are given."""
+        ...
+
+
+class TimedTextStore(TextKeyedStore):
+    """A store with event time whose keys are text or bytes."""
+
+    def __init__(self, inner: TimedKeyedStore, key: str, kind: pa.DataType) -> None:
+        """Keep state in `inner`, under ids, for keys in the column `key` of type `kind`."""
+        super().__init__(inner, key, kind)
+        self._timed = inner
+
+    def back_with(self, slot: SlotDatabase, number: int) -> None:
+        """Refuse: what waits for a watermark stays in memory.
+
+        Raises:
+            NotYetSupported: always.
+        """
+        raise NotYetSupported(
+            f"--state-memory for {self.vertex!r}, whose state ends with event time,",
+            "leave the option out",
+        )
+
+    def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
+        """As `apply_at`, where no watermark is known."""
+        return self.apply_at(rows, time, NEVER).rows
+
+    def apply_at(self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int) -> TimedRows:
+        """As `TimedStore.apply_at`, of rows with keys and, in KEY_ID, their hashes (TS2).
+
+        Raises:
+            StateError: as the store within, or a key has more than 128 MiB.
+        """
+        place = rows.schema.get_field_index(KEY_ID)
+        hashes = numbers_of(rows, KEY_ID).view(np.int64)
+        ids = self.keys.resolve(rows.column(self._key.name), hashes)
+        named = rows.set_column(place, rows.schema.field(place), pa.array(ids))
+        given = self._timed.apply_at(named, time, watermark)
+        late = None if given.late is None else self._with_keys(given.late)
+        told = TimedRows(self._with_keys(given.rows), late)
+        # Of rows that are late, or wait for nothing, nothing is kept.
+        self._forget(ids)
+        return told
+
+    def due(self, watermark: int) -> bool:
+        """As `TimedStore.due`."""
+        return self._timed.due(watermark)
+
+    def fire(
+        self, watermark: int, time: tuple[int, ...], bins: frozenset[int] | None = None
+    ) -> pa.RecordBatch:
+        """As `TimedStore.fire` (TS2)."""
+        given = self._timed.fire(watermark, time, bins)
+        told = self._with_keys(given)
+        self._forget(self._timed.fired)
+        return told
+
+    def _with_keys(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows whose ids, if they have them, are keys again."""
+        place = rows.schema.get_field_index(KEY_ID)
+        if place < 0:
+            return rows
+        texts = self.keys.texts(numbers_of(rows, KEY_ID).view(np.int64))
+        return rows.set_column(place, self._key, texts)
+
+    def _forget(self, ids: Int64s) -> None:
+        """Let keys without state go (TT1)."""
+        unused = self._timed.unused(ids)
+        if len(unused):
+            self.keys.forget(np.unique(unused))
