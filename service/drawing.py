@@ -23,6 +23,7 @@ from service.dataflow.row_vertices import (
     InspectVertex,
     SideVertex,
 )
+from service.dataflow.timed_join_vertices import BestWithinVertex
 from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
@@ -70,6 +71,7 @@ KINDS: dict[type, str] = {
     StatefulMapVertex: "stateful map",
     DistinctVertex: "distinct",
     JoinVertex: "join",
+    BestWithinVertex: "best within",
     EnterVertex: "enter loop",
     FeedbackVertex: "feedback",
     LeaveVertex: "leave loop",
@@ -159,6 +161,9 @@ def _detail(vertex: Vertex) -> str:
             return f"by {vertex.key}: {', '.join(vertex.outputs.names)}{_ordered(vertex)}"
         case DistinctVertex():
             return f"by {vertex.key}{_ordered(vertex)}"
+        case BestWithinVertex():
+            left, right = vertex.keys
+            return f"{left} = {right}, until {vertex.until}: greatest {vertex.by}"
         case JoinVertex():
             left, right = vertex.keys
             return f"{left} = {right}{_ordered(vertex)}"

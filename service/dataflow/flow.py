@@ -29,10 +29,10 @@ from typing import Self
 
 from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.event_time import EventTime, Watermarks
-from service.dataflow.keyed import KeyedOperators
 from service.dataflow.row_operations import RowOperations
 from service.dataflow.row_vertices import CaptureVertex, InspectVertex, SideVertex
 from service.dataflow.time_paths import event_time_behind, lost_at
+from service.dataflow.timed_joins import TimedJoinOperators
 from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
@@ -346,7 +346,7 @@ class Stream(RowOperations):
         return self.flow._stream(entering, self.columns)
 
 
-class KeyedStream(KeyedOperators["Stream"]):
+class KeyedStream(TimedJoinOperators["Stream"]):
     """A stream grouped by a key; what follows keeps state per key, in bins."""
 
     def __init__(self, stream: Stream, key: str) -> None:

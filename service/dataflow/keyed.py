@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
@@ -258,7 +258,26 @@ class KeyedOperators(ABC, Generic[StreamT]):
         return self._add(vertex, (self._key, *outputs.names))
 
 
-def joined_names(vertex: JoinVertex, left: Sequence[str], right: Sequence[str]) -> tuple[str, ...]:
+class Joining(Protocol):
+    """What a vertex that joins two streams says of the names of its output."""
+
+    @property
+    def name(self) -> str:
+        """Name of the vertex."""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Key columns of both streams."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """Added to names of the right stream's columns that the left one has too."""
+        ...
+
+
+def joined_names(vertex: Joining, left: Sequence[str], right: Sequence[str]) -> tuple[str, ...]:
     """Names of a join's output columns: the key, left's others, right's others.
 
     Raises:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from service.dataflow.operator import OperatorContext
+from service.errors import GraphError
 from service.statestore.join import SIDE
 
 
@@ -25,10 +26,27 @@ class Tagged:
     #: Of each side, its own names of the same columns, and that of its key.
     own: tuple[list[str], list[str]]
     keys: tuple[str, str]
+    #: Who joins, and of each side its own names of columns that may hold no null.
+    vertex: str = ""
+    required: tuple[Sequence[str], Sequence[str]] = ((), ())
+
+    def named(self, side: int, own: str) -> str:
+        """Name in the tagged row of a side's column, which is not its key."""
+        return self.names[side][self.own[side].index(own)]
 
     def of(self, rows: pa.RecordBatch, side: int) -> pa.RecordBatch:
-        """Rows of one side, tagged; no column is copied."""
+        """Rows of one side, tagged; no column is copied.
+
+        Raises:
+            GraphError: a required column holds a null.
+        """
         count = rows.num_rows
+        for name in self.required[side]:
+            if nulls := rows.column(name).null_count:
+                raise GraphError(
+                    f"{self.vertex!r} was given {nulls} nulls in column {name!r}; filter them or "
+                    "fill them in before key_by"
+                )
         given = dict(zip(self.names[side], self.own[side], strict=True))
         arrays = [rows.column(self.keys[side]), pa.array(np.full(count, side, dtype=np.int64))]
         for field in list(self.schema)[len(arrays) :]:

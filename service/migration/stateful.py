@@ -42,6 +42,7 @@ from service.statestore.row_format import is_text, is_typed
 from service.statestore.row_store import RowStore
 from service.statestore.stateful_map import StatefulMap
 from service.statestore.text_store import TextKeyedStore
+from service.statestore.timed_text import TimedKeyedStore, TimedTextStore
 from service.statestore.vertex_store import VertexStore
 
 
@@ -101,12 +102,17 @@ def _parts_of(
 def _by_text(parts: KeyedParts, key: str, kind: pa.DataType) -> KeyedParts:
     """The parts of a vertex that knows its keys by ids, for keys that are text."""
     fields = [pa.field(key, kind) if field.name == KEY_ID else field for field in parts.schema]
-    assert isinstance(parts.store, VertexStore | RowStore | ObjectStore), "it knows integers only"
+    store: HostedStore
+    if isinstance(parts.store, TimedKeyedStore):
+        store = TimedTextStore(parts.store, key, kind)
+    else:
+        assert isinstance(parts.store, VertexStore | RowStore | ObjectStore), "it knows integers"
+        store = TextKeyedStore(parts.store, key, kind)
     return replace(
         parts,
         columns=[*_key_first(key, [name for name in parts.columns if name != KEY_ID]), KEY_ID],
         required=_key_first(key, [name for name in parts.required if name != KEY_ID]),
-        store=TextKeyedStore(parts.store, key, kind),
+        store=store,
         schema=pa.schema(fields),
         text_key=key,
     )

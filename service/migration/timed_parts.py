@@ -12,9 +12,11 @@ import pyarrow as pa
 
 from service.dataflow.event_time import EventTime
 from service.dataflow.operators import columns_of
+from service.dataflow.timed_join_vertices import BestWithinVertex
 from service.dataflow.vertices import TimedVertex
 from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
+from service.migration.timed_join_parts import timed_join_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class TimedInputs:
 def timed_parts(vertex: TimedVertex, given: TimedInputs) -> KeyedParts:
     """The parts, whose store is a `TimedStore`; raises as `stateful.keyed_parts`."""
     match vertex:
+        case BestWithinVertex():
+            return timed_join_parts(vertex, given.key, given.schemas, given.times, given.bin_bits)
         case _:
             raise GraphError(
                 f"{vertex.name!r} is a {type(vertex).__name__}, which this version cannot run; it "

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from service.errors import UsageError
@@ -74,6 +75,8 @@ class Choice:
     once: bool = False
     #: Whether a left row without a right one leaves, with nulls.
     outer: bool = False
+    #: Added to the columns of event time.
+    offsets: tuple[int, int] = (0, 0)
 
 
 class BestWithin:
@@ -130,12 +133,12 @@ class BestWithin:
         left, right = part_of(rows, sides == LEFT), part_of(rows, sides == RIGHT)
         late = []
         if left.num_rows:
-            tardy = times_of(left, self._choice.times[LEFT]) < watermark
+            tardy = self._times(left, LEFT) < watermark
             tardy |= times_of(left, self._choice.until) < watermark
             if tardy.any():
                 late.append(part_of(left, tardy))
                 left = part_of(left, ~tardy)
-            self._open(table, timers, left, version)
+            self._open(table, timers, self._in_order(left), version)
         if right.num_rows:
             tardy = self._take(table, timers, right, version, watermark)
             if tardy.any():
@@ -162,6 +165,15 @@ class BestWithin:
         self._let_go(table, timers, np.unique(due.keys[due.tags == _LET_GO]), version, watermark)
         return results
 
+    def _in_order(self, left: pa.RecordBatch) -> pa.RecordBatch:
+        """Left rows so that the order of one key's does not depend on that in which they came."""
+        if len(np.unique(keys_of(left, self.key))) == left.num_rows:
+            return left
+        names = [self.key, *self._columns[LEFT]]
+        lists = pa.types.is_fixed_size_list
+        sortable = [name for name in names if not lists(left.schema.field(name).type)]
+        return left.take(pc.sort_indices(left, [(name, "ascending") for name in sortable]))
+
     # Rows that come -----------------------------------------------------------------------------
 
     def _open(
@@ -174,7 +186,7 @@ class BestWithin:
         untils = times_of(rows, self._choice.until)
         nothing = np.zeros(count, dtype=np.int64)
         lines = (
-            times_of(rows, self._choice.times[LEFT]),
+            self._times(rows, LEFT),
             untils,
             self._floors(rows),
             nothing,
@@ -213,7 +225,7 @@ class BestWithin:
         keys = keys_of(rows, self.key)
         records = self.formats[BEST].encode(rows.select(self._columns[RIGHT]).columns, len(keys))
         held, open_now = self._offer(table, keys, rows, records, version)
-        times = times_of(rows, self._choice.times[RIGHT])
+        times = self._times(rows, RIGHT)
         on_time = times >= watermark
         waits = on_time & ~open_now if self._choice.once else on_time
         if waits.any():
@@ -262,7 +274,7 @@ class BestWithin:
             table.bin_bits,
             self._first,
             slots,
-            times_of(rows, self._choice.times[RIGHT]),
+            self._times(rows, RIGHT),
             _ranks(rows.column(self._choice.by), _NEVER_BEST),
             starts,
             records.cells,
@@ -276,6 +288,11 @@ class BestWithin:
             _best_rows.put_at(index, heap, table.cells, table.bin_bits, new, starts, records.cells)
             table.index.mark_changed(slots[won], version)
         return held.view(np.bool_), open_now
+
+    def _times(self, rows: pa.RecordBatch, side: int) -> Int64s:
+        """Event times of rows of one side."""
+        times = times_of(rows, self._choice.times[side])
+        return shifted(times, self._choice.offsets[side])
 
     def _floors(self, rows: pa.RecordBatch) -> Int64s:
         """The rank that each left row's right one must reach; that of NaN is out of reach."""
@@ -311,7 +328,7 @@ class BestWithin:
         columns = pa.RecordBatch.from_arrays(
             table.read(WAITING, found.addresses), names=self._columns[RIGHT]
         )
-        times = times_of(columns, self._choice.times[RIGHT])
+        times = self._times(columns, RIGHT)
         keep = (times >= watermark) & (watermark != ALL)
         table.retain(found, keep, version)
         if keep.any():

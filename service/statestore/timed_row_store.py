@@ -60,6 +60,14 @@ class TimedRowProgram(Protocol):
         ...
 
 
+def stays_in_memory(vertex: str) -> NotYetSupported:
+    """The error for a vertex whose state is to leave memory and waits for a watermark there."""
+    return NotYetSupported(
+        f"--state-memory for {vertex!r}, whose state ends with event time,",
+        "leave the option out",
+    )
+
+
 class TimedRowStore(RowBins):
     """Typed rows of the vertex named `vertex`, with event time."""
 
@@ -76,10 +84,7 @@ class TimedRowStore(RowBins):
         Raises:
             NotYetSupported: always.
         """
-        raise NotYetSupported(
-            f"--state-memory for {self.vertex!r}, which joins within event time,",
-            "leave the option out: what it keeps ends with its intervals",
-        )
+        raise stays_in_memory(self.vertex)
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """As `apply_at`, where no watermark is known."""

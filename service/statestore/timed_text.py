@@ -9,21 +9,22 @@ Invariants
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import NotYetSupported
 from service.statestore.columns import KEY_ID, numbers_of
 from service.statestore.slot_database import SlotDatabase
 from service.statestore.text_store import KeyedStore, TextKeyedStore
 from service.statestore.timed import NEVER, TimedRows, TimedStore
+from service.statestore.timed_row_store import stays_in_memory
 
 Int64s = NDArray[np.int64]
 
 
+@runtime_checkable
 class TimedKeyedStore(TimedStore, KeyedStore, Protocol):
     """A store with event time that can stand under ids."""
 
@@ -51,10 +52,7 @@ class TimedTextStore(TextKeyedStore):
         Raises:
             NotYetSupported: always.
         """
-        raise NotYetSupported(
-            f"--state-memory for {self.vertex!r}, whose state ends with event time,",
-            "leave the option out",
-        )
+        raise stays_in_memory(self.vertex)
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """As `apply_at`, where no watermark is known."""
