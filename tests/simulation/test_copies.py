@@ -65,23 +65,25 @@ MUTANT_SEEDS = max(40, SEEDS_OF_MUTANTS)
 COPIER = "service.statestore.copying.BinCopier"
 COPIES = "service.migration.copies.Copies"
 NOTE = "service.statestore.changes.ChangedKeys.note"
-UNEQUAL = "after its copy was completed"
+#: A bin is not what it was where it left, as the check on all handovers says.
+UNEQUAL = "HO1"
+UNTOLD = "was told pieces of digest"
 
 MUTANTS = {
     "changes are not noted": Mutant([(NOTE, lambda *_: None)], UNEQUAL, copied),
     "changes of objects are not noted": Mutant(
-        [(NOTE, lambda *_: None)], f"HO1|{UNEQUAL}", copied_objects
+        [(NOTE, lambda *_: None)], f"{UNEQUAL}|after its copy was completed", copied_objects
     ),
     "chunks overtake what was copied": Mutant(
-        [(f"{COPIES}.take_before_chunks", lambda _: None)], UNEQUAL, copied
+        [(f"{COPIES}.take_before_chunks", lambda _: None)], UNTOLD, copied
     ),
     "a copy that ended is staged": Mutant(
-        [(f"{COPIES}._is_live", lambda *_: True)], f"WO|{UNEQUAL}", copied
+        [(f"{COPIES}._is_live", lambda *_: True)], f"WO|{UNTOLD}", copied
     ),
     "staged bins are not dropped": Mutant([(f"{COPIER}.drop", lambda *_: None)], "WO", copied),
     "a copy begins before its bin has come back": Mutant(
         [(f"{COPIES}._may_begin", lambda copies, bin_id, _: copies._installed[bin_id])],
-        f"PC1|WO|{UNEQUAL}",
+        f"PC1|WO|{UNTOLD}|{UNEQUAL}",
         copied,
     ),
     "what a round left is forgotten": Mutant(
