@@ -23,7 +23,11 @@ from service.dataflow.row_vertices import (
     InspectVertex,
     SideVertex,
 )
-from service.dataflow.timed_join_vertices import BestWithinVertex
+from service.dataflow.timed_join_vertices import (
+    BestWithinVertex,
+    IntervalJoinVertex,
+    WindowJoinVertex,
+)
 from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
@@ -72,6 +76,8 @@ KINDS: dict[type, str] = {
     DistinctVertex: "distinct",
     JoinVertex: "join",
     BestWithinVertex: "best within",
+    IntervalJoinVertex: "interval join",
+    WindowJoinVertex: "window join",
     EnterVertex: "enter loop",
     FeedbackVertex: "feedback",
     LeaveVertex: "leave loop",
@@ -161,9 +167,8 @@ def _detail(vertex: Vertex) -> str:
             return f"by {vertex.key}: {', '.join(vertex.outputs.names)}{_ordered(vertex)}"
         case DistinctVertex():
             return f"by {vertex.key}{_ordered(vertex)}"
-        case BestWithinVertex():
-            left, right = vertex.keys
-            return f"{left} = {right}, until {vertex.until}: greatest {vertex.by}"
+        case BestWithinVertex() | IntervalJoinVertex() | WindowJoinVertex():
+            return vertex.described
         case JoinVertex():
             left, right = vertex.keys
             return f"{left} = {right}{_ordered(vertex)}"

@@ -6,10 +6,11 @@ Flow: `timed_joins` adds them to a flow -> migration.timed_join_parts lowers the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.dataflow.event_time import EventTime
 from service.dataflow.vertices import TimedVertex
+from service.statestore.pairing import WINDOW
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,70 @@ class BestWithinVertex(TimedVertex):
     #: Added to names of the right stream's columns that the left one has too.
     suffix: str
 
+    @property
+    def described(self) -> str:
+        """For people."""
+        return f"{_keys(self)}, greatest {self.by} until {self.until}"
+
     def event_time(self, given: Sequence[EventTime]) -> EventTime:
         """A result leaves when the watermark reaches the end of its interval."""
         return EventTime(self.until, given[0].unit)
+
+
+@dataclass(frozen=True)
+class IntervalJoinVertex(TimedVertex):
+    """Pairs of rows of two streams with one key, the right one so much later than the left one."""
+
+    name: str
+    #: As of `BestWithinVertex`.
+    keys: tuple[str, ...]
+    upstreams: tuple[int, ...]
+    #: How much later, at least and at most, in the unit of the event times.
+    lower: int
+    upper: int
+    #: Whether left rows without a right one leave, too.
+    outer: bool
+    suffix: str
+    #: Column of the output with the event time of the later row, where that is always the same
+    #: side's and its name is known; and which side.
+    later: tuple[str, int] | None
+
+    @property
+    def described(self) -> str:
+        """For people."""
+        return f"{_keys(self)}, {self.lower} to {self.upper} later"
+
+    def event_time(self, given: Sequence[EventTime]) -> EventTime:
+        """That of the later row; else the left one's and all that the right one may be later."""
+        if self.later is not None:
+            column, side = self.later
+            return replace(given[side], column=column)
+        return replace(given[0], offset=given[0].offset + max(self.upper, 0))
+
+
+@dataclass(frozen=True)
+class WindowJoinVertex(TimedVertex):
+    """Pairs of rows of two streams with one key in one window."""
+
+    name: str
+    #: As of `BestWithinVertex`.
+    keys: tuple[str, ...]
+    upstreams: tuple[int, ...]
+    #: Length of a window, and of which times one begins at each multiple; in the unit of the event
+    #: times.
+    size: int
+    every: int
+    suffix: str
+
+    @property
+    def described(self) -> str:
+        """For people."""
+        return f"{_keys(self)}, in windows of {self.size} every {self.every}"
+
+    def event_time(self, given: Sequence[EventTime]) -> EventTime:
+        """A pair belongs to its window."""
+        return EventTime(WINDOW[1], given[0].unit, -1)
+
+
+def _keys(vertex: TimedVertex) -> str:
+    return " = ".join(vertex.keys)

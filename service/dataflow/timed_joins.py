@@ -10,12 +10,20 @@ Invariants
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Self
 
-from service.dataflow.event_time import EventTime
-from service.dataflow.keyed import KeyedOperators, StreamT, joined_names
-from service.dataflow.timed_join_vertices import BestWithinVertex
+from service.dataflow.event_time import EventTime, Unit, in_unit
+from service.dataflow.keyed import Joining, KeyedOperators, StreamT, joined_names
+from service.dataflow.timed_join_vertices import (
+    BestWithinVertex,
+    IntervalJoinVertex,
+    WindowJoinVertex,
+)
+from service.durations import Duration
 from service.errors import GraphError, NotYetSupported
+from service.statestore.pairing import WINDOW
 
 _INNER, _LEFT = "inner", "left"
 
@@ -55,7 +63,7 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
             at_least: column of this stream, of the type of `by`: less than this cannot win.
             how: "inner" gives nothing for an interval without a row, "left" gives nulls.
             once: promises that each key has one row in this stream. Rows of `right` are then not
-                kept once it is there, which saves memory and half of the time. If a key has
+                kept once it is there, which saves memory and a third of the time. If a key has
                 another one after all, rows that came before that one do not count for it.
             suffix: added to names of `right`'s columns that this stream has as well.
 
@@ -64,7 +72,7 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
                 output columns of one name.
             NotYetSupported: another `how`.
 
-        Cost: 0.4 us a row with `once`, 0.7 us without. Memory: the columns of both rows for each
+        Cost: 0.4 us a row with `once`, 0.6 us without. Memory: the columns of both rows for each
             open interval; without `once`, and before a key has its row, those of `right` until the
             watermark is beyond their event times.
 
@@ -119,10 +127,97 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
             once,
             suffix,
         )
+        return self._add(vertex, _names(self, right, vertex))
+
+    def interval_join(
+        self,
+        name: str,
+        right: Self,
+        *,
+        lower: Duration,
+        upper: Duration,
+        how: str = _INNER,
+        suffix: str = "_right",
+    ) -> StreamT:
+        """Every pair of rows with one key of which the one of `right` is so much later.
+
+        Its event time is that of this stream's row and from `lower` to `upper` more, both included;
+        a negative length, as "-5s", means that it is earlier. A pair leaves when its later row has
+        come, whichever side that is, each pair once. A row is late if its event time is below the
+        watermark.
+
+        The output's event time is that of the later row, where that is always the one of the same
+        stream, as with `lower` at least 0; else it is this stream's and `upper` more.
+
+        Args:
+            name: of the vertex.
+            right: the other stream, grouped by its key.
+            lower: how much later at least.
+            upper: how much later at most.
+            how: "inner", or "left": then a row of this stream that is in no pair leaves with nulls,
+                once the watermark says that none can come.
+            suffix: added to names of `right`'s columns that this stream has as well.
+
+        Raises:
+            GraphError: streams of different flows or without event time, no such lengths of time,
+                or two output columns of one name.
+            NotYetSupported: another `how`.
+
+        Cost: 0.5 us a row, and 0.1 us for each row that its key has on the other side. Rows are
+            kept until the watermark says that none can come which they could meet, and up to as
+            long again.
+
+        Example:
+            What people bid within a minute of an auction's beginning:
+
+            >>> from service.dataflow.event_time import Watermarks
+            >>> from service.dataflow.flow import Flow
+            >>> from service.dataflow.vertices import KafkaSource
+            >>> flow = Flow("first")
+            >>> auctions = flow.source(
+            ...     "auctions",
+            ...     KafkaSource(["auctions"], "auction", ["id", "seller", "begins"]),
+            ...     watermarks=Watermarks("begins"),
+            ... )
+            >>> bids = flow.source(
+            ...     "bids",
+            ...     KafkaSource(["bids"], "bid", ["auction", "price", "date_time"]),
+            ...     watermarks=Watermarks("date_time"),
+            ... )
+            >>> first = auctions.key_by("id").interval_join(
+            ...     "first", bids.key_by("auction"), lower="0s", upper="1m"
+            ... )
+            >>> first.columns
+            ('id', 'seller', 'begins', 'price', 'date_time')
+            >>> first.event_time.column
+            'date_time'
+        """
+        if how not in (_INNER, _LEFT):
+            raise NotYetSupported(f"how={how!r} of {name!r}", 'use how="inner" or how="left"')
+        times = self._both_times(name, right)
+        least = _signed(lower, times[0].unit, f"lower of {name!r}")
+        most = _signed(upper, times[0].unit, f"upper of {name!r}")
+        if least > most:
+            raise GraphError(f"{name!r}: lower is {lower}, which is more than upper, {upper}")
+        vertex = IntervalJoinVertex(
+            name,
+            (self._key, right._key),
+            (self._upstream(), right._upstream()),
+            least,
+            most,
+            how == _LEFT,
+            suffix,
+            None,
+        )
+        names = _names(self, right, vertex)
         left_columns, right_columns = self._columns(), right._columns()
-        if left_columns is None or right_columns is None:
-            return self._add(vertex, None)
-        return self._add(vertex, joined_names(vertex, left_columns, right_columns))
+        if most <= 0:
+            vertex = replace(vertex, later=(times[0].column, 0))
+        elif least >= 0 and how == _INNER and names and left_columns and right_columns:
+            others = [column for column in right_columns if column != right._key]
+            at = len(left_columns) + others.index(times[1].column)
+            vertex = replace(vertex, later=(names[at], 1))
+        return self._add(vertex, names)
 
     def _both_times(self, name: str, right: Self) -> tuple[EventTime, EventTime]:
         """Event times of both streams, of one flow and in one unit."""
@@ -140,3 +235,46 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
                 "they enter the flow"
             )
         return times
+
+    def _join_in_windows(
+        self, name: str, right: Self, size: Duration, every: Duration, suffix: str
+    ) -> StreamT:
+        """The pairs of rows of both streams in one window; see `WindowedStream.join`."""
+        unit = self._both_times(name, right)[0].unit
+        vertex = WindowJoinVertex(
+            name,
+            (self._key, right._key),
+            (self._upstream(), right._upstream()),
+            in_unit(size, unit, f"size of the windows of {name!r}"),
+            in_unit(every, unit, f"every of the windows of {name!r}"),
+            suffix,
+        )
+        names = _names(self, right, vertex)
+        if names is None:
+            return self._add(vertex, None)
+        for column in WINDOW:
+            if column in names:
+                raise GraphError(
+                    f"{name!r} would have two columns {column!r}; rename or drop that of its input"
+                )
+        return self._add(vertex, (*names, *WINDOW))
+
+
+def _names(
+    left: KeyedOperators[StreamT], right: KeyedOperators[StreamT], vertex: Joining
+) -> tuple[str, ...] | None:
+    """Columns of a join's output, if both sides' are known."""
+    left_columns, right_columns = left._columns(), right._columns()
+    if left_columns is None or right_columns is None:
+        return None
+    return joined_names(vertex, left_columns, right_columns)
+
+
+def _signed(duration: Duration, unit: Unit, of: str) -> int:
+    """As `in_unit`, of a length that may be negative."""
+    if isinstance(duration, timedelta):
+        if duration < timedelta(0):
+            return -in_unit(-duration, unit, of)
+    elif duration.strip().startswith("-"):
+        return -in_unit(duration.strip()[1:], unit, of)
+    return in_unit(duration, unit, of)

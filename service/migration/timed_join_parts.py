@@ -14,15 +14,20 @@ from service.dataflow.event_time import EventTime, unit_of
 from service.dataflow.keyed import joined_names
 from service.dataflow.operators import columns_of
 from service.dataflow.sides import Tagged, tagged
-from service.dataflow.timed_join_vertices import BestWithinVertex
+from service.dataflow.timed_join_vertices import (
+    BestWithinVertex,
+    IntervalJoinVertex,
+    WindowJoinVertex,
+)
 from service.errors import GraphError, UsageError
 from service.migration.keyed_parts import KeyedParts
 from service.statestore.best_within import BestWithin, Choice
+from service.statestore.pairing import WINDOW, Interval, PairProgram, Windows
 from service.statestore.row_format import is_typed
-from service.statestore.timed_row_store import TimedRowStore
+from service.statestore.timed_row_store import TimedRowProgram, TimedRowStore
 
 #: The vertices that `timed_join_parts` takes.
-TimedJoinVertex = BestWithinVertex
+TimedJoinVertex = BestWithinVertex | IntervalJoinVertex | WindowJoinVertex
 
 
 def timed_join_parts(
@@ -47,7 +52,24 @@ def timed_join_parts(
                     "joins within event time cannot; cast it, or leave it out before key_by"
                 )
         _require_time(vertex.name, schema, times[side])
-    return _best_within(vertex, key, schemas, times, bin_bits, form)
+    output = _output(vertex, key, *schemas)
+    program: TimedRowProgram
+    if isinstance(vertex, BestWithinVertex):
+        program, needed = _best_within(vertex, key, schemas, times, form, output)
+    else:
+        program = _pairs(vertex, key, times, form, output)
+        needed = [times[0].column], [times[1].column]
+    return KeyedParts(
+        form.schema.names,
+        [key],
+        TimedRowStore(vertex.name, program, bin_bits),
+        program.output,
+        key,
+        replace(form, vertex=vertex.name, required=needed),
+        # Left rows of one time, whose order matters, are put in order where the best is chosen.
+        sorted=not isinstance(vertex, BestWithinVertex)
+        or any(pa.types.is_fixed_size_list(kind) for kind in schemas[0].types),
+    )
 
 
 def _best_within(
@@ -55,10 +77,11 @@ def _best_within(
     key: str,
     schemas: Sequence[pa.Schema],
     times: Sequence[EventTime],
-    bin_bits: int,
     form: Tagged,
-) -> KeyedParts:
-    left, right = schemas
+    output: pa.Schema,
+) -> tuple[BestWithin, tuple[list[str], list[str]]]:
+    """The program, and of each side the columns that may hold no null."""
+    left, _ = schemas
     needed = (
         [times[0].column, vertex.until, *([] if vertex.at_least is None else [vertex.at_least])],
         [times[1].column, vertex.by],
@@ -83,20 +106,40 @@ def _best_within(
         outer=vertex.outer,
         offsets=(times[0].offset, times[1].offset),
     )
-    output = _output(vertex, key, left, right)
     try:
         program = BestWithin(key, *form.names, choice, output)
     except UsageError as error:
         raise GraphError(f"{vertex.name!r}: {error}") from error
-    return KeyedParts(
-        form.schema.names,
-        [key],
-        TimedRowStore(vertex.name, program, bin_bits),
-        output,
+    return program, needed
+
+
+def _pairs(
+    vertex: IntervalJoinVertex | WindowJoinVertex,
+    key: str,
+    times: Sequence[EventTime],
+    form: Tagged,
+    output: pa.Schema,
+) -> PairProgram:
+    near: Interval | Windows
+    if isinstance(vertex, IntervalJoinVertex):
+        near = Interval(vertex.lower, vertex.upper)
+    else:
+        near = Windows(vertex.size, vertex.every)
+        for name in WINDOW:
+            if name in output.names:
+                raise GraphError(
+                    f"{vertex.name!r} would have two columns {name!r}; rename or drop that of its "
+                    "input"
+                )
+            output = output.append(pa.field(name, pa.int64()))
+    return PairProgram(
         key,
-        replace(form, vertex=vertex.name, required=needed),
-        # Rows of one time are put in order by the program, where their order matters.
-        sorted=any(pa.types.is_fixed_size_list(kind) for kind in left.types),
+        *form.names,
+        (form.named(0, times[0].column), form.named(1, times[1].column)),
+        near,
+        output,
+        offsets=(times[0].offset, times[1].offset),
+        outer=isinstance(vertex, IntervalJoinVertex) and vertex.outer,
     )
 
 

@@ -12,7 +12,11 @@ import pyarrow as pa
 
 from service.dataflow.event_time import EventTime
 from service.dataflow.operators import columns_of
-from service.dataflow.timed_join_vertices import BestWithinVertex
+from service.dataflow.timed_join_vertices import (
+    BestWithinVertex,
+    IntervalJoinVertex,
+    WindowJoinVertex,
+)
 from service.dataflow.vertices import TimedVertex
 from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
@@ -36,7 +40,7 @@ class TimedInputs:
 def timed_parts(vertex: TimedVertex, given: TimedInputs) -> KeyedParts:
     """The parts, whose store is a `TimedStore`; raises as `stateful.keyed_parts`."""
     match vertex:
-        case BestWithinVertex():
+        case BestWithinVertex() | IntervalJoinVertex() | WindowJoinVertex():
             return timed_join_parts(vertex, given.key, given.schemas, given.times, given.bin_bits)
         case _:
             raise GraphError(

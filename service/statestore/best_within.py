@@ -19,7 +19,7 @@ Invariants
        late if its event time is below the watermark and in no open interval of its key.
   BW5  Results leave by (`until`, key, order of the left rows), and `until` is never below the
        watermark of the time before: no vertex behind this one finds them late.
-Cost: about 0.2 us a row; the columns of one right row for each interval that is open, and those of
+Cost: 0.4 us a row with `once`, 0.6 us without; the columns of one right row for each interval that is open, and those of
 BW3. A right row is compared with each open interval of its key.
 """
 
@@ -99,7 +99,8 @@ class BestWithin:
         self.key = key
         self._columns = (list(left), list(right))
         self._choice = choice
-        self._out = out
+        #: Columns of what leaves.
+        self.output = out
         kinds = [field.type for field in list(out)[1:]]
         own = list(zip(left, kinds[: len(left)], strict=True))
         others = list(zip(right, kinds[len(left) :], strict=True))
@@ -117,6 +118,7 @@ class BestWithin:
         self.formats = (RowFormat(pa.schema([*lines, *own])), kept, kept)
         self._first = self.formats[INTERVALS].place_of("interval.since")
         self._no_rows = pa.RecordBatch.from_pylist([], schema=out)
+        self._time = kept.place_of(choice.times[RIGHT])
         self._ordering = kept.ordering()
         self._nothing = kept.encode([pa.nulls(1, kind) for _, kind in others], 1)
 
@@ -316,7 +318,7 @@ class BestWithin:
         left = table.read(INTERVALS, found.addresses[chosen])[len(_LINES) :]
         right = table.read(BEST, best.addresses[chosen])
         keys = pa.array(found.keys[found.positions[chosen]])
-        return pa.RecordBatch.from_arrays([keys, *left, *right], schema=self._out)
+        return pa.RecordBatch.from_arrays([keys, *left, *right], schema=self.output)
 
     def _let_go(
         self, table: RowTable, timers: TimerTable, keys: Int64s, version: int, watermark: int
@@ -325,10 +327,7 @@ class BestWithin:
         found = table.find(keys, WAITING)
         if not len(found):
             return
-        columns = pa.RecordBatch.from_arrays(
-            table.read(WAITING, found.addresses), names=self._columns[RIGHT]
-        )
-        times = self._times(columns, RIGHT)
+        times = shifted(table.cells[found.addresses + self._time], self._choice.offsets[RIGHT])
         keep = (times >= watermark) & (watermark != ALL)
         table.retain(found, keep, version)
         if keep.any():
@@ -338,7 +337,7 @@ class BestWithin:
         """Tagged rows with the columns of the output; those of the other side are null."""
         rows = late[0] if len(late) == 1 else pa.concat_batches(late)
         columns = rows.select([self.key, *self._columns[LEFT], *self._columns[RIGHT]]).columns
-        return pa.RecordBatch.from_arrays(columns, schema=self._out)
+        return pa.RecordBatch.from_arrays(columns, schema=self.output)
 
 
 def _set_let_go(timers: TimerTable, keys: Int64s, times: Int64s) -> None:

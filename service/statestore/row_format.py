@@ -124,10 +124,10 @@ class RowFormat:
         return [column.values.place for column in self._columns if is_text(column.kind)]
 
     def place_of(self, name: str) -> int:
-        """The cell of a row that has the values of this int64 column."""
-        place: int = self._columns[self.schema.names.index(name)].values.place
-        assert self.schema.field(name).type == pa.int64(), f"column {name!r} is one cell"
-        return place
+        """The cell of a row that has the values of this column of 64-bit numbers or times."""
+        values: _Part = self._columns[self.schema.names.index(name)].values
+        assert (values.width, values.count) == (8, 1), f"column {name!r} is one cell"
+        return values.place
 
     def ordering(self) -> NDArray[np.int64]:
         """The columns as `_row_order.compare` takes them."""

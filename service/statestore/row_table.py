@@ -199,19 +199,21 @@ class RowTable:
 
         Cost: that of the rows found; memory goes back when three quarters of a bin are gone.
         """
-        changed = np.unique(found.positions[~keep])
+        listed = np.zeros(len(found.keys), dtype=np.bool_)
+        listed[found.positions[~keep]] = True
+        changed = np.flatnonzero(listed)
         if not len(changed):
             return
         keys = found.keys[changed]
         touched = self._keys.touch(keys)
         assert len(touched.keys) == len(keys), "keys are distinct"
-        listed = np.zeros(len(found.keys), dtype=np.bool_)
-        listed[changed] = True
         self._heap.retain(found.group, touched, keep[listed[found.positions]])
         self._keys.store(touched, version)
         counts = touched.state[_row_heap.COUNT :: _row_heap.GROUP_COLUMNS].sum(axis=0)
         self._keys.remove(touched.keys[counts == 0])
-        self._heap.shrink(np.unique(bins_of(keys, self.bin_bits)).astype(np.int64))
+        had = np.zeros(self.bins, dtype=np.bool_)
+        had[bins_of(keys, self.bin_bits)] = True
+        self._heap.shrink(np.flatnonzero(had))
 
     def remove(self, keys: Int64s, version: int) -> None:
         """Take all rows of these distinct keys out; those that have none are passed over."""

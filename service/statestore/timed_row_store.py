@@ -42,6 +42,11 @@ class TimedRowProgram(Protocol):
         """Formats of the groups of rows that are kept."""
         ...
 
+    @property
+    def output(self) -> pa.Schema:
+        """Columns of what leaves."""
+        ...
+
     def apply_at(
         self,
         table: RowTable,
@@ -149,8 +154,9 @@ def keys_of(rows: pa.RecordBatch, key: str) -> Int64s:
 
 def greatest_of(groups: Int64s, values: Int64s) -> tuple[Int64s, Int64s]:
     """The distinct numbers of `groups`, and the greatest of the values of each."""
+    if not len(groups):
+        return groups, values
     order = np.argsort(groups, kind="stable")
-    distinct, starts = np.unique(groups[order], return_index=True)
-    if not len(distinct):
-        return distinct, values[:0]
-    return distinct, np.maximum.reduceat(values[order], starts)
+    groups, values = groups[order], values[order]
+    starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
+    return groups[starts], np.maximum.reduceat(values, starts)

@@ -8,24 +8,20 @@ The model looks at all rows that came on time at once.
 from __future__ import annotations
 
 import math
-import tempfile
-from pathlib import Path
 
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.hashing import bins_of
 from service.statestore.best_within import BestWithin, Choice
-from service.statestore.checkpoint import read_checkpoint, write_checkpoint
-from service.statestore.columns import KEY_ID, numbers_of
+from service.statestore.columns import KEY_ID
 from service.statestore.join import LEFT, RIGHT, SIDE
 from service.statestore.text_keys import key_hashes
-from service.statestore.timed import ALL, NEVER
+from service.statestore.timed import NEVER
 from service.statestore.timed_row_store import TimedRowStore
 from service.statestore.timed_text import TimedTextStore
+from tests.fakes.timed_stores import BITS, MOVING, STEPS, play, reached
 
-BITS = 2
 TIMES = st.integers(0, 12)
 LEFTS = st.tuples(st.just(LEFT), st.integers(0, 2), TIMES, TIMES, st.integers(0, 3))
 RIGHTS = st.tuples(
@@ -35,14 +31,8 @@ RIGHTS = st.tuples(
     st.integers(0, 4),
     st.sampled_from([None, "", "a", "ab", "b" * 9]),
 )
-#: Rows of an epoch, the watermark after it, and what happens to the bins then.
 EPOCHS = st.lists(
-    st.tuples(
-        st.lists(st.one_of(LEFTS, RIGHTS, RIGHTS), max_size=8),
-        st.integers(0, 4),
-        st.sampled_from(["stay", "move", "store"]),
-    ),
-    max_size=8,
+    st.tuples(st.lists(st.one_of(LEFTS, RIGHTS, RIGHTS), max_size=8), STEPS), max_size=8
 )
 FLOATS = {0: -0.0, 1: 0.0, 2: 1.5, 3: math.inf, 4: math.nan}
 
@@ -114,8 +104,8 @@ class Case:
 
 def came_on_time(epochs):
     """Rows that came on time with their epochs, late rows, and the watermark after each epoch."""
-    watermark, on_time, late, reached = NEVER, [], [], []
-    for number, (rows, rise, _) in enumerate(epochs):
+    watermark, on_time, late, marks = NEVER, [], [], []
+    for number, (rows, (rise, _)) in enumerate(epochs):
         for row in (row for row in rows if row[0] == LEFT):
             tardy = min(row[2], row[3]) < watermark
             late.append(row) if tardy else on_time.append((number, row))
@@ -124,9 +114,9 @@ def came_on_time(epochs):
             held = any(holds(left, row) and left[3] > watermark for _, left in on_time)
             tardy = row[2] < watermark and not held
             late.append(row) if tardy else on_time.append((number, row))
-        watermark = max(watermark, 0) + rise
-        reached.append(watermark)
-    return on_time, late, reached
+        watermark = reached(watermark, rise)
+        marks.append(watermark)
+    return on_time, late, marks
 
 
 def holds(left, right):
@@ -145,14 +135,12 @@ def merit(case, left, right):
 
 def expected(case, epochs):
     """Results, each with its epoch, and late rows, by looking at everything; in no order."""
-    on_time, late, reached = came_on_time(epochs)
+    on_time, late, marks = came_on_time(epochs)
     results = []
     for came, left in on_time:
         if left[0] != LEFT:
             continue
-        closed = next(
-            (at for at in range(came, len(epochs)) if reached[at] >= left[3]), len(epochs)
-        )
+        closed = next((at for at in range(came, len(epochs)) if marks[at] >= left[3]), len(epochs))
         claimed = [
             (merit(case, left, right), right)
             for when, right in on_time
@@ -184,57 +172,18 @@ def given_by(rows):
     return list(zip(*columns, strict=True))
 
 
-def moved(store, other, bins):
-    for bin_id in bins:
-        assembler = other.assembler(bin_id)
-        for chunk in list(store.give_up(bin_id, cut=7)):
-            assembler.feed(chunk)
-        other.install(bin_id, assembler)
-
-
-def stored(store, other):
-    with tempfile.TemporaryDirectory() as folder:
-        files = write_checkpoint(Path(folder), 9, {"best": store}, range(1 << BITS))
-        read_checkpoint(Path(folder), files, {"best": other})
-    return other
-
-
 def played(case, epochs, moving):
-    """Results by epoch, and late rows; the bins of `moving` go to and fro between two stores."""
-    stores, homes = [case.store(), case.store()], [0] * (1 << BITS)
-    watermark, results, late = NEVER, [], []
-    ends = [*epochs, ([], ALL, "stay")]
-    for number, (rows, rise, then) in enumerate(ends):
-        batch = case.batch(rows)
-        bins = bins_of(numbers_of(batch, case.key), BITS) if rows else []
-        for home in (0, 1):
-            here = pa.array([homes[bin_id] == home for bin_id in bins], pa.bool_())
-            if rows and here.true_count:
-                given = stores[home].apply_at(batch.filter(here), (number,), watermark)
-                assert given.rows.num_rows == 0
-                if given.late is not None:
-                    late += given_by(given.late)
-        # The last one lets everything go.
-        watermark = ALL if rise == ALL else max(watermark, 0) + rise
-        for store in stores:
-            if store.due(watermark):
-                fired = given_by(store.fire(watermark, (number,)))
-                order = [(row[2], row[0]) for row in fired]
-                assert case.texts or order == sorted(order)
-                results += [(number, row) for row in fired]
-        if then == "move":
-            for bin_id in moving:
-                source = homes[bin_id]
-                moved(stores[source], stores[1 - source], [bin_id])
-                homes[bin_id] = 1 - source
-        elif then == "store":
-            stores = [stored(store, case.store()) for store in stores]
-    for store in stores:
-        assert not store.row_count
-        assert not store.due(ALL)
-        if case.texts:
-            assert not store.keys.table.key_count
-    return results, late
+    """Results with their epochs, and late rows, of stores that play them."""
+    batches = [(case.batch(rows), step) for rows, step in epochs]
+    given = play(case.store, case.key, batches, moving)
+    assert not any(rows.num_rows for _, rows in given.applied)
+    results = []
+    for number, rows in given.fired:
+        fired = given_by(rows)
+        order = [(row[2], row[0]) for row in fired]
+        assert case.texts or order == sorted(order)
+        results += [(number, row) for row in fired]
+    return results, [row for rows in given.late for row in given_by(rows)]
 
 
 def in_any_order(rows):
@@ -247,9 +196,9 @@ CASES = st.builds(
 
 
 @settings(deadline=None)
-@given(CASES, EPOCHS, st.sets(st.integers(0, 3)))
+@given(CASES, EPOCHS, MOVING)
 def test_equals_a_model_that_sees_all_rows_at_once(case, epochs, moving):
-    results, late = played(case, epochs, sorted(moving))
+    results, late = played(case, epochs, moving)
     wanted, tardy = expected(case, epochs)
     assert in_any_order(results) == in_any_order(
         (closed, shown(case, left, best)) for closed, left, best in wanted
@@ -258,12 +207,12 @@ def test_equals_a_model_that_sees_all_rows_at_once(case, epochs, moving):
 
 
 @settings(deadline=None, max_examples=50)
-@given(EPOCHS, st.sets(st.integers(0, 3)), st.booleans())
+@given(EPOCHS, MOVING, st.booleans())
 def test_a_promise_that_is_kept_changes_nothing(epochs, moving, outer):
     """Of each key the first left row only: then `once` gives what the general form gives."""
     seen: set[int] = set()
     kept = []
-    for rows, rise, then in epochs:
+    for rows, step in epochs:
         some = []
         for row in rows:
             if row[0] == LEFT:
@@ -271,12 +220,12 @@ def test_a_promise_that_is_kept_changes_nothing(epochs, moving, outer):
                     continue
                 seen.add(row[1])
             some.append(row)
-        kept.append((some, rise, then))
+        kept.append((some, step))
     given = [
         played(
             Case(texts=False, floats=False, floor=True, outer=outer, once=once),
             kept,
-            sorted(moving),
+            moving,
         )
         for once in (False, True)
     ]

@@ -9,7 +9,7 @@ import pytest
 
 import megaphone
 from service import migrate_view, status
-from service.dataflow import flow, keyed, row_operations
+from service.dataflow import flow, keyed, row_operations, timed_joins
 from service.ingest import captured, files, lists, shape
 from service.migration import matching, plan_file, rebalance
 from service.standalone import run
@@ -17,7 +17,9 @@ from service.testing import cluster, script
 
 
 @pytest.mark.parametrize(
-    "module", [megaphone, flow, keyed, row_operations], ids=lambda module: module.__name__
+    "module",
+    [megaphone, flow, keyed, row_operations, timed_joins],
+    ids=lambda module: module.__name__,
 )
 def test_the_examples_of_a_module_run_as_printed(module: ModuleType) -> None:
     result = doctest.testmod(module)

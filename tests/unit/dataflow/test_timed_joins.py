@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -77,3 +78,49 @@ def test_streams_of_two_flows_are_refused() -> None:
     _, _, bids = sides()
     with pytest.raises(GraphError, match="was used in"):
         best(auctions, bids)
+
+
+def near(auctions: Stream, bids: Stream, **other: Any) -> Stream:
+    given = {"lower": "0s", "upper": "1m", **other}
+    return auctions.key_by("id").interval_join("near", bids.key_by("auction"), **given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "time"),
+    [
+        ({}, EventTime("at_right", "ms")),
+        ({"how": "left"}, EventTime("at", "ms", 60_000)),
+        ({"lower": "-5s"}, EventTime("at", "ms", 60_000)),
+        ({"lower": "-5s", "upper": "-1s"}, EventTime("at", "ms")),
+        ({"lower": timedelta(seconds=-5), "upper": "0s"}, EventTime("at", "ms")),
+    ],
+)
+def test_an_interval_join_gives_the_event_time_of_the_later_row(
+    arguments: dict[str, Any], time: EventTime
+) -> None:
+    _, auctions, bids = sides()
+    joined = near(auctions, bids, **arguments)
+    assert joined.columns == ("id", "at", "expires", "reserve", "price", "at_right")
+    assert joined.event_time == time
+
+
+def test_columns_that_are_not_known_leave_the_left_event_time() -> None:
+    flow, auctions, bids = sides()
+    unknown = bids.map_batches("map", lambda rows: rows)
+    joined = near(auctions, unknown)
+    assert joined.columns is None
+    assert joined.event_time == EventTime("at", "ms", 60_000)
+    assert best(auctions, unknown).event_time == EventTime("expires", "ms")
+    assert len(flow.vertices) == 5
+
+
+def test_an_interval_is_from_less_to_more_in_whole_units() -> None:
+    _, auctions, bids = sides()
+    with pytest.raises(GraphError, match="'near': lower is 2m, which is more than upper, 1m"):
+        near(auctions, bids, lower="2m")
+    with pytest.raises(GraphError, match="lower of 'near' is 5us, but the event time is in ms"):
+        near(auctions, bids, lower="-5us")
+    with pytest.raises(GraphError, match="is no length of time"):
+        near(auctions, bids, upper="soon")
+    with pytest.raises(NotYetSupported, match="how='outer' of 'near' is not supported"):
+        near(auctions, bids, how="outer")

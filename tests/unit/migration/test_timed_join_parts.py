@@ -105,3 +105,32 @@ def test_what_waits_for_a_watermark_is_not_put_on_disk() -> None:
         assert isinstance(store, TimedRowStore | TimedTextStore)
         with pytest.raises(NotYetSupported, match="--state-memory for 'won'"):
             store.back_with(None, 0)  # type: ignore[arg-type]  # it is not looked at
+
+
+def test_joins_of_pairs_give_both_sides_and_their_window() -> None:
+    auctions, bids = streams(LEFT, RIGHT)
+    keyed = auctions.key_by("id"), bids.key_by("auction")
+    near = keyed[0].interval_join("near", keyed[1], lower="-1s", upper="1s", how="left")
+    names = ["id", "at", "expires", "reserve", "price", "at_right"]
+    parts = parts_of(near, LEFT, RIGHT)
+    assert parts.schema == pa.schema([(name, INT) for name in names])
+    assert parts.sorted
+    windows = keyed[0]._join_in_windows("windows", keyed[1], "10s", "5s", "_right")
+    assert windows.columns == (*names, "window_start", "window_end")
+    assert windows.event_time == EventTime("window_end", "ms", -1)
+    assert parts_of(windows, LEFT, RIGHT).schema.names == list(windows.columns or ())
+    holed = pa.record_batch({name: pa.array([None if name == "at" else 1], INT) for name in RIGHT})
+    assert parts.sides is not None
+    with pytest.raises(GraphError, match="'near' was given 1 nulls in column 'at'"):
+        parts.sides.of(holed, 1)
+
+
+def test_a_window_of_the_input_is_in_the_way_of_the_output_s() -> None:
+    auctions, bids = streams(LEFT, {**RIGHT, "window_end": INT})
+    keyed = auctions.key_by("id"), bids.key_by("auction")
+    with pytest.raises(GraphError, match="'windows' would have two columns 'window_end'"):
+        keyed[0]._join_in_windows("windows", keyed[1], "10s", "5s", "_right")
+    unknown = bids.map_batches("map", lambda rows: rows).key_by("auction")
+    windows = keyed[0]._join_in_windows("windows", unknown, "10s", "5s", "_right")
+    with pytest.raises(GraphError, match="'windows' would have two columns 'window_end'"):
+        parts_of(windows, LEFT, {**RIGHT, "window_end": INT})
