@@ -16,9 +16,21 @@ Run it with `megaphone run module:flow`; test it with `megaphone.testing`.
 
 from service.dataflow.capturing import CapturedFrontier, CapturedRows, captures, replay
 from service.dataflow.event_time import EventTime, Watermarks
-from service.dataflow.flow import Flow, KeyedStream, Stream, count, highest, lowest, oldest, total
+from service.dataflow.flow import (
+    Flow,
+    KeyedStream,
+    Stream,
+    count,
+    highest,
+    lowest,
+    mean,
+    oldest,
+    total,
+)
 from service.dataflow.probe import Probe
 from service.dataflow.vertices import KafkaSink, KafkaSource, Order
+from service.dataflow.window_values import given, sliding, tumbling
+from service.dataflow.windows import WindowedStream
 from service.egress.local_sinks import FileSink, ListSink, PrintSink
 from service.errors import (
     DataError,
@@ -59,12 +71,17 @@ __all__ = [
     "UsageError",
     "UserFunctionError",
     "Watermarks",
+    "WindowedStream",
     "captures",
     "count",
+    "given",
     "highest",
     "lowest",
+    "mean",
     "oldest",
     "replay",
     "run_local",
+    "sliding",
     "total",
+    "tumbling",
 ]

@@ -50,6 +50,7 @@ from service.dataflow.vertices import (
     upstreams_of,
     uses_kafka,
 )
+from service.dataflow.window_vertices import WindowAggregateVertex
 from service.ids import Role
 
 _WIDTH, _HEIGHT = 190, 46
@@ -78,6 +79,7 @@ KINDS: dict[type, str] = {
     BestWithinVertex: "best within",
     IntervalJoinVertex: "interval join",
     WindowJoinVertex: "window join",
+    WindowAggregateVertex: "windows",
     EnterVertex: "enter loop",
     FeedbackVertex: "feedback",
     LeaveVertex: "leave loop",
@@ -167,7 +169,9 @@ def _detail(vertex: Vertex) -> str:
             return f"by {vertex.key}: {', '.join(vertex.outputs.names)}{_ordered(vertex)}"
         case DistinctVertex():
             return f"by {vertex.key}{_ordered(vertex)}"
-        case BestWithinVertex() | IntervalJoinVertex() | WindowJoinVertex():
+        case (
+            BestWithinVertex() | IntervalJoinVertex() | WindowJoinVertex() | WindowAggregateVertex()
+        ):
             return vertex.described
         case JoinVertex():
             left, right = vertex.keys

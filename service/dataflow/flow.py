@@ -34,14 +34,12 @@ from service.dataflow.row_vertices import CaptureVertex, InspectVertex, SideVert
 from service.dataflow.time_paths import event_time_behind, lost_at
 from service.dataflow.timed_joins import TimedJoinOperators
 from service.dataflow.vertices import (
-    AggregateVertex,
     ConcatVertex,
     EnterVertex,
     FeedbackVertex,
     KafkaSink,
     KafkaSource,
     LeaveVertex,
-    Order,
     SinkVertex,
     SourceVertex,
     TimedVertex,
@@ -50,8 +48,11 @@ from service.dataflow.vertices import (
     upstreams_of,
     uses_kafka,
 )
+from service.dataflow.window_values import START, Window
+from service.dataflow.windows import WindowedStream
+from service.durations import Duration
 from service.errors import GraphError, NotYetSupported
-from service.statestore.aggregate import Aggregate, Count, Max, Min, Oldest, Sum
+from service.statestore.aggregate import Aggregate, Count, Max, Mean, Min, Oldest, Sum
 
 #: Where a stream may end.
 _ENDS = (SinkVertex, InspectVertex, CaptureVertex)
@@ -78,6 +79,11 @@ def highest(column: str) -> Aggregate:
 def lowest(column: str) -> Aggregate:
     """Least value of `column`."""
     return Min(column)
+
+
+def mean(column: str) -> Aggregate:
+    """Mean of `column`, a float64."""
+    return Mean(column)
 
 
 def oldest(column: str) -> Aggregate:
@@ -249,6 +255,15 @@ class Stream(RowOperations):
         self._need(column, "key_by")
         return KeyedStream(self, column)
 
+    def window(
+        self, window: Window, *, allowed_lateness: Duration = "0s"
+    ) -> WindowedStream[Stream]:
+        """Cut all rows together into windows of event time; see `KeyedStream.window`.
+
+        All rows of a window are in one bin, so one worker computes it.
+        """
+        return WindowedStream(KeyedStream(self, START), None, window, allowed_lateness)
+
     def sink(self, name: str, connector: KafkaSink | LocalSink) -> Flow:
         """Write the stream out, to a topic or in this process; returns the flow.
 
@@ -354,42 +369,17 @@ class KeyedStream(TimedJoinOperators["Stream"]):
         self._stream = stream
         self._key = key
 
-    def aggregate(
-        self, name: str, *, order: Order = Order.EAGER, **aggregates: Aggregate
-    ) -> Stream:
-        """Keep `aggregates` per key and emit them on change.
+    def window(
+        self, window: Window, *, allowed_lateness: Duration = "0s"
+    ) -> WindowedStream[Stream]:
+        """Cut the rows of each key into windows of event time.
 
-        The output has one row for each key a batch changed, with the key and the aggregates' new
-        values as columns. It is a changelog: how many inputs one row absorbs depends on the load,
-        the last row of each key does not. With `Order.ORDERED` it has exactly one row for each key
-        and time, and its rows wait until their time is complete.
-
-        Raises:
-            GraphError: no aggregates, something else than an aggregate, an unknown column, or a
-                name equal to the key.
+        Args:
+            window: `tumbling(...)`, `sliding(...)` or `given()`.
+            allowed_lateness: how long, in event time, a closed window still takes rows; each time
+                it does, it is given again.
         """
-        if not aggregates:
-            raise GraphError(f"aggregate {name!r} has nothing to compute")
-        if self._key in aggregates:
-            raise GraphError(f"aggregate {name!r}: an output is named like the key {self._key!r}")
-        for output, aggregate in aggregates.items():
-            if not isinstance(aggregate, Aggregate):
-                raise GraphError(
-                    f"aggregate {name!r}: {output!r} is {aggregate!r}; use count(), total(...), "
-                    "highest(...), lowest(...) or oldest(...)"
-                )
-            if aggregate.column is not None:
-                self._stream._need(aggregate.column, name)
-        vertex = AggregateVertex(name, self._key, dict(aggregates), self._stream.vertex, order)
-        return self._stream.flow._stream(vertex, (self._key, *aggregates))
-
-    def window(self, *_: object) -> KeyedStream:
-        """Windows, timers and watermarks are refused in this version.
-
-        Raises:
-            NotYetSupported: always.
-        """
-        raise NotYetSupported("a window (timers and watermarks)", "aggregate without one")
+        return WindowedStream(self, self._key, window, allowed_lateness)
 
     def _upstream(self) -> int:
         return self._stream.vertex

@@ -1,4 +1,4 @@
-"""What a stream grouped by a key can do beyond aggregates: the users' API, and its checks.
+"""What a stream grouped by a key can do: the users' API, and its checks.
 
 Flow: user's module -> `KeyedStream` of `service.dataflow.flow`, which is these methods on its own
 streams -> vertices. Nothing is computed here.
@@ -17,8 +17,16 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import pyarrow as pa
 
 from service.dataflow.event_time import EventTime
-from service.dataflow.vertices import DistinctVertex, JoinVertex, Order, StatefulMapVertex, Vertex
+from service.dataflow.vertices import (
+    AggregateVertex,
+    DistinctVertex,
+    JoinVertex,
+    Order,
+    StatefulMapVertex,
+    Vertex,
+)
 from service.errors import GraphError, NotYetSupported
+from service.statestore.aggregate import Aggregate
 from service.statestore.object_rows import OBJECTS, StateCodec
 from service.statestore.stateful_map import StateFunction
 
@@ -54,6 +62,35 @@ class KeyedOperators(ABC, Generic[StreamT]):
     @abstractmethod
     def _same_flow(self, other: Self) -> None:
         """Refuse a stream of another flow."""
+
+    def aggregate(
+        self, name: str, *, order: Order = Order.EAGER, **aggregates: Aggregate
+    ) -> StreamT:
+        """Keep `aggregates` per key and emit them on change.
+
+        The output has one row for each key a batch changed, with the key and the aggregates' new
+        values as columns. It is a changelog: how many inputs one row absorbs depends on the load,
+        the last row of each key does not. With `Order.ORDERED` it has exactly one row for each key
+        and time, and its rows wait until their time is complete.
+
+        Raises:
+            GraphError: no aggregates, something else than an aggregate, an unknown column, or a
+                name equal to the key.
+        """
+        if not aggregates:
+            raise GraphError(f"aggregate {name!r} has nothing to compute")
+        if self._key in aggregates:
+            raise GraphError(f"aggregate {name!r}: an output is named like the key {self._key!r}")
+        for output, aggregate in aggregates.items():
+            if not isinstance(aggregate, Aggregate):
+                raise GraphError(
+                    f"aggregate {name!r}: {output!r} is {aggregate!r}; use count(), total(...), "
+                    "highest(...), lowest(...), mean(...) or oldest(...)"
+                )
+            if aggregate.column is not None:
+                self._need(aggregate.column, name)
+        vertex = AggregateVertex(name, self._key, dict(aggregates), self._upstream(), order)
+        return self._add(vertex, (self._key, *aggregates))
 
     def stateful_map(
         self,

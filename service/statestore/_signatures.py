@@ -82,5 +82,13 @@ KEEP_ONE: list[Signature] = [
     _void(_small_ints_read, _floats_read, _floats),
 ]
 
+# _window_kernels
+ASSIGN: Signature = _int(_ints_read, _int, _int, _ints, _flags)
+IDENTIFY: Signature = _void(_lines_read, _int, _int, _int, _ints)
+MARK_OF: Signature = _void(_ints_read, _int, _ints)
+CLAIM: Signature = _int(_small_ints_read, _ints_read, _lines_read, _int, _lines)
+GATHER: Signature = _void(_lines_read, _ints_read, _lines)
+NUMBER: Signature = _int(_ints_read, _small_ints, _small_ints, _ints)
+
 #: For the kernels of tables that stand on an arena.
 ARENA = _arena

@@ -11,14 +11,16 @@ Invariants
       through the end within a batch and comes back is exact.
   G4  A batch that fails changes no aggregate, though its new keys stay, with initial values.
   G5  NaN poisons a sum, and is ignored by maximum and minimum.
-  G6  Greatest and least values have their column's type; a sum is int64, float64 or a duration.
+  G6  Greatest and least values have their column's type; a sum is int64, float64 or a duration; a
+      mean is float64.
+  G7  The mean of integers comes of exact sums, whatever their size: not of the order of rows.
 Cost: one cache-missing access per distinct key, one pass over the rows per aggregate, no Python per
 row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,9 +30,10 @@ from numpy.typing import NDArray
 
 from service.errors import StateError, UsageError
 from service.statestore import _folds
-from service.statestore.arena import KeyedTable, Touched
+from service.statestore.aggregate_types import sum_of, type_of
+from service.statestore.arena import KeyedTable
 from service.statestore.columns import ColumnSpec, ColumnType, Values, numbers_of
-from service.statestore.number_types import KEPT, NumberType, number_type
+from service.statestore.number_types import KEPT, NumberType
 
 _INT64 = np.iinfo(np.int64)
 _LEAST: dict[ColumnType, int | float] = {"int64": int(_INT64.min), "float64": -np.inf}
@@ -97,7 +100,37 @@ class Oldest:
         return _GREATEST[dtype]
 
 
-Aggregate = Count | Sum | Max | Min | Oldest
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Mean of `column` over the rows of the key, as a float64."""
+
+    column: str
+    kept: ClassVar[bool] = True
+
+    def initial(self, dtype: ColumnType) -> int | float:
+        """Of the sums that it is made of, before the first row."""
+        return 0
+
+
+Aggregate = Count | Sum | Max | Min | Oldest | Mean
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One line of what is folded for an output; a mean has several."""
+
+    #: Name of the state column.
+    name: str
+    output: str
+    aggregate: Aggregate
+    dtype: ColumnType
+    #: Which bits of an integer are added, where not all are: then no sum of them overflows.
+    half: int | None = None
+
+
+#: Low bits of an integer, which are added apart from the rest of it.
+_LOW_BITS = 32
+_LOW, _HIGH = 0, 1
 
 
 class AggregateProgram:
@@ -137,28 +170,59 @@ class AggregateProgram:
             if aggregate.column is None:
                 self._outputs[name] = KEPT["int64"]
             else:
-                read = _type_of(name, aggregate.column, dtypes)
+                read = type_of(name, aggregate.column, dtypes)
                 self._inputs[aggregate.column] = read
                 self._outputs[name] = read
                 if isinstance(aggregate, Sum):
-                    self._outputs[name] = _sum_of(name, aggregate, read)
+                    self._outputs[name] = sum_of(name, aggregate.column, "sum", read)
+                elif isinstance(aggregate, Mean):
+                    sum_of(name, aggregate.column, "mean", read)
+                    self._outputs[name] = KEPT["float64"]
             self.output_dtypes[name] = self._outputs[name].kept
         #: Columns of what `apply_rows` gives; making them costs as much as a small batch.
         self._schema = pa.schema([(key, pa.int64()), *self.output_types.items()])
+        #: What is folded, in order; those that are kept are the state columns.
+        self._parts = [part for name in outputs for part in self._parts_of(name)]
         self.state_columns: tuple[ColumnSpec, ...] = tuple(
-            ColumnSpec(name, dtype, outputs[name].initial(dtype), self._meaning(name))
-            for name, dtype in self.output_dtypes.items()
-            if outputs[name].kept
+            ColumnSpec(
+                part.name, part.dtype, part.aggregate.initial(part.dtype), self._meaning(part)
+            )
+            for part in self._parts
+            if part.aggregate.kept
         )
+        if len({part.name for part in self._parts}) < len(self._parts):
+            raise UsageError(f"two outputs of {list(outputs)} need state of one name; rename one")
 
-    def _meaning(self, name: str) -> str:
-        output = self._outputs[name]
-        return "" if output.kind == KEPT[output.kept].kind else str(output.kind)
+    def _parts_of(self, name: str) -> list[_Part]:
+        aggregate = self.outputs[name]
+        if not isinstance(aggregate, Mean):
+            return [_Part(name, name, aggregate, self.output_dtypes[name])]
+        read, total = self._inputs[aggregate.column], Sum(aggregate.column)
+        rows = _Part(f"{name}/rows", name, Count(), "int64")
+        if read.kept == "float64":
+            return [_Part(f"{name}/sum", name, total, "float64"), rows]
+        return [
+            _Part(f"{name}/high", name, total, "int64", _HIGH),
+            _Part(f"{name}/low", name, total, "int64", _LOW),
+            rows,
+        ]
+
+    def _meaning(self, part: _Part) -> str:
+        output = self._outputs[part.output]
+        plain = isinstance(self.outputs[part.output], Mean)
+        return "" if plain or output.kind == KEPT[output.kept].kind else str(output.kind)
 
     @property
     def output_types(self) -> dict[str, pa.DataType]:
         """Output name -> its type (G6), in order; the key column is not among them."""
         return {name: output.kind for name, output in self._outputs.items()}
+
+    @property
+    def is_order_sensitive(self) -> bool:
+        """Whether the order of rows says something: sums of floats are rounded as they go."""
+        return any(
+            isinstance(part.aggregate, Sum) and part.dtype == "float64" for part in self._parts
+        )
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -189,71 +253,134 @@ class AggregateProgram:
         """
         touched = table.touch(keys)
         try:
-            results = self._fold_all(touched, values)
+            lines = self.fold(touched.keys, touched.positions, touched.state, values)
         except StateError:
             table.restore(touched)
             raise
         table.store(touched, version)
-        return touched.keys, results
+        return touched.keys, self._results(lines)
 
     def apply_rows(self, table: KeyedTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
         """`apply` for a batch whose columns hold no nulls; one row for each key it changed."""
-        values = {name: read.widened(rows.column(name)) for name, read in self._inputs.items()}
         keys = numbers_of(rows, self.key).view(np.int64)
-        changed, outputs = self.apply(table, keys, values, version)
-        given = (self._outputs[name].narrowed(column) for name, column in outputs.items())
+        changed, outputs = self.apply(table, keys, self.values_of(rows), version)
+        given = self._narrowed(outputs)
         return pa.RecordBatch.from_arrays([pa.array(changed), *given], schema=self._schema)
 
-    def _fold_all(self, touched: Touched, values: Mapping[str, Values]) -> dict[str, Values]:
-        results: dict[str, Values] = {}
+    def values_of(self, rows: pa.RecordBatch) -> dict[str, Values]:
+        """The input columns of a batch, widened to the types that are kept."""
+        return {name: read.widened(rows.column(name)) for name, read in self._inputs.items()}
+
+    def fold(
+        self,
+        keys: NDArray[np.int64],
+        positions: NDArray[np.int32],
+        state: NDArray[np.int64],
+        values: Mapping[str, Values],
+    ) -> list[Values]:
+        """Fold a batch into the state of its keys.
+
+        Args:
+            keys: the m distinct keys, for errors.
+            positions: of each row's key among them.
+            state: a line of m cells for each state column; changed in place.
+            values: as `apply` takes them.
+
+        Returns:
+            A line for each part, what is kept and what is not; those kept are views of `state`.
+
+        Raises:
+            StateError: a sum does not fit into 64 bits; `state` is then of no use.
+        """
+        lines: list[Values] = []
         state_row = 0
-        for name, aggregate in self.outputs.items():
-            dtype = self.output_dtypes[name]
-            if aggregate.kept:
-                totals: Values = touched.state[state_row].view(dtype)
+        for part in self._parts:
+            if part.aggregate.kept:
+                totals: Values = state[state_row].view(part.dtype)
                 state_row += 1
             else:
-                totals = np.full(len(touched.keys), aggregate.initial(dtype), dtype=dtype)
-            column = None if aggregate.column is None else values[aggregate.column]
-            _fold(name, aggregate, touched, column, totals)
-            results[name] = totals
+                initial = part.aggregate.initial(part.dtype)
+                totals = np.full(state.shape[1], initial, dtype=part.dtype)
+            column = part.aggregate.column
+            read = None if column is None else _half(values[column], part.half)
+            _fold(part.output, part.aggregate, keys, positions, read, totals)
+            lines.append(totals)
+        return lines
+
+    def merge(
+        self, keys: NDArray[np.int64], positions: NDArray[np.int32], state: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """State of some keys put together from parts of it: where rows were folded piece by piece.
+
+        Args:
+            keys: the m distinct keys, for errors.
+            positions: of each part's key among them.
+            state: a line for each state column, of all parts.
+
+        Returns:
+            A line of m cells for each state column.
+
+        Raises:
+            StateError: a sum does not fit into 64 bits.
+        """
+        merged = np.empty((len(self.state_columns), len(keys)), dtype=np.int64)
+        for line, found, spec, part in zip(
+            merged, state, self.state_columns, self._parts, strict=True
+        ):
+            line[:] = spec.initial_bits
+            aggregate = part.aggregate
+            # Parts that were counted are added.
+            adding = Sum("rows") if isinstance(aggregate, Count) else aggregate
+            totals: Values = line.view(part.dtype)
+            _fold(part.output, adding, keys, positions, found.view(part.dtype), totals)
+        return merged
+
+    def outputs_of(self, state: NDArray[np.int64]) -> list[pa.Array]:
+        """The columns of the output, without the key, for state as `merge` gives it."""
+        lines = [line.view(part.dtype) for line, part in zip(state, self._parts, strict=True)]
+        return self._narrowed(self._results(lines))
+
+    def _narrowed(self, results: Mapping[str, Values]) -> list[pa.Array]:
+        return [self._outputs[name].narrowed(column) for name, column in results.items()]
+
+    def _results(self, lines: Sequence[Values]) -> dict[str, Values]:
+        """What the parts, a line each, say of each output."""
+        results: dict[str, Values] = {}
+        of_part = {part.name: line for part, line in zip(self._parts, lines, strict=True)}
+        for name, aggregate in self.outputs.items():
+            if isinstance(aggregate, Mean):
+                results[name] = _mean(name, of_part)
+            else:
+                results[name] = of_part[name]
         return results
 
 
-def _type_of(name: str, column: str, dtypes: Mapping[str, pa.DataType | str]) -> NumberType:
-    """How the aggregate of this output reads its column."""
-    known = {name: _known(kind) for name, kind in dtypes.items()}
-    found = known.get(column)
-    if found is None:
-        numbers = [name for name, kind in known.items() if kind is not None]
-        raise UsageError(
-            f"output {name!r} reads column {column!r}, which is {dtypes.get(column, 'missing')}; "
-            f"columns of numbers, booleans and times are {numbers}"
-        )
-    return found
+def _half(values: Values, half: int | None) -> Values:
+    """The bits of each value that a part adds."""
+    if half is None:
+        return values
+    numbers = values.view(np.int64)
+    return numbers >> _LOW_BITS if half == _HIGH else numbers & ((1 << _LOW_BITS) - 1)
 
 
-def _known(kind: pa.DataType | str) -> NumberType | None:
-    if isinstance(kind, str):
-        return next((kept for name, kept in KEPT.items() if name == kind), None)
-    return number_type(kind)
-
-
-def _sum_of(name: str, aggregate: Sum, read: NumberType) -> NumberType:
-    summed = None if read.summed is None else number_type(read.summed)
-    if summed is None:
-        advice = "cast it to int64 or float64 before" if read.kind == pa.uint64() else "count it"
-        raise UsageError(
-            f"output {name!r} is the sum of column {aggregate.column!r}, which is {read.kind}; "
-            f"{advice}, or take its greatest or least value"
-        )
-    return summed
+def _mean(name: str, of_part: Mapping[str, Values]) -> NDArray[np.float64]:
+    rows = of_part[f"{name}/rows"].astype(np.float64)
+    if f"{name}/sum" in of_part:
+        mean: NDArray[np.float64] = of_part[f"{name}/sum"].view(np.float64) / rows
+        return mean
+    high = of_part[f"{name}/high"].astype(np.float64) * float(1 << _LOW_BITS)
+    low: NDArray[np.float64] = of_part[f"{name}/low"].astype(np.float64)
+    return (high + low) / rows
 
 
 def _fold(
-    name: str, aggregate: Aggregate, touched: Touched, values: Values | None, totals: Values
+    name: str,
+    aggregate: Aggregate,
+    keys: NDArray[np.int64],
+    positions: NDArray[np.int32],
+    values: Values | None,
+    totals: Values,
 ) -> None:
-    positions = touched.positions
     if values is None:
         _folds.count(positions, totals.view(np.int64))
         return
@@ -276,7 +403,7 @@ def _fold(
                 )
                 and carries.any()
             ):
-                key = touched.keys[np.flatnonzero(carries)[0]]
+                key = keys[np.flatnonzero(carries)[0]]
                 raise StateError(
                     f"the sum {name!r} of column {aggregate.column!r} for key {key} does not fit "
                     "into a signed 64-bit integer; sum a float64 column or a smaller unit"

@@ -275,7 +275,5 @@ def test_a_sink_in_a_loop_and_no_rounds_at_all_are_refused(flow: Flow, stream: S
 
 
 def test_what_this_version_cannot_do_is_refused_by_name(stream: Stream) -> None:
-    with pytest.raises(NotYetSupported, match=r"window \(timers and watermarks\) is not supported"):
-        stream.key_by("a").window(60)
     with pytest.raises(NotYetSupported, match=r"how='left' of join 'pairs' is not supported"):
         stream.key_by("a").join("pairs", stream.key_by("a"), how="left")

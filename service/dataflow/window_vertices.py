@@ -1,0 +1,72 @@
+"""Vertices of windows over event time, as values.
+
+Flow: `windows` adds them to a flow -> migration.window_parts lowers them to F and S. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from service.dataflow.event_time import EventTime, unit_of
+from service.dataflow.vertices import TimedVertex
+from service.dataflow.window_values import END, START, Window, panes_of
+from service.durations import Duration
+from service.errors import GraphError
+from service.statestore.aggregate import Aggregate
+from service.statestore.window_form import in_windows, times_in
+
+
+@dataclass(frozen=True)
+class WindowAggregateVertex(TimedVertex):
+    """Per window, and key where they are grouped, some aggregates."""
+
+    name: str
+    #: One column: of the key, or, of windows of all rows, of their start.
+    keys: tuple[str, ...]
+    upstreams: tuple[int, ...]
+    window: Window
+    lateness: Duration
+    aggregates: Mapping[str, Aggregate]
+    #: Whether there are windows of each key.
+    grouped: bool
+
+    @property
+    def described(self) -> str:
+        """For people."""
+        key = f"by {self.key}: " if self.grouped else ""
+        return f"{key}{', '.join(self.aggregates)} in windows {self.window.described}"
+
+    def event_time(self, given: Sequence[EventTime]) -> EventTime:
+        """A result leaves when the watermark reaches its window's end."""
+        return EventTime(END, given[0].unit, -1)
+
+
+@dataclass(frozen=True)
+class AssignWindows:
+    """Gives each row, once for each window that it is in, the window's start and end."""
+
+    user: str
+    window: Window
+    time: EventTime
+
+    def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows with their windows.
+
+        Raises:
+            GraphError: a row has no event time, or lengths are no whole numbers of its unit.
+        """
+        column = self.time.column
+        nulls = rows.column(column).null_count
+        if nulls:
+            raise GraphError(
+                f"{self.user!r} was given {nulls} nulls in column {column!r}, the event time; "
+                "filter them or fill them in before"
+            )
+        unit = unit_of(rows.schema.field(column), self.time.unit, self.user)
+        panes = panes_of(self.user, self.window, "0s", unit)
+        which, starts, ends = in_windows(times_in(rows, column, self.time.offset), panes)
+        taken = rows if panes.width == panes.step == 1 else rows.take(pa.array(which))
+        return taken.append_column(START, pa.array(starts)).append_column(END, pa.array(ends))

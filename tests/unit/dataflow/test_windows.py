@@ -1,0 +1,127 @@
+"""Windows as a flow is written: what they add to it, and what is refused by name.
+
+Cannot catch: what windows give; tests of the stores do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pytest
+
+from service.dataflow.event_time import EventTime, Watermarks
+from service.dataflow.flow import Flow, Stream, count, highest, mean, oldest
+from service.dataflow.vertices import KafkaSource
+from service.dataflow.window_values import given, sliding, tumbling
+from service.dataflow.window_vertices import AssignWindows
+from service.drawing import table_of
+from service.errors import GraphError
+from service.migration.stateful import keyed_parts
+
+SCHEMA = pa.schema([(name, pa.int64()) for name in ("auction", "price", "date_time")])
+
+
+def bids(watermarks: Watermarks | None = None) -> Stream:
+    source = KafkaSource(["bids"], "bid", ["auction", "price", "date_time"])
+    time = watermarks or Watermarks("date_time")
+    return Flow("hot").source("bids", source, watermarks=time)
+
+
+def test_windows_of_a_key_add_its_bounds_and_an_event_time() -> None:
+    counts = bids().key_by("auction").window(sliding("10s", every="2s")).aggregate("c", n=count())
+    assert counts.columns == ("auction", "window_start", "window_end", "n")
+    assert counts.event_time == EventTime("window_end", "ms", -1)
+    again = counts.window(given()).aggregate("top", n=highest("n"))
+    assert again.columns == ("window_start", "window_end", "n")
+    assert again.event_time == EventTime("window_end", "ms", -1)
+    assert again.sink is not None
+
+
+def test_windows_of_all_rows_are_assigned_before_rows_go_to_their_worker() -> None:
+    stream = bids().window(tumbling("10s")).aggregate("c", n=count(), m=mean("price"))
+    assert stream.columns == ("window_start", "window_end", "n", "m")
+    assert [vertex.name for vertex in stream.flow.vertices] == ["bids", "c.windows", "c"]
+    table = table_of(stream.map_batches("same", lambda rows: rows).inspect("see", print).flow)
+    assert "windows" in table
+    assert "n, m in windows of 10s every 10s" in table
+
+
+def test_the_parts_send_what_the_windows_read() -> None:
+    stream = bids().key_by("auction").window(tumbling("10s")).aggregate("c", top=highest("price"))
+    vertex = stream.flow.vertices[-1]
+    parts = keyed_parts(vertex, [SCHEMA], 2, [EventTime("date_time", "ms")])
+    assert parts.columns == ["auction", "date_time", "price"]
+    assert parts.schema.names == ["auction", "window_start", "window_end", "top"]
+    assert not parts.sorted
+
+
+def test_text_keys_keep_their_name_in_the_output() -> None:
+    stream = bids().key_by("auction").window(tumbling("10s")).aggregate("c", n=count())
+    schema = SCHEMA.set(0, pa.field("auction", pa.string()))
+    parts = keyed_parts(stream.flow.vertices[-1], [schema], 2, [EventTime("date_time", "ms")])
+    assert parts.schema.field(0) == pa.field("auction", pa.string())
+    assert parts.text_key == "auction"
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_windows_of_rows_are_assigned_in_the_unit_of_a_timestamp(unit: str) -> None:
+    assign = AssignWindows("c", tumbling("10s"), EventTime("t", "ms"))
+    moments = pa.array([12, -1], pa.timestamp("s")).cast(pa.timestamp(unit))
+    found = assign(pa.record_batch({"t": moments}))
+    scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    assert found["window_start"].to_pylist() == [10 * scale, -10 * scale]
+    assert found["window_end"].to_pylist() == [20 * scale, 0]
+
+
+def test_a_row_without_event_time_is_named() -> None:
+    assign = AssignWindows("c", tumbling("10s"), EventTime("t", "ms"))
+    with pytest.raises(GraphError, match="1 nulls in column 't'"):
+        assign(pa.record_batch({"t": pa.array([1, None], pa.int64())}))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: tumbling("0s"), "the size of a window is 0s"),
+        (lambda: sliding("10s", every="0ms"), "the every of a window is 0ms"),
+        (lambda: sliding("10s", every="11s"), "would leave gaps"),
+        (lambda: tumbling("ten"), "no length of time"),
+        (lambda: _keyed(None), "is no window"),
+        (lambda: _keyed(tumbling("10s"), "-1s"), "no length of time"),
+        (lambda: _keyed(given()), "window_start"),
+        (lambda: bids().key_by("auction").window(tumbling("1s")).aggregate("c"), "nothing"),
+        (lambda: _keyed(tumbling("1s"), window_end=count()), "named 'window_end'"),
+        (lambda: _keyed(tumbling("1s"), auction=count()), "named 'auction'"),
+        (lambda: _keyed(tumbling("1s"), n=oldest("price")), "of windows there are"),
+        (lambda: _keyed(tumbling("1s"), n=highest("prise")), "prise"),
+    ],
+)
+def test_what_makes_no_windows_is_refused(make: Callable[[], object], text: str) -> None:
+    with pytest.raises(GraphError, match=text):
+        make()
+
+
+def _keyed(window: object, lateness: str = "0s", **aggregates: object) -> object:
+    windows = bids().key_by("auction").window(window, allowed_lateness=lateness)  # type: ignore[arg-type]  # that is the test
+    return windows.aggregate("c", **(aggregates or {"n": count()}))  # type: ignore[arg-type]  # as above
+
+
+def test_a_stream_without_event_time_has_no_windows() -> None:
+    source = KafkaSource(["bids"], "bid", ["auction"])
+    stream = Flow("hot").source("bids", source)
+    with pytest.raises(GraphError, match="'c' needs an event time: source 'bids' has no waterm"):
+        stream.key_by("auction").window(tumbling("10s")).aggregate("c", n=count())
+
+
+def test_rows_that_have_columns_of_windows_are_not_given_others() -> None:
+    counts = bids().key_by("auction").window(tumbling("10s")).aggregate("c", n=count())
+    with pytest.raises(GraphError, match="use given"):
+        counts.window(tumbling("20s")).aggregate("more", n=count())
+
+
+def test_a_length_that_is_no_whole_number_of_the_unit_is_refused_when_it_is_lowered() -> None:
+    stream = bids(Watermarks("date_time", unit="s"))
+    vertex = stream.key_by("auction").window(tumbling("1500ms")).aggregate("c", n=count())
+    with pytest.raises(GraphError, match="size of the windows of 'c' is 1500ms"):
+        keyed_parts(vertex.flow.vertices[-1], [SCHEMA], 2, [EventTime("date_time", "s")])

@@ -1,0 +1,154 @@
+"""Stores of windows: given windows, windows of all rows, text keys, and what is refused.
+
+Cannot catch: what batches, watermarks and moves may do together; tests/property/test_windows.py
+does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from service.errors import NotYetSupported, StateCorrupt, StateError
+from service.hashing import bins_of
+from service.statestore.aggregate import Aggregate, AggregateProgram, Count, Max, Mean, Sum
+from service.statestore.panes import Panes
+from service.statestore.timed import ALL, NEVER
+from service.statestore.window_form import END, START, WindowForm, in_windows
+from service.statestore.window_store import WindowStore
+from tests.fakes.windows import batch, listed
+
+BITS = 2
+
+
+def store_of(
+    form: WindowForm, kinds: dict[str, str] | None = None, **aggregates: Aggregate
+) -> WindowStore:
+    program = AggregateProgram(form.key, aggregates or {"n": Count()}, kinds or {"v": "int64"})
+    return WindowStore("counts", form, program, BITS)
+
+
+def regular(size: int, every: int, lateness: int = 0) -> WindowForm:
+    return WindowForm("key", Panes.of(size, every, lateness), "time")
+
+
+def given_rows(*rows: tuple[int, int, int]) -> pa.RecordBatch:
+    names = ("key", START, END)
+    columns = list(zip(*rows, strict=True))
+    return pa.record_batch(
+        {name: pa.array(column, pa.int64()) for name, column in zip(names, columns, strict=True)}
+    )
+
+
+def test_windows_that_rows_name_may_end_together_and_begin_apart() -> None:
+    store = store_of(WindowForm("key", Panes.given()))
+    rows = given_rows((1, 0, 10), (1, 5, 10), (1, 0, 10), (2, 0, 20))
+    store.apply_at(rows, (1,), NEVER)
+    assert not store.due(9)
+    assert listed(store.fire(10, (1,))) == [(1, 0, 10, 2), (1, 5, 10, 1)]
+    assert listed(store.fire(ALL, (2,))) == [(2, 0, 20, 1)]
+    late = store.apply_at(rows, (3,), 10).late
+    assert late is not None
+    assert listed(late) == [(1, 0, 10), (1, 5, 10), (1, 0, 10)]
+
+
+def test_given_windows_of_all_rows_have_their_start_as_key() -> None:
+    store = store_of(WindowForm(START, Panes.given()))
+    store.apply_at(given_rows((1, 0, 10), (2, 0, 10), (3, -5, 10)), (1,), NEVER)
+    found = store.fire(10, (1,))
+    assert found.schema.names == [START, END, "n"]
+    assert listed(found) == [(-5, 10, 1), (0, 10, 2)]
+
+
+def test_rows_of_all_keys_that_are_late_for_some_windows_only_are_not_told_late() -> None:
+    panes = Panes.of(10, 5)
+    form = WindowForm(START, Panes.given(), once=(panes, "time"), hidden=(START, END))
+    store = store_of(form)
+    times = np.array([3, 7, 12])
+    which, starts, ends = in_windows(times, panes)
+    rows = pa.record_batch({"time": times[which], START: starts, END: ends})
+    given = store.apply_at(rows, (1,), 10)
+    assert given.late is not None
+    # 3 is in [-5, 5) and [0, 10), both over; of 7 one window is.
+    assert given.late.to_pydict() == {"time": [3]}
+    assert listed(store.fire(ALL, (1,))) == [(5, 15, 2), (10, 20, 1)]
+
+
+def test_a_closed_window_is_given_again_within_the_lateness() -> None:
+    store = store_of(regular(10, 10, lateness=5), total=Sum("v"))
+    store.apply_at(batch([(1, 3, 7)]), (1,), NEVER)
+    assert listed(store.fire(10, (1,))) == [(1, 0, 10, 7)]
+    again = store.apply_at(batch([(1, 4, 1), (2, 4, 1)]), (2,), 14)
+    assert again.late is None
+    assert listed(again.rows) == [(1, 0, 10, 8), (2, 0, 10, 1)]
+    assert listed(store.fire(15, (2,))) == []
+    assert store.row_count == 0
+    late = store.apply_at(batch([(1, 4, 1)]), (3,), 15)
+    assert late.late is not None
+    assert late.rows.num_rows == 0
+
+
+def test_a_sum_that_does_not_fit_changes_nothing() -> None:
+    store = store_of(regular(10, 10), total=Sum("v"))
+    most = 2**63 - 1
+    store.apply_at(batch([(1, 3, most)]), (1,), NEVER)
+    with pytest.raises(StateError, match="'total'.* for key 1 "):
+        store.apply_at(batch([(2, 3, 1), (1, 4, 1)]), (2,), NEVER)
+    assert listed(store.fire(ALL, (3,))) == [(1, 0, 10, most)]
+
+
+def test_panes_whose_sum_does_not_fit_are_an_error_and_their_mean_is_not() -> None:
+    most = 2**63 - 1
+    rows = batch([(1, 1, most), (1, 6, most)])
+    store = store_of(regular(10, 5), total=Sum("v"))
+    store.apply_at(rows, (1,), NEVER)
+    with pytest.raises(StateError, match="does not fit"):
+        store.fire(10, (1,))
+    store = store_of(regular(10, 5), mean=Mean("v"), top=Max("v"))
+    store.apply_at(rows, (1,), NEVER)
+    assert listed(store.fire(10, (1,))) == [
+        (1, -5, 5, float(most), most),
+        (1, 0, 10, float(most), most),
+    ]
+
+
+def test_keys_without_entries_are_told_from_those_with_some() -> None:
+    store = store_of(regular(10, 5))
+    store.apply_at(batch([(1, 3, 0), (2, 13, 0)]), (1,), NEVER)
+    keys = np.array([3, 1, 2, 3])
+    assert store.unused(keys).tolist() == [3, 3]
+    store.fire(10, (1,))
+    assert set(store.fired.tolist()) == {1}
+    assert store.unused(keys).tolist() == [3, 1, 3]
+
+
+def test_firing_some_bins_leaves_the_others() -> None:
+    store = store_of(regular(10, 5))
+    keys = range(20)
+    store.apply_at(batch([(key, 3, 0) for key in keys]), (1,), NEVER)
+    bins = bins_of(np.arange(20), BITS).tolist()
+    some = store.fire(10, (1,), frozenset({0, 2}))
+    mine = sorted(key for key in keys if bins[key] in (0, 2))
+    assert listed(some) == [(key, start, start + 10, 1) for start in (-5, 0) for key in mine]
+    assert store.due(10)
+    rest = store.fire(10, (1,))
+    assert sorted({row[0] for row in listed(rest)}) == sorted(set(keys) - set(mine))
+    assert store.row_count == 0
+
+
+def test_a_database_behind_windows_is_refused_by_name() -> None:
+    store = store_of(regular(10, 5))
+    with pytest.raises(NotYetSupported, match="--state-memory for 'counts'"):
+        store.back_with(None, 0)  # type: ignore[arg-type]  # it is not looked at
+
+
+def test_an_entry_under_an_id_that_is_not_its_own_is_refused() -> None:
+    store, other = store_of(regular(10, 10)), store_of(regular(10, 10))
+    store.apply_at(batch([(1, 3, 0)]), (1,), NEVER)
+    keys, values = store.stored_rows(np.arange(4))
+    cells = np.frombuffer(values[0].tobytes(), dtype="<i8").copy()
+    # Another pane under the same id.
+    cells[2] += 1
+    with pytest.raises(StateCorrupt, match="which is not its"):
+        other.load_rows(keys, [cells.tobytes()])
