@@ -19,8 +19,8 @@ Invariants
        late if its event time is below the watermark and in no open interval of its key.
   BW5  Results leave by (`until`, key, order of the left rows), and `until` is never below the
        watermark of the time before: no vertex behind this one finds them late.
-Cost: 0.4 us a row with `once`, 0.6 us without; the columns of one right row for each interval that is open, and those of
-BW3. A right row is compared with each open interval of its key.
+Cost: 0.4 us a row with `once`, 0.6 us without; the columns of one right row for each interval that
+is open, and those of BW3. A right row is compared with each open interval of its key.
 """
 
 from __future__ import annotations
