@@ -56,7 +56,7 @@ def ingest(
 
 @app.command()
 def transfer(
-    rows: Annotated[int, typer.Option(min=1_000, help="Rows of state that move")] = 4_000_000,
+    rows: Annotated[int, typer.Option(min=1_000, help="Rows of state that move")] = 2_000_000,
     runs: Annotated[int, typer.Option(min=1, max=100, help="Runs of each part")] = 5,
     output: Annotated[Output, typer.Option(help="text or json")] = Output.TEXT,
 ) -> None:
