@@ -28,8 +28,6 @@ from service.cli_options import (
     CheckpointEvery,
     Gateways,
     HttpPort,
-    OutputTopic,
-    Prefix,
     Registry,
     Servers,
     SlotNumber,
@@ -39,6 +37,8 @@ from service.cli_options import (
     Tied,
     UntilEnd,
     Workers,
+    query_arguments,
+    with_query,
 )
 from service.clock import SystemClock
 from service.config import Config, load_config
@@ -124,6 +124,7 @@ def _registry(text: str) -> SchemaRegistry:
 
 
 @app.command()
+@with_query
 def run(
     target: Target,
     bootstrap_servers: Servers = "",
@@ -140,8 +141,7 @@ def run(
     state_dir: StateDir = Path("megaphone-state"),
     state_memory: StateMemory = "",
     registry: Registry = "",
-    topic_prefix: Prefix = "nexmark",
-    output_topic: OutputTopic = "",
+    query: QueryTopics = QueryTopics(),
 ) -> None:
     """Run a flow on this machine: a controller, gateways and workers, each a process.
 
@@ -153,8 +153,7 @@ def run(
     """
     _check_bins(bins)
     config = load_config(_state_memory(state_memory))
-    topics = QueryTopics(topic_prefix, output_topic or None)
-    flow = load_flow(target, topics)
+    flow = load_flow(target, query)
     flow.check()
     if local and not uses_kafka(flow.vertices):
         run_without_kafka(flow, workers=workers, gateways=gateways, bins=bins)
@@ -178,7 +177,7 @@ def run(
         run_roles_here(options, state_dir, config, flow, _registry(registry))
         return
     common = [target, "--bootstrap-servers", bootstrap_servers, "--app", app_name]
-    common += ["--topic-prefix", topic_prefix, "--output-topic", output_topic]
+    common += query_arguments(query)
     job = ["--workers", str(workers), "--gateways", str(gateways), "--bins", str(bins)]
     if until_end:
         job.append("--until-end")
@@ -203,6 +202,7 @@ def run(
 
 
 @app.command()
+@with_query
 def controller(
     target: Target,
     bootstrap_servers: Servers,
@@ -214,14 +214,13 @@ def controller(
     checkpoint_every: CheckpointEvery = 0.0,
     address: Address = "tcp://127.0.0.1:*",
     http_port: HttpPort = None,
-    topic_prefix: Prefix = "nexmark",
-    output_topic: OutputTopic = "",
+    query: QueryTopics = QueryTopics(),
     tied: Tied = False,
 ) -> None:
     """Run the controller of a job: admits members, answers requests, plans moves, stops the job."""
     _check_bins(bins)
     config = _begin(tied=tied)
-    flow = load_flow(target, QueryTopics(topic_prefix, output_topic or None))
+    flow = load_flow(target, query)
     require_kafka(flow)
     options = ControllerOptions(
         bootstrap_servers,
@@ -238,6 +237,7 @@ def controller(
 
 
 @app.command()
+@with_query
 def worker(
     target: Target,
     bootstrap_servers: Servers,
@@ -248,8 +248,7 @@ def worker(
     registry: Registry = "",
     address: Address = "tcp://127.0.0.1:*",
     http_port: HttpPort = None,
-    topic_prefix: Prefix = "nexmark",
-    output_topic: OutputTopic = "",
+    query: QueryTopics = QueryTopics(),
     tied: Tied = False,
 ) -> None:
     """Run a worker: hosts bins of state and writes results."""
@@ -262,11 +261,11 @@ def worker(
         address,
         http_port,
     )
-    topics = QueryTopics(topic_prefix, output_topic or None)
-    _run_member(options, config, load_flow(target, topics), registry)
+    _run_member(options, config, load_flow(target, query), registry)
 
 
 @app.command()
+@with_query
 def gateway(
     target: Target,
     bootstrap_servers: Servers,
@@ -276,8 +275,7 @@ def gateway(
     registry: Registry = "",
     address: Address = "tcp://127.0.0.1:*",
     http_port: HttpPort = None,
-    topic_prefix: Prefix = "nexmark",
-    output_topic: OutputTopic = "",
+    query: QueryTopics = QueryTopics(),
     tied: Tied = False,
 ) -> None:
     """Run a gateway: reads Kafka partitions and routes their records."""
@@ -290,8 +288,7 @@ def gateway(
         address,
         http_port,
     )
-    topics = QueryTopics(topic_prefix, output_topic or None)
-    _run_member(options, config, load_flow(target, topics), registry)
+    _run_member(options, config, load_flow(target, query), registry)
 
 
 def _state_memory(text: str) -> int | None:
@@ -331,16 +328,16 @@ def status(
 
 
 @app.command()
+@with_query
 def graph(
     target: Target,
     svg: Annotated[
         Path | None, typer.Option("--svg", help="Write the picture to this file, too.")
     ] = None,
-    topic_prefix: Prefix = "nexmark",
-    output_topic: OutputTopic = "",
+    query: QueryTopics = QueryTopics(),
 ) -> None:
     """Show the vertices of a flow and the streams between them; runs nothing."""
-    flow = load_flow(target, QueryTopics(topic_prefix, output_topic or None))
+    flow = load_flow(target, query)
     typer.echo(table_of(flow), nl=False)
     if svg is not None:
         try:

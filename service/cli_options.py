@@ -5,10 +5,16 @@ Flow: a command's signature -> [cli_options] -> the text of its help.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from service.nexmark.queries import QueryTopics
+from service.nexmark.wire import Format, Topics
 
 Target = Annotated[
     str,
@@ -59,9 +65,22 @@ Registry = Annotated[
         "without it, the schemas of the built-ins."
     ),
 ]
-Prefix = Annotated[str, typer.Option(help="A built-in reads <prefix>-events.")]
+Prefix = Annotated[
+    str, typer.Option(help="A built-in reads <prefix>-person, -auction and -bid, or -events.")
+]
 OutputTopic = Annotated[
     str, typer.Option(help="A built-in writes here; without it, to a topic under the prefix.")
+]
+Written = Annotated[
+    Format, typer.Option("--format", help="How a built-in reads and writes records.")
+]
+EventsIn = Annotated[
+    Topics,
+    typer.Option(
+        "--event-topics",
+        help="Where a built-in finds events: a topic a type; one topic of records of all types; or "
+        "one of objects that hold a person, an auction or a bid.",
+    ),
 ]
 SlotNumber = Annotated[int, typer.Option("--slot", min=0, help="Which slot this process plays.")]
 Address = Annotated[str, typer.Option(help="Where peers connect to; * takes a free port.")]
@@ -79,3 +98,41 @@ Tied = Annotated[
         "--tied", hidden=True, help="Stop when standard input ends: the launcher holds it."
     ),
 ]
+
+
+def with_query(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of built-in queries in the place of its argument `query`."""
+    own = inspect.signature(command, eval_str=True)
+    asked = inspect.signature(query_of, eval_str=True).parameters
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(query=query_of(**{name: given.pop(name) for name in asked}), **given)
+
+    kept = [each for each in own.parameters.values() if each.name != "query"]
+    parameters = [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*kept, *asked.values())
+    ]
+    # What typer reads; `wraps` has left the signature of the command.
+    run.__dict__["__signature__"] = own.replace(parameters=parameters)
+    del run.__dict__["__wrapped__"]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def query_of(
+    topic_prefix: Prefix = "nexmark",
+    output_topic: OutputTopic = "",
+    written: Written = Format.AVRO,
+    events_in: EventsIn = Topics.SEPARATE,
+) -> QueryTopics:
+    """What the options say of a built-in query."""
+    return QueryTopics(topic_prefix, output_topic or None, events_in, written)
+
+
+def query_arguments(query: QueryTopics) -> list[str]:
+    """The options again, for the processes that `megaphone run` starts."""
+    return [
+        *("--topic-prefix", query.prefix, "--output-topic", query.output or ""),
+        *("--format", query.format, "--event-topics", query.event_topics),
+    ]

@@ -162,6 +162,7 @@ def _detail(vertex: Vertex) -> str:
         case SourceVertex(connector=KafkaSource() as connector):
             return (
                 f"{', '.join(connector.topics)}: {connector.record}({', '.join(connector.fields)})"
+                f"{_format(connector)}"
             )
         case AggregateVertex():
             return f"by {vertex.key}: {', '.join(vertex.aggregates)}{_ordered(vertex)}"
@@ -183,7 +184,8 @@ def _detail(vertex: Vertex) -> str:
         case FeedbackVertex(rounds_max=int(rounds)):
             return f"at most {rounds} rounds"
         case SinkVertex(connector=KafkaSink() as connector):
-            return f"{connector.topic}, schema {connector.schema}, key {connector.key}"
+            schema = "" if connector.schema is None else f", schema {connector.schema}"
+            return f"{connector.topic}{schema}, key {connector.key}{_format(connector)}"
         case (
             SourceVertex(connector=LocalSource() as local)
             | SinkVertex(connector=LocalSink() as local)
@@ -191,6 +193,10 @@ def _detail(vertex: Vertex) -> str:
             return local.label
         case _:
             return ""
+
+
+def _format(connector: KafkaSource | KafkaSink) -> str:
+    return "" if connector.format == "avro" else f", {connector.format}"
 
 
 def _ordered(vertex: KeyedVertex) -> str:

@@ -17,18 +17,19 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 from confluent_kafka import Producer
 
-from service.avro.encoder import Encoder, compile_encoder
 from service.clock import sleep
 from service.config import Config
 from service.control_topics import Admin
 from service.dataflow.flow import Flow
 from service.dataflow.vertices import SinkVertex, SourceVertex, roles_of
+from service.egress.encoders import RowEncoder, encoder_of
 from service.egress.producer import KafkaProducer, KafkaSinkWriter
 from service.hashing import bin_bits_of
 from service.ids import Role, Slot
 from service.ingest.consumer import KafkaPartitions
 from service.ingest.dead_letter import DeadLetters, OnDelivery
-from service.ingest.decode import DecodeLimits, RecordDecoder
+from service.ingest.decode import DecodeLimits
+from service.ingest.decoders import SourceDecoder, decoder_of
 from service.ingest.feed import SourceFeed
 from service.ingest.records import TopicPartition
 from service.ingest.registry import SchemaRegistry
@@ -55,8 +56,8 @@ class KafkaEdges:
         self._config = config
         self._flow = flow
         self._registry = registry
-        self._decoders: dict[str, RecordDecoder] = {}
-        self._encoders: dict[str, Encoder] = {}
+        self._decoders: dict[str, SourceDecoder] = {}
+        self._encoders: dict[str, RowEncoder] = {}
         self._letters: list[DeadLetters] = []
         self.producer = KafkaProducer(bootstrap_servers, f"{app}.{slot}", config.worker.linger_ms)
         #: By name of the source vertex; only of sources whose partitions this process reads.
@@ -74,20 +75,13 @@ class KafkaEdges:
         """
         for vertex, roles in zip(self._flow.vertices, roles_of(self._flow.vertices), strict=True):
             if isinstance(vertex, SourceVertex):
-                connector = vertex.kafka
-                decoder = RecordDecoder(
-                    self._registry,
-                    connector.record,
-                    connector.fields,
-                    DecodeLimits(self._config.limits.record_bytes_max),
-                    connector.topics,
-                )
+                limits = DecodeLimits(self._config.limits.record_bytes_max)
+                decoder = decoder_of(vertex.kafka, self._registry, limits)
                 if self._slot.role is Role.GATEWAY:
                     decoder.warm()
                 self._decoders[vertex.name] = decoder
             elif isinstance(vertex, SinkVertex) and self._slot.role in roles:
-                schema = self._registry.schema(vertex.kafka.schema)
-                self._encoders[vertex.name] = compile_encoder(schema)
+                self._encoders[vertex.name] = encoder_of(vertex.kafka, self._registry.schema)
                 self.producer.partitions(vertex.kafka.topic, self._config.limits.broker_timeout_s)
 
     def schema_of(self, vertex: SourceVertex) -> pa.Schema:
@@ -106,7 +100,6 @@ class KafkaEdges:
             connector.topic,
             connector.key,
             self._encoders[vertex.name],
-            connector.schema,
             columns,
             writer=self._slot,
             bin_bits=bin_bits_of(bins),

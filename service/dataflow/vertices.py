@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -26,6 +26,9 @@ from service.statestore.aggregate import Aggregate
 from service.statestore.object_rows import StateCodec
 from service.statestore.stateful_map import RowForm, StateFunction
 
+#: How records of topics may be written.
+FORMATS = ("avro", "json")
+
 
 class Order(Enum):
     """How a stateful vertex takes records: on arrival, or in the total order of timestamps."""
@@ -36,30 +39,53 @@ class Order(Enum):
 
 @dataclass(frozen=True)
 class KafkaSource:
-    """Avro records of one type from Kafka topics.
+    """Records of one type from Kafka topics.
 
     Attributes:
         topics: topics to read, all partitions.
-        record: name of the record type to take; other types in the topics are skipped.
+        record: name of the record type to take; other types in the topics are skipped. Of JSON it
+            says which schema has the types of the columns, unless `types` does.
         fields: columns to decode; the rest of a record is checked and skipped.
+        format: "avro", in the wire format of a schema registry, or "json", an object a record.
+        inside: the member, or field, that holds the record in an object around it; objects without
+            it, or with null, are skipped.
+        times: integer columns that in JSON may also be ISO 8601 text, which becomes milliseconds
+            since 1970.
+        types: for JSON without a schema: `{"user": "int64", "note": "string?"}`; one with a "?" may
+            be null or missing. Without `fields` its names are the columns.
     """
 
     topics: Sequence[str]
-    record: str
-    fields: Sequence[str]
+    record: str = ""
+    fields: Sequence[str] = ()
+    format: str = "avro"
+    inside: str = ""
+    times: Sequence[str] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.topics, str) or isinstance(self.fields, str):
+        if not self.fields:
+            object.__setattr__(self, "fields", tuple(self.types))
+        if any(isinstance(each, str) for each in (self.topics, self.fields, self.times)):
             raise GraphError("KafkaSource takes lists of topics and fields, not single strings")
         if not self.topics or not self.fields:
             raise GraphError("a KafkaSource needs at least one topic and one field")
         if len(set(self.fields)) != len(self.fields):
             raise GraphError(f"KafkaSource fields {list(self.fields)} repeat a name")
+        _require_format("KafkaSource", self.format)
+        if self.types and self.format == "avro":
+            raise GraphError("fields of Avro have the types of its schema; leave out `types`")
+        if not self.types and not self.record:
+            raise GraphError("a KafkaSource needs a record, whose schema says the fields' types")
+        if self.types and (unknown := sorted(set(self.fields) - set(self.types))):
+            raise GraphError(f"KafkaSource fields {unknown} have no type in `types`")
+        if unknown := sorted(set(self.times) - set(self.fields)):
+            raise GraphError(f"KafkaSource times {unknown} are none of its fields")
 
 
 @dataclass(frozen=True)
 class KafkaSink:
-    """Avro records to a Kafka topic, one per row, with headers naming who wrote it and its bin.
+    """Records to a Kafka topic, one per row, with headers naming who wrote it and its bin.
 
     The first header is `worker`, or `gateway` for rows that no keyed vertex sent to a worker.
 
@@ -67,11 +93,27 @@ class KafkaSink:
         topic: topic to write; it must exist.
         key: integer column written as the record's key, 8 bytes big-endian.
         schema: id of the record schema in the registry; the stream must have its fields as columns.
+            JSON needs none: every column becomes a member.
+        format: "avro" or "json".
     """
 
     topic: str
     key: str
-    schema: int
+    schema: int | None = None
+    format: str = "avro"
+
+    def __post_init__(self) -> None:
+        _require_format("KafkaSink", self.format)
+        if self.schema is None and self.format == "avro":
+            raise GraphError(
+                f"the sink of topic {self.topic!r} needs the id of its schema, schema=...; or "
+                'write JSON, format="json"'
+            )
+
+
+def _require_format(whose: str, given: str) -> None:
+    if given not in FORMATS:
+        raise GraphError(f"{whose} format {given!r} is none of {', '.join(FORMATS)}")
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,8 @@ from confluent_kafka import Producer as Client
 from numba import njit, types
 from numpy.typing import NDArray
 
-from service.avro.encoder import Encoder
-from service.avro.wire import header
 from service.dataflow.operators import columns_of
+from service.egress.encoders import RowEncoder
 from service.errors import BrokerError, BrokerUnavailable, DataError, GraphError, UsageError
 from service.hashing import KEYS, bins_of
 from service.ids import Slot
@@ -178,8 +177,7 @@ class KafkaSinkWriter:
         producer: KafkaProducer,
         topic: str,
         key: str,
-        encoder: Encoder,
-        schema_id: int,
+        encoder: RowEncoder,
         columns: pa.Schema,
         *,
         writer: Slot,
@@ -195,8 +193,7 @@ class KafkaSinkWriter:
         self._topic = topic
         self._key = key
         self._encoder = encoder
-        require_fit(topic, key, encoder, schema_id, columns)
-        self._prefix = header(schema_id)
+        require_fit(topic, key, encoder, columns)
         self._partitions = producer.partitions(topic)
         self._bin_bits = bin_bits
         own = (writer.role.value, str(writer.ordinal).encode())
@@ -212,7 +209,7 @@ class KafkaSinkWriter:
         """Hand every row to the client; `acknowledged` follows from `KafkaProducer.poll`."""
         count = rows.num_rows
         columns = dict(zip(rows.schema.names, rows.columns, strict=True))
-        data, offsets = self._encoder.encode(columns, self._prefix)
+        data, offsets = self._encoder.encode(columns)
         keys = columns[self._key].to_numpy(zero_copy_only=False)
         partitions, last = partitions_of(keys, self._partitions)
         bins = bins_of(keys, self._bin_bits)
@@ -244,7 +241,7 @@ class KafkaSinkWriter:
         self.bytes += len(blob)
 
 
-def require_fit(topic: str, key: str, encoder: Encoder, schema_id: int, columns: pa.Schema) -> None:
+def require_fit(topic: str, key: str, encoder: RowEncoder, columns: pa.Schema) -> None:
     """Encode no rows: finds what cannot work at start, and loads what the first rows need.
 
     Raises:
@@ -256,7 +253,7 @@ def require_fit(topic: str, key: str, encoder: Encoder, schema_id: int, columns:
         encoder.encode({field.name: pa.nulls(0, field.type) for field in columns})
     except DataError as error:
         raise GraphError(
-            f"rows for topic {topic!r} do not fit schema {schema_id}: {error}; the "
+            f"rows for topic {topic!r} do not fit {encoder.label}: {error}; the "
             f"stream has {columns_of(columns)}: rename or cast its columns, or name another schema"
         ) from error
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from service.ingest.consumer import MessageSource
 from service.ingest.dead_letter import DeadLetters
-from service.ingest.decode import RecordDecoder
+from service.ingest.decoders import SourceDecoder
 from service.ingest.records import RawRecords, TopicPartition
 from service.ingest.registry import RegistryUnavailable
 from service.ingest.source import ReadRows
@@ -32,7 +32,7 @@ class SourceFeed:
     def __init__(
         self,
         messages: MessageSource,
-        decoder: RecordDecoder,
+        decoder: SourceDecoder,
         dead_letters: DeadLetters,
         positions: Mapping[TopicPartition, int],
         *,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +29,7 @@ from service.nexmark.rules import (
     Q3_STATES,
     RULES,
 )
+from service.nexmark.wire import Format, Topics, Wire
 
 #: Ids of the results' schemas in the shipped registry folder.
 SCHEMAS = {
@@ -39,11 +39,8 @@ SCHEMAS = {
 }
 
 
-class EventTopics(StrEnum):
-    """Which topics have the events."""
-
-    SEPARATE = "separate"
-    COMBINED = "combined"
+#: Fields that are event times.
+_TIMES = ("date_time", "expires")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +49,12 @@ class QueryTopics:
 
     prefix: str = "nexmark"
     output: str | None = None
-    #: One topic a type, or one for all.
-    event_topics: EventTopics = EventTopics.SEPARATE
+    event_topics: Topics = Topics.SEPARATE
+    format: Format = Format.AVRO
+
+    def __post_init__(self) -> None:
+        # Refuses what nobody could tell apart.
+        Wire(format=self.format, topics=self.event_topics)
 
     @property
     def events(self) -> str:
@@ -62,25 +63,35 @@ class QueryTopics:
 
     def of(self, kind: str) -> str:
         """Topic of the events of a type."""
-        if self.event_topics is EventTopics.SEPARATE:
+        if self.event_topics is Topics.SEPARATE:
             return f"{self.prefix}-{kind}"
         return self.events
 
     def read(self, flow: Flow, kind: str, fields: Sequence[str]) -> Stream:
         """Add a source of `person`, `auction` or `bid` to a query's flow."""
-        return flow.source(kind, KafkaSource([self.of(kind)], record=kind, fields=fields))
+        tagged = self.event_topics is Topics.TAGGED
+        source = KafkaSource(
+            [self.of(kind)],
+            record="event" if tagged else kind,
+            fields=fields,
+            format=self.format,
+            inside=kind if tagged else "",
+            times=[name for name in fields if name in _TIMES],
+        )
+        return flow.source(kind, source)
 
     def write(self, stream: Stream, key: str) -> Flow:
         """End a query's flow in a topic, its records keyed by a column."""
         name = stream.flow.name
         topic = self.output or f"{self.prefix}-{name.replace('_', '-')}"
-        return stream.sink("out", KafkaSink(topic, key=key, schema=SCHEMAS[name]))
+        sink = KafkaSink(topic, key=key, schema=SCHEMAS[name], format=self.format)
+        return stream.sink("out", sink)
 
 
 def auction_bids(topics: QueryTopics) -> Flow:
     """Per auction: number of bids, their sum and the highest price, emitted on change.
 
-    It reads the topic of all events, whatever `topics` says.
+    It reads records of all types in one topic, in Avro, whatever `topics` says of events.
     """
     flow = Flow("auction_bids")
     fields = ["auction", "price", "date_time"]

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from service.avro.encoder import Encoder, compile_encoder
 from service.dataflow.connectors import LocalSource
 from service.dataflow.flow import Flow
 from service.dataflow.vertices import KafkaSink, SinkVertex, SourceVertex
+from service.egress.encoders import RowEncoder, encoder_of
 from service.egress.producer import require_fit, require_key
 from service.errors import GraphError, UsageError
 from service.hashing import bins_of
 from service.ids import Slot
-from service.ingest.decode import columns_of
+from service.ingest.decoders import source_columns
 from service.ingest.registry import FolderRegistry
 from service.ingest.shape import Columns, Rows, rows_as, schema_of
 from service.migration.horizon import LogFollower
@@ -118,7 +118,7 @@ class KitBroker:
         self.manifests: list[bytes] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._registry = None if registry is None else FolderRegistry(registry)
-        self._encoders: dict[str, Encoder] = {}
+        self._encoders: dict[str, RowEncoder] = {}
         self._inputs = {
             (topic, number): _Partition()
             for vertex in self.sources.values()
@@ -141,8 +141,7 @@ class KitBroker:
                 for rows in connector.batches():
                     self._inputs[name, 0].append(rows)
             elif self._registry is not None and name not in self._schemas:
-                schema = self._registry.find(connector.record, connector.topics)
-                self._schemas[name] = columns_of(schema, connector.fields)
+                self._schemas[name] = source_columns(connector, self._registry)
 
     # For the test ------------------------------------------------------------------------------
 
@@ -218,10 +217,9 @@ class KitBroker:
             require_key(connector.topic, connector.key, columns)
             return
         if vertex.name not in self._encoders:
-            schema = self._registry.schema(connector.schema)
-            self._encoders[vertex.name] = compile_encoder(schema)
+            self._encoders[vertex.name] = encoder_of(connector, self._registry.schema)
         encoder = self._encoders[vertex.name]
-        require_fit(connector.topic, connector.key, encoder, connector.schema, columns)
+        require_fit(connector.topic, connector.key, encoder, columns)
 
     def read(self, topic: str, partition: int, position: int) -> pa.RecordBatch | None:
         """Rows from `position` on, cut as the schedule says."""

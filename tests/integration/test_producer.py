@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from service.avro.encoder import compile_encoder
 from service.avro.schema import parse_schema
 from service.control_topics import Admin
+from service.egress.encoders import AvroRows
 from service.egress.producer import KafkaProducer, KafkaSinkWriter, partitions_of
 from service.errors import BrokerError, GraphError
 from service.hashing import bins_of
@@ -33,9 +34,9 @@ def _writer(
 ) -> tuple[KafkaProducer, KafkaSinkWriter]:
     Admin(bootstrap_servers, 10).create(topic, 3, config)
     producer = KafkaProducer(bootstrap_servers, "test", 1.0)
-    encoder = compile_encoder(SCHEMA)
+    encoder = AvroRows(7, compile_encoder(SCHEMA))
     return producer, KafkaSinkWriter(
-        producer, topic, "key", encoder, 7, COLUMNS, writer=Slot(Role.WORKER, 5), bin_bits=BIN_BITS
+        producer, topic, "key", encoder, COLUMNS, writer=Slot(Role.WORKER, 5), bin_bits=BIN_BITS
     )
 
 
@@ -99,8 +100,7 @@ def test_columns_that_do_not_fit_the_schema_are_refused_before_any_row(
             KafkaProducer(bootstrap_servers, "test", 1.0),
             "never-asked-for",
             "key",
-            compile_encoder(SCHEMA),
-            7,
+            AvroRows(7, compile_encoder(SCHEMA)),
             columns,
             writer=Slot(Role.GATEWAY, 0),
             bin_bits=BIN_BITS,

@@ -25,6 +25,7 @@ VOCABULARY = tuple(
         "log",
         "hashing",
         "avro",
+        "json_text",
     )
 )
 _STORE = (*VOCABULARY, "service.dataflow.progress", "service.statestore")

@@ -232,13 +232,21 @@ def test_the_table_of_topics_is_the_layout_of_an_app() -> None:
     assert documented == kept
 
 
+#: Files that say why a record is no row.
+_REJECTING = (
+    "service/ingest/decode.py",
+    "service/ingest/json_decode.py",
+    "service/json_text/decoder.py",
+)
+
+
 def test_the_table_of_bad_records_is_every_reason_there_is() -> None:
     reasons = {error.slug for error in RowError} - {RowError.OK.slug}
     for path, tree in sources():
-        if path != "service/ingest/decode.py":
+        if path not in _REJECTING:
             continue
         for name, call in calls(tree):
-            if name in ("Rejected", "_Refused"):
+            if name in ("Rejected", "_Refused", "_Wrong"):
                 reasons |= {
                     str(argument.value)
                     for argument in call.args[:2]
