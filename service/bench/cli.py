@@ -15,6 +15,7 @@ import typer
 from service.bench.dataflow import Part, Sizes, run_dataflow
 from service.bench.experiments.command import run_experiments
 from service.bench.ingest import Options, run_ingest
+from service.bench.nexmark.command import nexmark
 from service.bench.output import Output, printed
 from service.bench.peers import Peer, environment
 from service.bench.state import state
@@ -28,6 +29,7 @@ app = typer.Typer(help="Measure parts of the service.", no_args_is_help=True)
 app.command("word-count")(word_count)
 app.command("experiments")(run_experiments)
 app.command("state")(state)
+app.command("nexmark")(nexmark)
 
 
 @app.callback()

@@ -14,10 +14,11 @@ Invariants
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 
+from service.errors import UsageError
 from service.nexmark.rules import (
     Q1_THOUSANDTHS,
     Q2_MODULUS,
@@ -27,6 +28,9 @@ from service.nexmark.rules import (
     RULES,
     QueryWindows,
 )
+
+if TYPE_CHECKING:
+    import duckdb
 
 _MEAN_ERROR = 1e-12
 #: Rows shown of each difference.
@@ -149,7 +153,7 @@ def expected(query: str, recorded: Recorded, windows: QueryWindows | None = None
         q7_floor=_floor("date_time", windows.q7_size_ms),
         q8_floor=_floor("date_time", windows.q8_size_ms),
     )
-    with duckdb.connect() as database:
+    with _connect() as database:
         for name in RULES[query].inputs:
             database.register(name, getattr(recorded, name))
         return _arrow(database.sql(text)).select(RULES[query].columns)
@@ -169,7 +173,7 @@ def differences(query: str, found: pa.Table, wanted: pa.Table) -> list[str]:
         given = given.append_column("place", pa.array(range(given.num_rows), pa.int64()))
     form, mine = (_ALL, "given") if key is None else (_LAST, "last")
     found_wrong = []
-    with duckdb.connect() as database:
+    with _connect() as database:
         database.register("wanted", wanted)
         database.register("given", given)
         for what, this, other in (
@@ -182,6 +186,22 @@ def differences(query: str, found: pa.Table, wanted: pa.Table) -> list[str]:
                 shown = rows.slice(0, _SHOWN).to_pylist()
                 found_wrong.append(f"{query}: {rows.num_rows:,} rows {what}, such as {shown}")
     return found_wrong
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    """A database in memory.
+
+    Raises:
+        UsageError: DuckDB is not installed.
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise UsageError(
+            "the oracle needs DuckDB; install the extra it comes with: "
+            "pip install 'megaphone-kafka[demo]'"
+        ) from error
+    return duckdb.connect()
 
 
 def _floor(column: str, size_ms: int) -> str:

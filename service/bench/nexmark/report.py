@@ -1,0 +1,123 @@
+"""The NEXMark bench for people: one table on the terminal, one page of HTML.
+
+Flow: Runs, BenchDocument -> [table_of], [page] -> text. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from statistics import median
+from string import Template
+
+from service.bench.document import BenchDocument
+from service.bench.nexmark.runs import QueryRuns, Runs, is_exact
+from service.nexmark.rules import RULES
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>NEXMark, $commit</title>
+<style>
+  body { margin: 0 auto; max-width: 66rem; padding: 3rem 1.5rem; color: #22272e; background: #fff;
+         font: 16px/1.55 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+  h1 { font-size: 1.75rem; } h2 { margin-top: 2.5rem; font-size: 1.15rem; }
+  table { width: 100%; border-collapse: collapse; font-size: .9rem; }
+  th, td { padding: .35rem .7rem .35rem 0; border-bottom: 1px solid #e3e6ea; text-align: right; }
+  th { color: #6b7480; font-weight: 500; } .soft { color: #6b7480; } .bad { color: #b3261e; }
+  th:first-child, td:first-child { text-align: left; }
+</style>
+</head>
+<body>
+<h1>NEXMark</h1>
+<p class="soft">Commit $commit. $machine. $parameters.</p>
+<h2>Queries</h2>
+$summary
+<h2>Every figure</h2>
+$figures
+<h2>Runs that were compared with the oracle</h2>
+$checks
+</body>
+</html>
+""")
+
+
+def table_of(made: Runs) -> str:
+    """The table that a run ends with."""
+    rows = [_HEAD, *map(_row, made.queries)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(_HEAD))]
+    lines = []
+    for row in rows:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([row[0].ljust(len(first)), *others]))
+    return "\n".join(lines)
+
+
+_HEAD = ("query", "events/s", "peer events/s", "times the peer", "exact runs", "bytes moved")
+
+
+def _row(each: QueryRuns) -> tuple[str, ...]:
+    right = sum(not check.wrong for check in each.checks)
+    moved = max((check.ran.moved_bytes for check in each.checks), default=0)
+    return (
+        each.query,
+        f"{median(each.rates):,.0f}" if each.rates else "",
+        f"{median(each.peers):,.0f}" if each.peers else "",
+        f"{median(each.ratios):.1f}" if each.ratios else "",
+        f"{right} of {len(each.checks)}",
+        f"{moved:,}" if moved else "",
+    )
+
+
+def page(document: BenchDocument, made: Runs) -> str:
+    """The report as HTML, in one file."""
+
+    def facts(of: object) -> str:
+        assert isinstance(of, dict)
+        return escape(", ".join(f"{name} {value}" for name, value in of.items()))
+
+    figures = [
+        (
+            each.name,
+            f"{each.median:,.6g} ({each.min:,.6g} to {each.max:,.6g})",
+            each.unit,
+            "" if each.bound is None else f"{each.bound:,g}",
+            "" if each.met is None else "met" if each.met else "missed",
+        )
+        for each in document.figures
+    ]
+    return _PAGE.substitute(
+        commit=escape(document.commit),
+        machine=facts(dict(document.machine)),
+        parameters=facts(dict(document.parameters)),
+        summary=_table((*_HEAD, "rule"), _summary(made)),
+        figures=_table(("figure", "median (range)", "unit", "bound", ""), figures),
+        checks=_table(("query", "run", "seconds", "result"), _checks(made)),
+    )
+
+
+def _summary(made: Runs) -> Iterator[tuple[str, ...]]:
+    for each in made.queries:
+        right = "" if is_exact(each) else " (not exact)"
+        yield (*_row(each), RULES[each.query].meaning + right)
+
+
+def _checks(made: Runs) -> Iterator[tuple[str, ...]]:
+    for each in made.queries:
+        for check in each.checks:
+            yield (
+                each.query,
+                check.label,
+                f"{check.ran.seconds:.3f}",
+                "; ".join(check.wrong) or "exact",
+            )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[Sequence[str]]) -> str:
+    def cells(row: Sequence[str], tag: str) -> str:
+        return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+
+    body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<table><tr>{cells(head, 'th')}</tr>\n{body}\n</table>"
