@@ -29,7 +29,7 @@ from service.dataflow.flow import (
 )
 from service.dataflow.probe import Probe
 from service.dataflow.vertices import KafkaSink, KafkaSource, Order
-from service.dataflow.window_values import given, sliding, tumbling
+from service.dataflow.window_values import given, session, sliding, tumbling
 from service.dataflow.windows import WindowedStream
 from service.egress.local_sinks import FileSink, ListSink, PrintSink
 from service.errors import (
@@ -81,6 +81,7 @@ __all__ = [
     "oldest",
     "replay",
     "run_local",
+    "session",
     "sliding",
     "total",
     "tumbling",

@@ -50,7 +50,7 @@ from service.dataflow.vertices import (
     upstreams_of,
     uses_kafka,
 )
-from service.dataflow.window_vertices import WindowAggregateVertex
+from service.dataflow.window_vertices import WindowAggregateVertex, WindowTopVertex
 from service.ids import Role
 
 _WIDTH, _HEIGHT = 190, 46
@@ -80,6 +80,7 @@ KINDS: dict[type, str] = {
     IntervalJoinVertex: "interval join",
     WindowJoinVertex: "window join",
     WindowAggregateVertex: "windows",
+    WindowTopVertex: "top of windows",
     EnterVertex: "enter loop",
     FeedbackVertex: "feedback",
     LeaveVertex: "leave loop",
@@ -171,7 +172,11 @@ def _detail(vertex: Vertex) -> str:
         case DistinctVertex():
             return f"by {vertex.key}{_ordered(vertex)}"
         case (
-            BestWithinVertex() | IntervalJoinVertex() | WindowJoinVertex() | WindowAggregateVertex()
+            BestWithinVertex()
+            | IntervalJoinVertex()
+            | WindowJoinVertex()
+            | WindowAggregateVertex()
+            | WindowTopVertex()
         ):
             return vertex.described
         case JoinVertex():

@@ -1,7 +1,7 @@
 """Windows as a flow names them: how long, how often, in words of time.
 
-Flow: user's module -> [tumbling, sliding, given] -> `window(...)` -> [panes_of], once the unit of
-the event time is known -> the stores of windows.
+Flow: user's module -> [tumbling, sliding, session, given] -> `window(...)` -> [panes_of],
+once the unit of the event time is known -> the stores of windows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,19 @@ class Given:
         return "that are given"
 
 
-Window = Regular | Given
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Windows of rows that are less than `gap` apart, of each key."""
+
+    gap: Duration
+
+    @property
+    def described(self) -> str:
+        """For people."""
+        return f"of sessions, {self.gap} apart"
+
+
+Window = Regular | Given | Session
 
 
 def tumbling(size: Duration) -> Window:
@@ -88,6 +100,22 @@ def given() -> Window:
     return Given()
 
 
+def session(gap: Duration) -> Window:
+    """Of each key, windows from a row to `gap` after the last one that came before that.
+
+    A row opens [its time, its time + gap); windows of a key that overlap become one.
+
+    Raises:
+        GraphError: the gap is no length of time, or zero.
+
+    >>> session("30s")
+    Session(gap='30s')
+    """
+    if not in_unit(gap, "ns", "gap"):
+        raise GraphError(f"the gap of sessions is {gap}; it must be longer")
+    return Session(gap)
+
+
 def require_window(user: str, window: object, lateness: Duration) -> None:
     """Refuse what is no window, or a lateness that is no length of time.
 
@@ -96,12 +124,13 @@ def require_window(user: str, window: object, lateness: Duration) -> None:
     """
     if not isinstance(window, Window):
         raise GraphError(
-            f"{user!r}: {window!r} is no window; use tumbling(...), sliding(...) or given()"
+            f"{user!r}: {window!r} is no window; use tumbling(...), sliding(...), "
+            "session(...) or given()"
         )
     in_unit(lateness, "ns", f"allowed_lateness of {user!r}")
 
 
-def panes_of(user: str, window: Window, lateness: Duration, unit: Unit) -> Panes:
+def panes_of(user: str, window: Regular | Given, lateness: Duration, unit: Unit) -> Panes:
     """The windows, in the unit of event times.
 
     Raises:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from service.dataflow.event_time import EventTime, unit_of
 from service.dataflow.vertices import TimedVertex
-from service.dataflow.window_values import END, START, Window, panes_of
+from service.dataflow.window_values import END, START, Given, Regular, Window, panes_of
 from service.durations import Duration
 from service.errors import GraphError
 from service.statestore.aggregate import Aggregate
@@ -45,11 +45,41 @@ class WindowAggregateVertex(TimedVertex):
 
 
 @dataclass(frozen=True)
+class WindowTopVertex(TimedVertex):
+    """Per window, and key where they are grouped, the rows with the greatest values."""
+
+    name: str
+    #: As in `WindowAggregateVertex`.
+    keys: tuple[str, ...]
+    upstreams: tuple[int, ...]
+    window: Regular | Given
+    lateness: Duration
+    by: str
+    count: int
+    #: Whether all that are equal to the last of these are given, too.
+    ties: bool
+    #: Whether it is the least values instead.
+    lowest: bool
+    grouped: bool
+
+    @property
+    def described(self) -> str:
+        """For people."""
+        key = f"by {self.key}: " if self.grouped else ""
+        end = "least" if self.lowest else "greatest"
+        return f"{key}{self.count} of {end} {self.by} in windows {self.window.described}"
+
+    def event_time(self, given: Sequence[EventTime]) -> EventTime:
+        """A result leaves when the watermark reaches its window's end."""
+        return EventTime(END, given[0].unit, -1)
+
+
+@dataclass(frozen=True)
 class AssignWindows:
     """Gives each row, once for each window that it is in, the window's start and end."""
 
     user: str
-    window: Window
+    window: Regular
     time: EventTime
 
     def __call__(self, rows: pa.RecordBatch) -> pa.RecordBatch:

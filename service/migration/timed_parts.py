@@ -18,11 +18,11 @@ from service.dataflow.timed_join_vertices import (
     WindowJoinVertex,
 )
 from service.dataflow.vertices import TimedVertex
-from service.dataflow.window_vertices import WindowAggregateVertex
+from service.dataflow.window_vertices import WindowAggregateVertex, WindowTopVertex
 from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
 from service.migration.timed_join_parts import timed_join_parts
-from service.migration.window_parts import window_aggregate
+from service.migration.window_parts import window_aggregate, window_top
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ def timed_parts(vertex: TimedVertex, given: TimedInputs) -> KeyedParts:
         case WindowAggregateVertex():
             (schema,), (time,) = given.schemas, given.times
             return window_aggregate(vertex, given.key, schema, time, given.bin_bits)
+        case WindowTopVertex():
+            (schema,), (time,) = given.schemas, given.times
+            return window_top(vertex, given.key, schema, time, given.bin_bits)
         case _:
             raise GraphError(
                 f"{vertex.name!r} is a {type(vertex).__name__}, which this version cannot run; it "

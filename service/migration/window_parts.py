@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from service.dataflow.event_time import EventTime
+from service.dataflow.event_time import EventTime, in_unit
 from service.dataflow.operators import columns_of
-from service.dataflow.window_values import END, START, Given, panes_of
-from service.dataflow.window_vertices import WindowAggregateVertex
+from service.dataflow.window_values import END, START, Given, Session, panes_of
+from service.dataflow.window_vertices import WindowAggregateVertex, WindowTopVertex
 from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
 from service.statestore.aggregate import AggregateProgram
 from service.statestore.panes import Panes
+from service.statestore.timed_row_store import TimedRowStore
 from service.statestore.window_form import WindowForm
+from service.statestore.window_sessions import WindowSessions
 from service.statestore.window_store import WindowStore
+from service.statestore.window_top import WindowTop
 
 
 def window_aggregate(
@@ -29,20 +32,52 @@ def window_aggregate(
         GraphError: a column is missing, has a type that cannot be read, or a length is no whole
             number of the event time's unit.
     """
-    form = _form_of(vertex, key, schema, time)
     read = [aggregate.column for aggregate in vertex.aggregates.values()]
-    columns = [*form.columns, *(name for name in read if name is not None)]
     kinds = dict(zip(schema.names, schema.types, strict=True))
     program = AggregateProgram(key, dict(vertex.aggregates), kinds)
-    store = WindowStore(vertex.name, form, program, bin_bits)
-    columns = list(dict.fromkeys([key, *columns]))
-    return KeyedParts(columns, columns, store, store.schema, key, sorted=program.is_order_sensitive)
+    store: WindowStore | TimedRowStore
+    needed: tuple[str, ...] = (time.column,)
+    if isinstance(vertex.window, Session):
+        gap = in_unit(vertex.window.gap, time.unit, f"gap of the sessions of {vertex.name!r}")
+        late = in_unit(vertex.lateness, time.unit, f"allowed_lateness of {vertex.name!r}")
+        sessions = WindowSessions(key, time.column, time.offset, gap, late, program)
+        store, output = TimedRowStore(vertex.name, sessions, bin_bits), sessions.output
+    else:
+        form = _form_of(vertex, key, schema, time)
+        store = WindowStore(vertex.name, form, program, bin_bits)
+        output, needed = store.schema, form.columns
+    columns = list(dict.fromkeys([key, *needed, *(name for name in read if name is not None)]))
+    return KeyedParts(columns, columns, store, output, key, sorted=program.is_order_sensitive)
+
+
+def window_top(
+    vertex: WindowTopVertex, key: str, schema: pa.Schema, time: EventTime, bin_bits: int
+) -> KeyedParts:
+    """The parts of the greatest rows of windows; raises as `window_aggregate`."""
+    form = _form_of(vertex, key, schema, time)
+    if vertex.by not in schema.names:
+        raise GraphError(
+            f"{vertex.name!r} needs column {vertex.by!r}; the stream has {columns_of(schema)}"
+        )
+    if key not in schema.names:
+        # Of keys that are text the column of their hashes has their place.
+        place = schema.get_field_index(vertex.key)
+        schema = schema.set(place, pa.field(key, pa.int64()))
+    program = WindowTop(
+        form, schema, vertex.by, vertex.count, ties=vertex.ties, lowest=vertex.lowest
+    )
+    columns = list(dict.fromkeys([key, *schema.names]))
+    required = list(dict.fromkeys([*form.columns, vertex.by]))
+    store = TimedRowStore(vertex.name, program, bin_bits)
+    # Which of equal rows come first decides only where not all of them are given.
+    return KeyedParts(columns, required, store, program.output, key, sorted=not vertex.ties)
 
 
 def _form_of(
-    vertex: WindowAggregateVertex, key: str, schema: pa.Schema, time: EventTime
+    vertex: WindowAggregateVertex | WindowTopVertex, key: str, schema: pa.Schema, time: EventTime
 ) -> WindowForm:
     """How the store finds the window of a row."""
+    assert not isinstance(vertex.window, Session), "they have no panes"
     panes = panes_of(vertex.name, vertex.window, vertex.lateness, time.unit)
     if vertex.grouped and not isinstance(vertex.window, Given):
         return WindowForm(key, panes, time.column, time.offset)

@@ -20,6 +20,8 @@ from service.statestore._kernels import AHEAD, TOUCHED_STATE
 from service.statestore._layout import FIRST_COLUMN, Int64s
 from service.statestore._prefetch import prefetch
 
+_LAST = (1 << 63) - 1
+
 
 @njit(inline="always")
 def _unmix64(hashed: np.uint64) -> np.uint64:
@@ -174,4 +176,66 @@ def number(
             distinct[count] = key
             count += 1
         positions[row] = table[place]
+    return count
+
+
+@njit(kinds.GROUP, cache=True, nogil=True)
+def group(
+    identity: Int64s,
+    table: NDArray[np.int32],
+    positions: NDArray[np.int32],
+    first: NDArray[np.int64],
+) -> int:
+    """Number the distinct identities in order of first occurrence; returns how many there are.
+
+    Args:
+        identity: lines of n entries.
+        table: room to work: a power of two above n, all -1.
+        positions: out, the number of each row's identity.
+        first: out, the first row of each; at least n long.
+    """
+    mask = table.shape[0] - 1
+    count = 0
+    for row in range(identity.shape[1]):
+        hashed = np.uint64(0)
+        for line in range(identity.shape[0]):
+            hashed = mix64(hashed ^ np.uint64(identity[line, row]))
+        place = np.int64(hashed) & mask
+        while table[place] >= 0:
+            other = first[table[place]]
+            same = True
+            for line in range(identity.shape[0]):
+                same = same and identity[line, row] == identity[line, other]
+            if same:
+                break
+            place = (place + 1) & mask
+        if table[place] < 0:
+            table[place] = count
+            first[count] = row
+            count += 1
+        positions[row] = table[place]
+    return count
+
+
+@njit(kinds.SESSIONS, cache=True, nogil=True)
+def sessions(parts: Int64s, session: NDArray[np.int64], spans: Int64s) -> int:
+    """Put parts of sessions that overlap together; returns how many sessions there are.
+
+    Args:
+        parts: lines of keys, starts and ends, by key and start.
+        session: out, the number of each part's session.
+        spans: out, lines of keys, starts and ends of the sessions; at least as wide.
+    """
+    count = 0
+    for part in range(parts.shape[1]):
+        key, start, end = parts[0, part], parts[1, part], parts[2, part]
+        last = count - 1
+        # One that ends with int64 is cut off there, so nothing begins behind it.
+        inside = count > 0 and (start < spans[2, last] or spans[2, last] == _LAST)
+        if inside and spans[0, last] == key:
+            spans[2, last] = max(spans[2, last], end)
+        else:
+            spans[0, count], spans[1, count], spans[2, count] = key, start, end
+            count += 1
+        session[part] = count - 1
     return count

@@ -90,6 +90,13 @@ class WindowForm:
             identity[2] = numbers_of(rows, START).view(np.int64)
         return identity, late if count else None
 
+    def windows_of(self, rows: pa.RecordBatch) -> tuple[Int64s, Int64s, Int64s]:
+        """Each pair of a row and a window it is in, as `in_windows` gives them."""
+        if self.time is not None:
+            return in_windows(times_in(rows, self.time, self.offset), self.panes)
+        starts, ends = times_in(rows, START, 0), times_in(rows, END, 0)
+        return np.arange(rows.num_rows), starts, ends
+
     def told_late(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """What of late rows is told, as they were given."""
         if self.once is not None:

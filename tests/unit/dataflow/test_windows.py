@@ -13,10 +13,10 @@ import pytest
 from service.dataflow.event_time import EventTime, Watermarks
 from service.dataflow.flow import Flow, Stream, count, highest, mean, oldest
 from service.dataflow.vertices import KafkaSource
-from service.dataflow.window_values import given, sliding, tumbling
+from service.dataflow.window_values import given, session, sliding, tumbling
 from service.dataflow.window_vertices import AssignWindows
 from service.drawing import table_of
-from service.errors import GraphError
+from service.errors import GraphError, NotYetSupported
 from service.migration.stateful import keyed_parts
 
 SCHEMA = pa.schema([(name, pa.int64()) for name in ("auction", "price", "date_time")])
@@ -87,7 +87,10 @@ def test_a_row_without_event_time_is_named() -> None:
         (lambda: sliding("10s", every="0ms"), "the every of a window is 0ms"),
         (lambda: sliding("10s", every="11s"), "would leave gaps"),
         (lambda: tumbling("ten"), "no length of time"),
+        (lambda: session("0s"), "the gap of sessions is 0s"),
         (lambda: _keyed(None), "is no window"),
+        (lambda: bids().window(tumbling("1s")).top("t", by="price", n=0), "n is 0"),
+        (lambda: bids().window(tumbling("1s")).top("t", by="prise"), "prise"),
         (lambda: _keyed(tumbling("10s"), "-1s"), "no length of time"),
         (lambda: _keyed(given()), "window_start"),
         (lambda: bids().key_by("auction").window(tumbling("1s")).aggregate("c"), "nothing"),
@@ -118,6 +121,40 @@ def test_rows_that_have_columns_of_windows_are_not_given_others() -> None:
     counts = bids().key_by("auction").window(tumbling("10s")).aggregate("c", n=count())
     with pytest.raises(GraphError, match="use given"):
         counts.window(tumbling("20s")).aggregate("more", n=count())
+
+
+def test_the_best_rows_have_their_windows_beside_them() -> None:
+    top = bids().window(tumbling("10s")).top("best", by="price", n=3, ties=False)
+    assert top.columns == ("auction", "price", "date_time", "window_start", "window_end")
+    given_again = top.key_by("auction").window(given()).top("again", by="price", lowest=True)
+    assert given_again.columns == top.columns
+    with pytest.raises(GraphError, match="use given"):
+        top.key_by("auction").window(tumbling("1m")).top("more", by="price")
+    assert "3 of greatest price in windows of 10s every 10s" in table_of(_ended(given_again))
+
+
+def test_the_parts_of_the_best_rows_send_all_columns() -> None:
+    stream = bids().key_by("auction").window(tumbling("10s")).top("best", by="price")
+    schema = SCHEMA.set(0, pa.field("auction", pa.string()))
+    parts = keyed_parts(stream.flow.vertices[-1], [schema], 2, [EventTime("date_time", "ms")])
+    assert parts.columns[:3] == ["auction", "price", "date_time"]
+    assert parts.schema.names == [*stream.columns]
+    assert parts.schema.field("auction").type == pa.string()
+
+
+def test_sessions_are_of_a_key_and_have_aggregates_only() -> None:
+    stream = bids().key_by("auction").window(session("30s")).aggregate("s", n=count())
+    parts = keyed_parts(stream.flow.vertices[-1], [SCHEMA], 2, [EventTime("date_time", "ms")])
+    assert parts.schema.names == ["auction", "window_start", "window_end", "n"]
+    with pytest.raises(NotYetSupported, match="sessions of all rows together"):
+        bids().window(session("30s")).aggregate("s", n=count())
+    with pytest.raises(NotYetSupported, match="top 's' of sessions"):
+        bids().key_by("auction").window(session("30s")).top("s", by="price")
+
+
+def _ended(stream: Stream) -> Flow:
+    stream.inspect("see", lambda _, __: None).inspect("end", lambda _, __: None)
+    return stream.flow
 
 
 def test_a_length_that_is_no_whole_number_of_the_unit_is_refused_when_it_is_lowered() -> None:
