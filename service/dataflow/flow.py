@@ -53,6 +53,7 @@ from service.dataflow.windows import WindowedStream
 from service.durations import Duration
 from service.errors import GraphError, NotYetSupported
 from service.statestore.aggregate import Aggregate, Count, Max, Mean, Min, Oldest, Sum
+from service.statestore.distinct_values import DistinctCount
 
 #: Where a stream may end.
 _ENDS = (SinkVertex, InspectVertex, CaptureVertex)
@@ -84,6 +85,11 @@ def lowest(column: str) -> Aggregate:
 def mean(column: str) -> Aggregate:
     """Mean of `column`, a float64."""
     return Mean(column)
+
+
+def distinct_count(column: str) -> DistinctCount:
+    """Number of different values of `column`, in windows."""
+    return DistinctCount(column)
 
 
 def oldest(column: str) -> Aggregate:

@@ -16,6 +16,7 @@ from service.dataflow.window_values import END, START, Given, Regular, Window, p
 from service.durations import Duration
 from service.errors import GraphError
 from service.statestore.aggregate import Aggregate
+from service.statestore.distinct_values import DistinctCount
 from service.statestore.window_form import in_windows, times_in
 
 
@@ -29,7 +30,7 @@ class WindowAggregateVertex(TimedVertex):
     upstreams: tuple[int, ...]
     window: Window
     lateness: Duration
-    aggregates: Mapping[str, Aggregate]
+    aggregates: Mapping[str, Aggregate | DistinctCount]
     #: Whether there are windows of each key.
     grouped: bool
 

@@ -6,6 +6,8 @@ timed_parts -> lowering.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 
 from service.dataflow.event_time import EventTime, in_unit
@@ -14,13 +16,16 @@ from service.dataflow.window_values import END, START, Given, Session, panes_of
 from service.dataflow.window_vertices import WindowAggregateVertex, WindowTopVertex
 from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
-from service.statestore.aggregate import AggregateProgram
+from service.statestore.aggregate import Aggregate, AggregateProgram, Count
+from service.statestore.distinct_values import DistinctCount, ValueLines
 from service.statestore.panes import Panes
 from service.statestore.timed_row_store import TimedRowStore
 from service.statestore.window_form import WindowForm
 from service.statestore.window_sessions import WindowSessions
 from service.statestore.window_store import WindowStore
 from service.statestore.window_top import WindowTop
+
+_ROWS = "window.rows"
 
 
 def window_aggregate(
@@ -34,7 +39,15 @@ def window_aggregate(
     """
     read = [aggregate.column for aggregate in vertex.aggregates.values()]
     kinds = dict(zip(schema.names, schema.types, strict=True))
-    program = AggregateProgram(key, dict(vertex.aggregates), kinds)
+    folded: dict[str, Aggregate] = {}
+    counted: dict[str, str] = {}
+    for name, aggregate in vertex.aggregates.items():
+        if isinstance(aggregate, DistinctCount):
+            counted[name] = aggregate.column
+        else:
+            folded[name] = aggregate
+    # What has no other number has this one, which nobody is given.
+    program = AggregateProgram(key, folded or {_ROWS: Count()}, kinds)
     store: WindowStore | TimedRowStore
     needed: tuple[str, ...] = (time.column,)
     if isinstance(vertex.window, Session):
@@ -44,7 +57,13 @@ def window_aggregate(
         store, output = TimedRowStore(vertex.name, sessions, bin_bits), sessions.output
     else:
         form = _form_of(vertex, key, schema, time)
-        store = WindowStore(vertex.name, form, program, bin_bits)
+        for output, column in counted.items():
+            if column not in kinds:
+                raise GraphError(
+                    f"{vertex.name!r} needs column {column!r}; the stream has {columns_of(schema)}"
+                )
+            form = replace(form, values=ValueLines(output, column, kinds[column]))
+        store = WindowStore(vertex.name, form, program, bin_bits, outputs=[*vertex.aggregates])
         output, needed = store.schema, form.columns
     columns = list(dict.fromkeys([key, *needed, *(name for name in read if name is not None)]))
     return KeyedParts(columns, columns, store, output, key, sorted=program.is_order_sensitive)

@@ -89,6 +89,7 @@ MARK_OF: Signature = _void(_ints_read, _int, _ints)
 CLAIM: Signature = _int(_small_ints_read, _ints_read, _lines_read, _int, _lines)
 GATHER: Signature = _void(_lines_read, _ints_read, _lines)
 NUMBER: Signature = _int(_ints_read, _small_ints, _small_ints, _ints)
+FINGERPRINT: Signature = _void(_types.Array(_types.uint8, 1, "C", readonly=True), _ints_read, _ints)
 SESSIONS: Signature = _int(_lines_read, _ints, _lines)
 GROUP: Signature = _int(_lines_read, _small_ints, _small_ints, _ints)
 

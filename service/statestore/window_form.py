@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from service.statestore import _window_kernels as kernels
 from service.statestore.arena import Int64s
 from service.statestore.columns import KEY_ID, ColumnSpec, numbers_of
+from service.statestore.distinct_values import ValueLines
 from service.statestore.panes import Panes
 from service.statestore.timed import ALL, NEVER
 from service.statestore.window_table import OF_KEY, OF_PANE, OF_START
@@ -42,6 +43,7 @@ class WindowForm:
         once: of rows that come once for each window, what says which is the last one: the windows
             and the column of event times. Only that one is told late.
         hidden: columns that rows told late are given without; hashes of keys are, too.
+        values: the column whose different values are counted, an entry for each.
     """
 
     key: str
@@ -50,13 +52,23 @@ class WindowForm:
     offset: int = 0
     once: tuple[Panes, str] | None = None
     hidden: tuple[str, ...] = ()
+    values: ValueLines | None = None
+
+    @property
+    def names_start(self) -> bool:
+        """Whether windows with one end may have several starts."""
+        return self.time is None and self.key != START
+
+    @property
+    def value_lines(self) -> int:
+        """Lines of an identity that hold a value."""
+        return 0 if self.values is None else len(self.values.specs)
 
     @property
     def identity(self) -> tuple[ColumnSpec, ...]:
         """State columns that say whose an entry is."""
-        if self.time is None and self.key != START:
-            return (OF_KEY, OF_PANE, OF_START)
-        return (OF_KEY, OF_PANE)
+        start = (OF_START,) if self.names_start else ()
+        return (OF_KEY, OF_PANE, *start, *(self.values.specs if self.values else ()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,7 +80,8 @@ class WindowForm:
         """Columns that are read of rows."""
         named = () if self.time is not None else (START, END)
         times = () if self.time is None else (self.time,)
-        return (self.key, *named, *times, *(() if self.once is None else self.once[1:]))
+        others = () if self.once is None else self.once[1:]
+        return (self.key, *named, *times, *others, *((self.values.column,) if self.values else ()))
 
     def identity_of(self, rows: pa.RecordBatch, watermark: int) -> tuple[Int64s, Flags | None]:
         """Lines of what tells the entry of each row, and which rows are late; None if none is."""
@@ -86,8 +99,10 @@ class WindowForm:
         if first > ALL:
             late[:] = True
             count = len(late)
-        if len(identity) > 2:
+        if self.names_start:
             identity[2] = numbers_of(rows, START).view(np.int64)
+        if self.values is not None:
+            identity[-self.value_lines :] = self.values.of(rows)
         return identity, late if count else None
 
     def windows_of(self, rows: pa.RecordBatch) -> tuple[Int64s, Int64s, Int64s]:

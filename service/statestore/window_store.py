@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from service.errors import StateError
 from service.hashing import bins_of
-from service.statestore import _window_kernels as kernels
 from service.statestore.aggregate import AggregateProgram
 from service.statestore.arena import Int64s
 from service.statestore.chunk import BinAssembler
@@ -36,7 +35,8 @@ from service.statestore.timed import NEVER, TimedRows
 from service.statestore.timed_row_store import stays_in_memory
 from service.statestore.vertex_store import VertexStore
 from service.statestore.window_copying import Unapplied, WindowCopier, WindowGroups
-from service.statestore.window_form import START, Flags, WindowForm
+from service.statestore.window_form import Flags, WindowForm
+from service.statestore.window_results import WindowResults, among
 from service.statestore.window_table import WindowTable
 
 
@@ -50,6 +50,7 @@ class WindowStore(VertexStore):
         program: AggregateProgram,
         bin_bits: int,
         *,
+        outputs: Sequence[str] | None = None,
         hash_bits: int = 64,
     ) -> None:
         """Make an empty store with 2**bin_bits bins.
@@ -59,6 +60,7 @@ class WindowStore(VertexStore):
             form: which windows there are.
             program: what is computed; all of it is kept as state.
             bin_bits: 0..20.
+            outputs: see `WindowResults`.
             hash_bits: see `WindowTable`.
         """
         identity = form.identity
@@ -77,14 +79,12 @@ class WindowStore(VertexStore):
         self._done: tuple[int, int] | None = None
         #: Keys whose state the last `fire` may have ended, repeated as they like.
         self.fired: Int64s = np.empty(0, dtype=np.int64)
-        named = [pa.field(name, pa.int64()) for name in form.names]
-        kinds = program.output_types.items()
-        self._schema = pa.schema([*named, *(pa.field(name, kind) for name, kind in kinds)])
+        self._results = WindowResults(form, program, outputs)
 
     @property
     def schema(self) -> pa.Schema:
         """Columns of the output."""
-        return self._schema
+        return self._results.schema
 
     # Rows and watermarks ------------------------------------------------------------------------
 
@@ -146,15 +146,31 @@ class WindowStore(VertexStore):
         for window in sorted(numbers):
             panes = self._panes.panes(window)
             of = changed[:, (changed[1] >= panes.start) & (changed[1] < panes.stop)]
-            if self._panes.width > 1:
-                keys = np.unique(of[0])
-                wanted = [pane for pane in panes if pane in self._windows.panes]
-                of = np.array([np.tile(keys, len(wanted)), np.repeat(wanted, len(keys))])
-            of = np.ascontiguousarray(of)
-            lines, there = self._windows.read(self._windows.find(of))
-            mine = (lines[: len(of)] == of[:, there]).all(axis=0)
-            found.append(self._result(window, np.ascontiguousarray(lines[:, mine])))
+            lines = self._of_owners(window, of)
+            found.append(self._results.rows(window, lines))
         return found
+
+    def _of_owners(self, window: int, identity: Int64s) -> Int64s:
+        """All entries of a window that belong to the results that these identities do."""
+        lines = self._windows.lines
+        if self._form.value_lines:
+            entries = [
+                self._windows.read(self._windows.ids_of(pane))[0] for pane in self._in(window)
+            ]
+            everyone = np.concatenate(entries, axis=1)
+            own = self._results.own
+            return everyone[:, among(own(everyone[:lines]), own(identity))]
+        if self._panes.width > 1:
+            keys, panes = np.unique(identity[0]), self._in(window)
+            identity = np.array([np.tile(keys, len(panes)), np.repeat(panes, len(keys))])
+        identity = np.ascontiguousarray(identity)
+        found, there = self._windows.read(self._windows.find(identity))
+        mine = (found[:lines] == identity[:, there]).all(axis=0)
+        return np.ascontiguousarray(found[:, mine])
+
+    def _in(self, window: int) -> list[int]:
+        """The panes of a window that may have entries."""
+        return [pane for pane in self._panes.panes(window) if pane in self._windows.panes]
 
     def due(self, watermark: int) -> bool:
         """Whether a window may close or be forgotten at `watermark`."""
@@ -183,7 +199,7 @@ class WindowStore(VertexStore):
         for window in self._to_give(closed, chosen):
             lines = self._lines(window, chosen)
             if lines.shape[1]:
-                found.append(self._result(window, lines))
+                found.append(self._results.rows(window, lines))
                 keys.append(lines[0])
         if self._panes.has_memory:
             self._mark(np.flatnonzero(self._here(chosen)), watermark)
@@ -210,9 +226,7 @@ class WindowStore(VertexStore):
         """Identity and state of the entries of a window in bins that have not given it."""
         parts = []
         _, end = self._panes.bounds(window)
-        for pane in self._panes.panes(window):
-            if pane not in self._windows.panes:
-                continue
+        for pane in self._in(window):
             ids = self._windows.ids_of(pane)
             if chosen is not None or self._panes.has_memory:
                 bins = bins_of(ids, self.bin_bits)
@@ -228,30 +242,10 @@ class WindowStore(VertexStore):
             return np.empty((len(self.table.columns), 0), dtype=np.int64)
         return np.concatenate(parts, axis=1)
 
-    def _result(self, window: int, lines: Int64s) -> pa.RecordBatch:
-        """The rows of a window, put together from entries of its panes, by key."""
-        identity, state = lines[: self._windows.lines], lines[self._windows.lines :]
-        keys = identity[0]
-        if self._panes.width > 1:
-            keys, positions = _numbered(keys)
-            state = self._aggregates.merge(keys, positions, state)
-        order = np.lexsort(identity[::-1]) if len(identity) > 2 else np.argsort(keys)
-        columns = self._aggregates.outputs_of(np.ascontiguousarray(state[:, order]))
-        start, end = self._panes.bounds(window)
-        rows = len(order)
-        starts = np.full(rows, start, dtype=np.int64)
-        if self._form.time is None:
-            starts = identity[2][order] if len(identity) > 2 else keys[order]
-        bounds = [pa.array(starts), pa.array(np.full(rows, end, dtype=np.int64))]
-        named = bounds if self._form.key == START else [pa.array(keys[order]), *bounds]
-        return pa.RecordBatch.from_arrays([*named, *columns], schema=self._schema)
-
     def _joined(self, parts: list[pa.RecordBatch]) -> pa.RecordBatch:
         if len(parts) == 1:
             return parts[0]
-        if not parts:
-            return pa.RecordBatch.from_pylist([], schema=self._schema)
-        return pa.concat_batches(parts)
+        return pa.concat_batches(parts) if parts else self._results.no_rows()
 
     # What is remembered and forgotten -----------------------------------------------------------
 
@@ -398,12 +392,3 @@ class WindowStore(VertexStore):
 def _within(windows: tuple[int, int], first: int, last: int) -> range:
     """Those of the windows from the one to the other that are in [first, last]."""
     return range(max(windows[0], first), min(windows[1], last) + 1)
-
-
-def _numbered(keys: Int64s) -> tuple[Int64s, NDArray[np.int32]]:
-    """The distinct keys, and the number of each key among them."""
-    room = np.full(1 << (2 * len(keys)).bit_length(), -1, dtype=np.int32)
-    positions = np.empty(len(keys), dtype=np.int32)
-    distinct = np.empty(len(keys), dtype=np.int64)
-    count = kernels.number(np.ascontiguousarray(keys), room, positions, distinct)
-    return distinct[:count], positions

@@ -36,6 +36,8 @@ class Model:
     size: int
     every: int
     lateness: int
+    #: Whether the number of different values is given, too.
+    distinct: bool = False
     #: (key, start, end) -> values.
     rows: dict[tuple[int, int, int], list[int]] = field(default_factory=dict)
     given: set[tuple[int, int, int]] = field(default_factory=set)
@@ -75,11 +77,12 @@ class Model:
     def _results(self, windows: set[tuple[int, int, int]]) -> list[tuple[Any, ...]]:
         self.given |= windows
         ordered = sorted(windows, key=lambda window: (window[2], window[1], window[0]))
-        return [
-            (*window, len(values), sum(values), min(values), max(values), sum(values) / len(values))
-            for window in ordered
-            for values in [self.rows[window]]
-        ]
+        found = []
+        for window in ordered:
+            values, total = self.rows[window], sum(self.rows[window])
+            numbers = (len(values), total, min(values), max(values), total / len(values))
+            found.append((*window, *numbers, *([len(set(values))] if self.distinct else [])))
+        return found
 
 
 def batch(rows: Sequence[Row]) -> pa.RecordBatch:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.statestore.aggregate import AggregateProgram, Count, Max, Mean, Min, Sum
+from service.statestore.distinct_values import ValueLines
 from service.statestore.panes import Panes
 from service.statestore.timed import ALL, NEVER
 from service.statestore.window_form import WindowForm, in_windows
@@ -22,10 +24,14 @@ BITS = 2
 ALL_KINDS = {"n": Count(), "total": Sum("v"), "low": Min("v"), "top": Max("v"), "mean": Mean("v")}
 
 
-def store_of(size: int, every: int, lateness: int = 0, hash_bits: int = 64) -> WindowStore:
-    form = WindowForm("key", Panes.of(size, every, lateness), "time")
+def store_of(
+    size: int, every: int, lateness: int = 0, hash_bits: int = 64, *, distinct: bool = False
+) -> WindowStore:
+    values = ValueLines("different", "v", pa.int64()) if distinct else None
+    form = WindowForm("key", Panes.of(size, every, lateness), "time", values=values)
     program = AggregateProgram("key", ALL_KINDS, {"v": "int64"})
-    return WindowStore("counts", form, program, BITS, hash_bits=hash_bits)
+    outputs = [*ALL_KINDS, "different"] if distinct else None
+    return WindowStore("counts", form, program, BITS, outputs=outputs, hash_bits=hash_bits)
 
 
 #: Times that windows of these sizes meet often, on both sides of 1970.
@@ -43,7 +49,8 @@ SIZES = st.sampled_from([(10, 10), (1, 1), (10, 2), (10, 4), (7, 3), (6, 1), (9,
     lateness=st.sampled_from([0, 0, 3, 20]),
     start=st.integers(-30, 0),
     steps=STEPS,
-    hash_bits=st.sampled_from([64, 8]),
+    hash_bits=st.sampled_from([64, 10]),
+    distinct=st.booleans(),
 )
 def test_any_batches_watermarks_and_moves_give_what_a_person_finds(
     sizes: tuple[int, int],
@@ -51,12 +58,13 @@ def test_any_batches_watermarks_and_moves_give_what_a_person_finds(
     start: int,
     steps: list[tuple[list[Row], int, list[tuple[int, str]], int]],
     hash_bits: int,
+    distinct: bool,
 ) -> None:
     size, every = sizes
-    model = Model(size, every, lateness)
+    model = Model(size, every, lateness, distinct)
 
     def make() -> WindowStore:
-        return store_of(size, every, lateness, hash_bits)
+        return store_of(size, every, lateness, hash_bits, distinct=distinct)
 
     slots = Slots.of(make(), make())
     watermark = NEVER

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from service.dataflow.event_time import EventTime, Watermarks
-from service.dataflow.flow import Flow, Stream, count, highest, mean, oldest
+from service.dataflow.flow import Flow, Stream, count, distinct_count, highest, mean, oldest
 from service.dataflow.vertices import KafkaSource
 from service.dataflow.window_values import given, session, sliding, tumbling
 from service.dataflow.window_vertices import AssignWindows
@@ -150,6 +150,19 @@ def test_sessions_are_of_a_key_and_have_aggregates_only() -> None:
         bids().window(session("30s")).aggregate("s", n=count())
     with pytest.raises(NotYetSupported, match="top 's' of sessions"):
         bids().key_by("auction").window(session("30s")).top("s", by="price")
+
+
+def test_different_values_are_counted_beside_other_numbers() -> None:
+    windows = bids().key_by("auction").window(tumbling("10s"))
+    stream = windows.aggregate("d", bidders=distinct_count("price"), n=count())
+    parts = keyed_parts(stream.flow.vertices[-1], [SCHEMA], 2, [EventTime("date_time", "ms")])
+    assert parts.columns == ["auction", "date_time", "price"]
+    assert parts.schema.names[3:] == ["bidders", "n"]
+    with pytest.raises(NotYetSupported, match="different values of several columns"):
+        windows.aggregate("e", a=distinct_count("price"), b=distinct_count("auction"))
+    sessions = bids().key_by("auction").window(session("1s"))
+    with pytest.raises(NotYetSupported, match="different values of sessions"):
+        sessions.aggregate("e", a=distinct_count("price"))
 
 
 def _ended(stream: Stream) -> Flow:

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.errors import NotYetSupported, StateCorrupt, StateError
+from service.errors import NotYetSupported, StateCorrupt, StateError, UsageError
 from service.hashing import bins_of
 from service.statestore.aggregate import Aggregate, AggregateProgram, Count, Max, Mean, Sum
+from service.statestore.distinct_values import ValueLines
 from service.statestore.panes import Panes
 from service.statestore.timed import ALL, NEVER
 from service.statestore.window_form import END, START, WindowForm, in_windows
@@ -111,6 +112,47 @@ def test_panes_whose_sum_does_not_fit_are_an_error_and_their_mean_is_not() -> No
         (1, -5, 5, float(most), most),
         (1, 0, 10, float(most), most),
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "different"),
+    [
+        (pa.array(["a", "b", "", "a", "a" * 9, "a" * 8 + "b"]), 5),
+        (pa.array([b"a", b"a\0", b"", b"\0", b"a", b"a"]), 4),
+        (pa.array([0.0, -0.0, float("nan"), float("nan"), 1.0, 1.0]), 3),
+        (pa.array([True, False, True, True, True, True]), 2),
+        (pa.array([1, 2, 3, 4, 5, 5], pa.timestamp("s")), 5),
+    ],
+)
+def test_different_values_of_a_window_are_counted_whatever_their_type(
+    values: pa.Array, different: int
+) -> None:
+    counted = ValueLines("users", "user", values.type)
+    form = WindowForm("key", Panes.of(10, 5), "time", values=counted)
+    program = AggregateProgram("key", {"n": Count()}, {})
+    store = WindowStore("counts", form, program, BITS, outputs=["users", "n"])
+    keys, times = pa.array([1] * 6, pa.int64()), pa.array([1, 2, 3, 6, 7, 8], pa.int64())
+    rows = pa.record_batch([keys, times, values], names=["key", "time", "user"])
+    store.apply_at(rows, (1,), NEVER)
+    store.fire(5, (1,))
+    assert listed(store.fire(10, (2,))) == [(1, 0, 10, different, 6)]
+
+
+def test_values_of_a_window_that_a_row_names_are_counted_by_start_too() -> None:
+    form = WindowForm("key", Panes.given(5), values=ValueLines("d", "v", pa.int64()))
+    program = AggregateProgram("key", {"n": Count()}, {})
+    store = WindowStore("counts", form, program, BITS, outputs=["d"])
+    rows = given_rows((1, 0, 10), (1, 5, 10), (1, 0, 10), (1, 0, 10))
+    values = pa.array([7, 7, 8, 8], pa.int64())
+    store.apply_at(rows.append_column("v", values), (1,), NEVER)
+    assert listed(store.fire(10, (1,))) == [(1, 0, 10, 2), (1, 5, 10, 1)]
+    more = given_rows((1, 5, 10)).append_column("v", pa.array([9], pa.int64()))
+    assert listed(store.apply_at(more, (2,), 12).rows) == [(1, 5, 10, 2)]
+
+
+def test_values_of_lists_are_not_counted() -> None:
+    with pytest.raises(UsageError, match="counts values of column 'v', which is list"):
+        ValueLines("d", "v", pa.list_(pa.int64()))
 
 
 def test_keys_without_entries_are_told_from_those_with_some() -> None:
