@@ -1,7 +1,7 @@
 """Bytewax's side of the NEXMark bench; run with the interpreter of its own environment.
 
-Flow: `python -m service.bench.nexmark.bytewax_side QUERY EVENTS RESULTS` reads events from a file of
-JSON lines, runs the query, writes its rows to another -> one JSON object on standard output:
+Flow: `python -m service.bench.nexmark.bytewax_side QUERY EVENTS RESULTS` reads events from a file
+of JSON lines, runs the query, writes its rows to another -> one JSON object on standard output:
 nanoseconds of the dataflow's run.
 
 Events are dictionaries with the fields that the query needs and their time as a datetime, made

@@ -1,7 +1,7 @@
 """`megaphone bench nexmark`: its options, and what it prints.
 
-Flow: arguments -> events -> runs of each query in memory, and of a peer beside them -> the document,
-a table, an HTML report.
+Flow: arguments -> events -> runs of each query in memory, and of a peer beside them -> the
+document, a table, an HTML report.
 """
 
 from __future__ import annotations
