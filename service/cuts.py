@@ -16,30 +16,29 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from service.dataflow.delaying import DelayOperator
 from service.egress.sink import SinkOperator
-from service.ingest.source import SourceOperator, TopicPartition
+from service.ingest.source import SourceOperator
+from service.ingest.watermarks import TopicPartition
 from service.migration.control_source import ControlSource
 from service.migration.records import Checkpoint, LogRecord
 from service.migration.reports import CheckpointedReport
 from service.migration.state_host import StateHost
+from service.migration.timed_host import TimedHost
 from service.statestore.checkpoint import SlotFiles
 from service.statestore.frozen import FrozenStore
 
 
-def part_of(
-    cut: int, files: SlotFiles | None, positions: Mapping[TopicPartition, int]
-) -> CheckpointedReport:
-    """What a process tells of a cut, a stop's or another's."""
-    return CheckpointedReport(
-        cut=cut,
-        files=None if files is None else msgspec.to_builtins(files),
-        bytes=0 if files is None else files.bytes,
-        positions=[(topic, partition, at) for (topic, partition), at in positions.items()],
-    )
+@dataclass(frozen=True, slots=True)
+class Read:
+    """How far a gateway has come: of each partition the next offset, and its watermark."""
+
+    positions: Mapping[TopicPartition, int]
+    watermarks: Mapping[TopicPartition, int]
 
 
 class CheckpointParts:
@@ -60,14 +59,14 @@ class CheckpointParts:
         self._sinks = sinks
         self._delays = delays
         control.followers.append(self._read)
-        #: {cut: positions of all sources}, of cuts that a tick has passed.
-        self._positions: dict[int, dict[TopicPartition, int]] = {}
+        #: {cut: what all sources have read}, of cuts that a tick has passed.
+        self._read_at: dict[int, Read] = {}
 
     def before_tick(self, epoch: int) -> None:
         """Note positions at every cut that a tick at `epoch` passes (CP1)."""
         for cut in self._control.checkpoints:
-            if cut <= epoch and cut not in self._positions:
-                self._positions[cut] = self._current()
+            if cut <= epoch and cut not in self._read_at:
+                self._read_at[cut] = self._current()
 
     @property
     def first(self) -> int | None:
@@ -96,18 +95,40 @@ class CheckpointParts:
             if delay.holds_across(cut):
                 reason = f"delay {name!r} put rows from before the cut {cut} off to after it"
                 return CheckpointedReport(cut=cut, failed=reason)
-        return part_of(cut, files, self.positions(cut))
+        return self._report(cut, files, self.read_below(cut))
 
-    def positions(self, cut: int) -> dict[TopicPartition, int]:
+    def read_below(self, cut: int) -> Read:
         """Where this gateway's partitions stand at `cut`; once it is passed."""
-        found = self._positions.get(cut)
+        found = self._read_at.get(cut)
         # No tick came at or beyond it yet: everything stamped lies below it.
         return self._current() if found is None else found
+
+    def at_stop(self, cut: int, files: SlotFiles | None) -> CheckpointedReport:
+        """What this process tells of the cut of a stop, after which nothing happens."""
+        return self._report(cut, files, self._current())
+
+    def _report(self, cut: int, files: SlotFiles | None, read: Read) -> CheckpointedReport:
+        timed = self._timed() if files is not None else {}
+        return CheckpointedReport(
+            cut=cut,
+            files=None if files is None else msgspec.to_builtins(files),
+            bytes=0 if files is None else files.bytes,
+            positions=[(topic, number, at) for (topic, number), at in read.positions.items()],
+            partition_watermarks=[
+                (topic, number, at) for (topic, number), at in read.watermarks.items()
+            ],
+            watermarks={name: host.watermark_at(cut) for name, host in timed.items()},
+        )
+
+    def _timed(self) -> dict[str, TimedHost]:
+        return {name: host for name, host in self._hosts.items() if isinstance(host, TimedHost)}
 
     def done(self, cut: int) -> None:
         """Forget a cut: its part is told."""
         self._control.checkpoints.remove(cut)
-        self._positions.pop(cut, None)
+        self._read_at.pop(cut, None)
+        for host in self._timed().values():
+            host.forget(cut)
         for delay in self._delays.values():
             delay.forget(cut)
 
@@ -117,8 +138,10 @@ class CheckpointParts:
             for delay in self._delays.values():
                 delay.mark(record.at)
 
-    def _current(self) -> dict[TopicPartition, int]:
+    def _current(self) -> Read:
         positions: dict[TopicPartition, int] = {}
+        watermarks: dict[TopicPartition, int] = {}
         for source in self._sources.values():
             positions.update(source.positions)
-        return positions
+            watermarks.update(source.watermarks)
+        return Read(positions, watermarks)

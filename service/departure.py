@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from service.cuts import part_of
 from service.dataflow.transport.frame import FrameKind
 from service.edges import KafkaEdges
 from service.errors import PeerLost
@@ -83,8 +82,7 @@ class Departure:
         self._edges.check_stored()
         sources = self._member.sources
         self._edges.commit_final({name: source.positions for name, source in sources.items()})
-        positions = {at: to for source in sources.values() for at, to in source.positions.items()}
-        self._send(part_of(self.cut, written, positions))
+        self._send(self._member.cuts.at_stop(self.cut, written))
         self._files = None
 
     def _farewell(self) -> bool:

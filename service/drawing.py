@@ -14,6 +14,7 @@ from html import escape
 
 from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.flow import Flow
+from service.dataflow.process_vertex import ProcessVertex
 from service.dataflow.row_vertices import (
     BranchVertex,
     CaptureVertex,
@@ -44,6 +45,7 @@ from service.dataflow.vertices import (
     SinkVertex,
     SourceVertex,
     StatefulMapVertex,
+    TimedVertex,
     Vertex,
     loops_of,
     roles_of,
@@ -82,6 +84,7 @@ KINDS: dict[type, str] = {
     WindowAggregateVertex: "windows",
     WindowTopVertex: "top of windows",
     EnterVertex: "enter loop",
+    ProcessVertex: "process",
     FeedbackVertex: "feedback",
     LeaveVertex: "leave loop",
     SinkVertex: "sink",
@@ -171,13 +174,7 @@ def _detail(vertex: Vertex) -> str:
             return f"by {vertex.key}: {', '.join(vertex.outputs.names)}{_ordered(vertex)}"
         case DistinctVertex():
             return f"by {vertex.key}{_ordered(vertex)}"
-        case (
-            BestWithinVertex()
-            | IntervalJoinVertex()
-            | WindowJoinVertex()
-            | WindowAggregateVertex()
-            | WindowTopVertex()
-        ):
+        case TimedVertex():
             return vertex.described
         case JoinVertex():
             left, right = vertex.keys

@@ -12,7 +12,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import pyarrow as pa
 from confluent_kafka import Producer
@@ -33,6 +33,8 @@ from service.ingest.decoders import SourceDecoder, decoder_of
 from service.ingest.feed import SourceFeed
 from service.ingest.records import TopicPartition
 from service.ingest.registry import SchemaRegistry
+from service.ingest.source import SourceOperator
+from service.ingest.watermarks import Estimator
 from service.member import Member
 from service.migration.records import Generation
 
@@ -107,22 +109,25 @@ class KafkaEdges:
         self.writers.append(writer)
         return writer
 
-    def open_feeds(self, names: Iterable[str], generation: Generation) -> None:
+    def open_feeds(self, sources: Mapping[str, SourceOperator], generation: Generation) -> None:
         """Begin to read the partitions that the generation gives to this process.
 
         Args:
-            names: source vertices that have partitions here.
+            sources: by name, those that have partitions here.
             generation: owners of partitions, positions to begin at, and whether to note the ends.
 
         Raises:
             BrokerError: the broker refused or did not answer.
         """
-        wanted = set(names)
         for vertex in self._flow.vertices:
-            if isinstance(vertex, SourceVertex) and vertex.name in wanted:
-                self.feeds[vertex.name] = self._feed(vertex, generation)
+            if isinstance(vertex, SourceVertex) and vertex.name in sources:
+                words = sources[vertex.name].words
+                feed = self._feed(vertex, generation, timed=words is not None)
+                self.feeds[vertex.name] = feed
+                if words is not None:
+                    words.at_end = feed.at_end
 
-    def _feed(self, vertex: SourceVertex, generation: Generation) -> SourceFeed:
+    def _feed(self, vertex: SourceVertex, generation: Generation, *, timed: bool) -> SourceFeed:
         timeout_s = self._config.limits.broker_timeout_s
         admin = Admin(self._bootstrap, timeout_s)
         for topic in vertex.kafka.topics:
@@ -142,12 +147,16 @@ class KafkaEdges:
             for partition, owner in enumerate(generation.partition_owners[topic])
             if owner == self._slot.ordinal
         }
+        estimator = None
+        if timed and vertex.watermarks is not None:
+            estimator = Estimator(vertex.name, vertex.watermarks, self.schema_of(vertex))
         return SourceFeed(
             source,
             self._decoders[vertex.name],
             letters,
             positions,
             until_end=generation.until_end,
+            estimator=estimator,
         )
 
     def read(self, member: Member) -> bool:

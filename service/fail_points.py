@@ -64,7 +64,7 @@ FAIL_POINTS: Mapping[str, FailPoint] = {
     ),
     "checkpoint.written": _point("service.statestore.checkpoint:write_entries", "worker"),
     "checkpoint.passed": _point(
-        "service.cuts:CheckpointParts.positions", "gateway worker", behind=False
+        "service.cuts:CheckpointParts.read_below", "gateway worker", behind=False
     ),
     "checkpoint.told": _point("service.cuts:CheckpointParts.done", "gateway worker"),
     "manifest.due": _point(

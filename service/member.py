@@ -29,6 +29,8 @@ from service.errors import ProtocolViolation
 from service.hashing import bin_bits_of
 from service.ids import Membership, Role, Slot
 from service.ingest.source import SourceOperator
+from service.ingest.watermarks import PartitionWatermarks
+from service.ingest.words import SourceWords
 from service.migration.control_source import ControlSource
 from service.migration.handover import CopyReport, CutReport
 from service.migration.horizon import LogFollower, TickClock
@@ -36,6 +38,7 @@ from service.migration.lowering import Edges, lower
 from service.migration.records import Generation, LogRecord
 from service.migration.routing_table import RoutingTable
 from service.statestore.hosted import HostedStore
+from service.statestore.timed import NEVER
 
 
 class Member:
@@ -83,7 +86,10 @@ class Member:
         #: Where rows leave each vertex, by its name.
         self._roles = dict(zip((vertex.name for vertex in flow.vertices), roles, strict=True))
         self._held_budget = held_budget
-        edges = Edges(self._source, self._sink, schema_of, self._store)
+        self._numbers = {vertex.name: number for number, vertex in enumerate(flow.vertices)}
+        edges = Edges(
+            self._source, self._sink, schema_of, self._store, watermark=generation.watermarks.get
+        )
         lowered = lower(flow, generation.bins, self.control, edges)
         self.hosts = lowered.hosts
         self.routers = lowered.routers
@@ -236,10 +242,29 @@ class Member:
         owned = self.slot.role is Role.GATEWAY and any(
             self.slot.ordinal in owners[topic] for topic in vertex.inputs
         )
-        source = SourceOperator(owns_partitions=owned)
+        source = SourceOperator(owns_partitions=owned, words=self._words(vertex, owned=owned))
         if owned:
             self.sources[vertex.name] = source
         return source
+
+    def _words(self, vertex: SourceVertex, *, owned: bool) -> SourceWords | None:
+        """What is told of a source's event time; None if it has none."""
+        number, workers = self._numbers[vertex.name], self.membership.workers
+        if vertex.watermarks is None:
+            return None
+        if not owned:
+            return SourceWords(number, workers, None)
+        owners, known = self.generation.partition_owners, self.generation.partition_watermarks
+        begin: dict[tuple[str, int], int] = {}
+        for topic in vertex.inputs:
+            values = known.get(topic, [])
+            for partition, owner in enumerate(owners[topic]):
+                if owner == self.slot.ordinal:
+                    value = values[partition] if partition < len(values) else None
+                    begin[topic, partition] = NEVER if value is None else value
+        return SourceWords(
+            number, workers, PartitionWatermarks(vertex.watermarks.idle_after_us, begin)
+        )
 
     def _store(self, store: HostedStore) -> HostedStore:
         """What keeps a vertex's state; the flow's own store, but in a benchmark."""

@@ -92,12 +92,14 @@ class Watermarks:
 class EventTime:
     """The event time of a stream's rows: `column` + `offset`, in `unit`.
 
-    Results of windows have their `window_end` less one as their event time.
+    Results of windows have their `window_end` less one as their event time. Rows may come up to
+    `delay` behind the sources' watermark and are in time: a vertex that holds rows back says so.
     """
 
     column: str
     unit: Unit
     offset: int = 0
+    delay: int = 0
 
 
 def in_unit(duration: Duration, unit: Unit, of: str) -> int:

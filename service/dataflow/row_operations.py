@@ -58,7 +58,7 @@ from service.dataflow.row_vertices import (
     Side,
     SideVertex,
 )
-from service.dataflow.vertices import MapVertex, Vertex
+from service.dataflow.vertices import MapVertex, TimedVertex, Vertex
 from service.errors import GraphError
 
 if TYPE_CHECKING:
@@ -366,6 +366,23 @@ class RowOperations(ABC):
             )
         columns = None if given is None else (*given, ERROR_COLUMN)
         return self._then(SideVertex(name, Side.ERRORS, self.vertex), columns)
+
+    def late(self, name: str) -> Self:
+        """The rows that came too late for this vertex's windows or timers.
+
+        They are as they were given; what a join in time says of its late rows is in its own words.
+
+        Raises:
+            GraphError: this is not the result of a vertex with windows or timers.
+        """
+        made_by = self._made_by()
+        if not isinstance(made_by, TimedVertex):
+            raise GraphError(
+                f"{name!r}: only vertices with windows or timers have late rows, not "
+                f"{made_by.name!r}; ask their result for .late(...)"
+            )
+        columns = made_by.late_columns([self._columns_of(up) for up in made_by.upstreams])
+        return self._then(SideVertex(name, Side.LATE, self.vertex), columns)
 
     @abstractmethod
     def _columns_of(self, vertex: int) -> tuple[str, ...] | None:

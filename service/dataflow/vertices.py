@@ -237,9 +237,18 @@ class TimedVertex(ABC):
         """Rows late or not, and timers, depend on the order of time."""
         return Order.ORDERED
 
+    @property
+    def described(self) -> str:
+        """What it does, in a few words, for people."""
+        return f"by {self.key}"
+
     @abstractmethod
     def event_time(self, given: Sequence[EventTime]) -> EventTime | None:
         """The event time of its output, from those of the streams it reads; None: it has none."""
+
+    def late_columns(self, given: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+        """Columns of its late rows, from those of the streams it reads, as far as known."""
+        return given[0]
 
 
 #: Vertices that keep state per key, in bins that move.

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from service.ingest.consumer import MessageSource
 from service.ingest.dead_letter import DeadLetters
+from service.ingest.decode import Decoded
 from service.ingest.decoders import SourceDecoder
 from service.ingest.records import RawRecords, TopicPartition
 from service.ingest.registry import RegistryUnavailable
 from service.ingest.source import ReadRows
+from service.ingest.watermarks import Estimator
 
 #: Records polled at once. Their objects (200 bytes each, and the value) then stay in the cache from
 #: the client until they are freed: 350 ns a record, against 400 with 20,000 at once.
@@ -37,8 +41,19 @@ class SourceFeed:
         positions: Mapping[TopicPartition, int],
         *,
         until_end: bool,
+        estimator: Estimator | None = None,
     ) -> None:
-        """Start at `positions`; with `until_end`, note where the partitions end now."""
+        """Start at `positions`.
+
+        Args:
+            messages: where records come from.
+            decoder: of their values.
+            dead_letters: where bad ones go.
+            positions: next offset to read of each partition.
+            until_end: note where the partitions end now.
+            estimator: of event time; None: nobody asks for it.
+        """
+        self._estimator = estimator
         self._messages = messages
         self._decoder = decoder
         self._dead_letters = dead_letters
@@ -64,22 +79,27 @@ class SourceFeed:
             self._paused = False
         pieces: list[pa.RecordBatch] = []
         positions: dict[TopicPartition, int] = {}
+        watermarks: dict[TopicPartition, int] = {}
         left = max_records
         while left > 0:
             wanted = min(left, PORTION_RECORDS)
-            taken = self._take(wanted, pieces, positions)
+            taken = self._take(wanted, pieces, positions, watermarks)
             left -= taken
             if taken < wanted:
                 break
         if not pieces:
             return None, False
         rows = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
-        return ReadRows(rows, positions), left <= 0
+        return ReadRows(rows, positions, watermarks), left <= 0
 
     def _take(
-        self, wanted: int, pieces: list[pa.RecordBatch], positions: dict[TopicPartition, int]
+        self,
+        wanted: int,
+        pieces: list[pa.RecordBatch],
+        positions: dict[TopicPartition, int],
+        watermarks: dict[TopicPartition, int],
     ) -> int:
-        """Poll and decode one portion, add its rows and positions; how many records it had."""
+        """Poll and decode one portion, add what it gave; how many records it had."""
         raw = self._waiting or self._messages.poll(wanted, 0.0)
         if not len(raw):
             return 0
@@ -97,8 +117,34 @@ class SourceFeed:
             self.rejected += len(decoded.rejected)
             self._dead_letters.send(raw, decoded.rejected)
         pieces.append(decoded.rows)
-        positions.update(raw.positions())
+        moved = raw.positions()
+        positions.update(moved)
+        if self._estimator is not None:
+            allowed = self._allowed(self._estimator, decoded, list(moved))
+            for which, watermark in allowed.items():
+                watermarks[which] = max(watermark, watermarks.get(which, watermark))
         return len(raw)
+
+    def _allowed(
+        self, estimator: Estimator, decoded: Decoded, partitions: list[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """What the rows say of event time, by partition.
+
+        Cost: 10 ns a row; where several partitions have rows 50 ns.
+        """
+        raw = decoded.raw
+
+        def places() -> NDArray[np.int64]:
+            topics = {topic: number for number, topic in enumerate(raw.topics)}
+            width = 1 + max(partition for _, partition in partitions)
+            table = np.full(len(topics) * width, -1, dtype=np.int64)
+            for place, (topic, partition) in enumerate(partitions):
+                table[topics[topic] * width + partition] = place
+            of_records = raw.topic_index * np.int64(width) + raw.partitions
+            found: NDArray[np.int64] = table[of_records[decoded.members]]
+            return found
+
+        return estimator.by_partition(decoded.rows, partitions, places)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a record, at most so long; whether `read` would find one. Not while `paused`."""
@@ -114,6 +160,10 @@ class SourceFeed:
     def paused(self) -> bool:
         """Whether back-pressure holds reading."""
         return self._paused
+
+    def at_end(self, which: TopicPartition) -> bool:
+        """Whether everything that is known to be in a partition was read; not while `paused`."""
+        return not self._paused and self._waiting is None and self._messages.at_end(which)
 
     @property
     def drained(self) -> bool:

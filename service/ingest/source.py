@@ -20,15 +20,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from service.dataflow.operator import Capability, OperatorContext, payload_size
+from service.ingest.watermarks import TopicPartition
+from service.ingest.words import SourceWords
 from service.migration.records import Stop
-
-#: (topic, partition) of an input.
-TopicPartition = tuple[str, int]
 
 #: Bytes of rows that may wait for a tick before reading stops (Q5); ticks come every few ms, unless
 #: the controller's promises stop.
@@ -41,14 +40,22 @@ class ReadRows:
 
     rows: pa.RecordBatch
     positions: Mapping[TopicPartition, int]
+    #: What the rows say of event time: the watermark that those of each partition allow.
+    watermarks: Mapping[TopicPartition, int] = field(default_factory=dict)
 
 
 class SourceOperator:
     """One source vertex in one process; a process without partitions of it closes it at once."""
 
-    def __init__(self, *, owns_partitions: bool) -> None:
-        """Hold the source open only if this process reads partitions for it."""
+    def __init__(self, *, owns_partitions: bool, words: SourceWords | None = None) -> None:
+        """Hold the source open only if this process reads partitions for it.
+
+        Args:
+            owns_partitions: whether it does.
+            words: what it tells of event time; None: nothing, as no vertex of the flow asks.
+        """
         self._open = owns_partitions
+        self.words = words
         self._capability: Capability | None = None
         self._read: deque[ReadRows] = deque()
         self._offered_bytes = 0
@@ -61,8 +68,13 @@ class SourceOperator:
     def open(self, context: OperatorContext) -> None:
         """Take the ports: control in, rows out."""
         (self._commands,) = context.inputs
-        (self._output,) = context.outputs
+        self._output = context.outputs[0]
         self._capability = context.initial[0]
+        if len(context.outputs) == 1:
+            # No vertex below has event time.
+            self.words = None
+        if self.words is not None:
+            self.words.open(context)
         self._last = context.start[0] - 1
 
     @property
@@ -76,6 +88,11 @@ class SourceOperator:
     def has_rows(self) -> bool:
         """Whether rows wait for the next tick."""
         return bool(self._read)
+
+    @property
+    def watermarks(self) -> Mapping[TopicPartition, int]:
+        """Watermark of each partition that has one, behind the last closed epoch."""
+        return {} if self.words is None else self.words.values
 
     @property
     def last_tick(self) -> int:
@@ -101,6 +118,8 @@ class SourceOperator:
         while self._read:
             read = self._read.popleft()
             positions.update(read.positions)
+            if self.words is not None:
+                self.words.saw(epoch, read.watermarks)
             if read.rows.num_rows:
                 self._output.send(capability, read.rows)
                 self.rows_sent += read.rows.num_rows
@@ -113,6 +132,8 @@ class SourceOperator:
             if isinstance(command.payload, Stop):
                 self.stop = command.payload
         if self._capability is not None and (self.stop is not None or not self._open):
+            if self.words is not None and not self.words.close(self.stop):
+                return
             self._capability.drop()
             self._capability = None
 
@@ -122,6 +143,8 @@ class SourceOperator:
 
     def _close(self, epoch: int, positions: Mapping[TopicPartition, int]) -> None:
         assert self._capability is not None, "Q1: a closed source does not tick"
+        if self.words is not None:
+            self.words.tick(epoch)
         self._capability.downgrade((epoch + 1,))
         self.positions.update(positions)
         self._last = epoch

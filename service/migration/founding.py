@@ -127,6 +127,8 @@ def found_generation(
         positions=positions,
         manifest=None if manifest is None else manifest.name,
         until_end=job.until_end,
+        watermarks={} if manifest is None else dict(manifest.watermarks),
+        partition_watermarks={} if manifest is None else dict(manifest.partition_watermarks),
     )
 
 
@@ -155,6 +157,11 @@ def manifest_of(
         ProtocolViolation: a gateway reports a partition it does not read, or went back in it.
     """
     positions = {topic: list(offsets) for topic, offsets in generation.positions.items()}
+    watermarks = dict(generation.watermarks)
+    partitions: dict[str, list[int | None]] = {
+        topic: [*known, *[None] * (len(positions[topic]) - len(known))]
+        for topic, known in generation.partition_watermarks.items()
+    }
     for peer, report in parts.items():
         for topic, partition, offset in report.positions:
             readers = generation.partition_owners.get(topic, [])
@@ -163,6 +170,13 @@ def manifest_of(
             if offset < positions[topic][partition]:
                 raise ProtocolViolation(f"peer {peer} went back in {topic}/{partition}")
             positions[topic][partition] = offset
+        for topic, partition, watermark in report.partition_watermarks:
+            if partition >= len(positions.get(topic, ())):
+                raise ProtocolViolation(f"peer {peer} does not read {topic}/{partition}")
+            known = partitions.setdefault(topic, [None] * len(positions[topic]))
+            known[partition] = watermark
+        # All workers tell the same of a vertex (EC2 of `event_clock`).
+        watermarks.update(report.watermarks)
     return ManifestRecord(
         name=f"{generation.generation}-{cut}",
         generation=generation.generation,
@@ -181,6 +195,8 @@ def manifest_of(
             for worker in range(generation.workers)
         },
         drained=drained,
+        watermarks=watermarks,
+        partition_watermarks=partitions,
     )
 
 

@@ -31,6 +31,8 @@ class KeyedParts:
     sides: Tagged | None = None
     #: The key, where it is text.
     text_key: str | None = None
+    #: Columns of its late rows; None: they are as they were given, with all their columns.
+    late: pa.Schema | None = None
     #: Whether the rows of one time must come in the order of their columns; a store to which their
     #: order says nothing is spared the sorting.
     sorted: bool = True

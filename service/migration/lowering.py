@@ -22,7 +22,7 @@ Source: DESIGN §5 (ports), §7 (gate); reference megaphone §1.4 for what goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -33,8 +33,9 @@ from service.dataflow.flow import Flow
 from service.dataflow.graph import Dataflow
 from service.dataflow.loops import FeedbackOperator
 from service.dataflow.operator import Operator, Pact
-from service.dataflow.operators import columns_of
+from service.dataflow.operators import ConcatOperator, columns_of
 from service.dataflow.progress.summary import PathSummary, feedback, identity
+from service.dataflow.row_vertices import Side, SideVertex
 from service.dataflow.sides import SidesOperator
 from service.dataflow.time_paths import lost_at
 from service.dataflow.transport.credit import CreditClass
@@ -54,12 +55,15 @@ from service.dataflow.vertices import (
 from service.errors import GraphError
 from service.hashing import bin_bits_of
 from service.migration.control_source import ControlSource
+from service.migration.keyed_parts import KeyedParts
 from service.migration.router import Router
 from service.migration.state_host import StateHost
 from service.migration.stateful import keyed_parts
 from service.migration.stateless import StatelessLowering
-from service.migration.stream_times import stream_time
+from service.migration.stream_times import heard_sources, late_of, stream_time, with_late
+from service.migration.timed_host import TimedHost
 from service.statestore.hosted import HostedStore
+from service.statestore.timed import NEVER, as_timed
 
 _SAME: PathSummary = identity(1)
 #: A port of an operator.
@@ -77,6 +81,8 @@ class Edges:
     schema: Callable[[SourceVertex], pa.Schema]
     #: What keeps the state of a vertex, given what the flow would have.
     store: Callable[[HostedStore], HostedStore] = lambda store: store
+    #: W of a vertex with event time as of the checkpoint that is restored, by its name.
+    watermark: Callable[[str], int | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,13 @@ class _Lowering:
         )
         self._lowered = Lowered(self._graph, {}, {}, self._stateless.delays, {})
         self._operators: dict[int, int] = {}
+        #: Source -> output of what receives its words here.
+        self._words: dict[int, _Port] = {}
+        #: Sources above each vertex with event time, whose words it hears.
+        self._heard = heard_sources(flow.vertices)
+        #: Timed vertices whose late rows the flow asks for.
+        self._late = late_of(flow.vertices)
+        self._late_schemas: dict[int, pa.Schema] = {}
 
     def run(self) -> Lowered:
         depths = list(range(1, 1 + max(map(self._depth, range(len(self._loops))))))
@@ -158,6 +171,9 @@ class _Lowering:
                     self._keyed(number, vertex)
                 case FeedbackVertex():
                     self._feedback(number, vertex)
+                case SideVertex(side=Side.LATE):
+                    self._outputs[number] = self._operators[vertex.upstream], 2
+                    self._schemas[number] = self._late_schemas[vertex.upstream]
                 case SinkVertex():
                     self._sink(number, vertex)
                 case _:
@@ -176,15 +192,27 @@ class _Lowering:
         return self._lowered
 
     def _source(self, number: int, vertex: SourceVertex) -> None:
+        heard = any(number in sources for sources in self._heard.values())
+        outputs = 1 + heard
         operator = self._graph.add(
             vertex.name,
             self._edges.source(vertex),
             inputs=1,
-            outputs=1,
-            connectivity={(0, 0): _SAME},
-            holds=frozenset({0}),
+            outputs=outputs,
+            connectivity={(0, output): _SAME for output in range(outputs)},
+            holds=frozenset(range(outputs)),
         )
         self._graph.connect(self._control_at(1), (operator, 0))
+        if heard:
+            receiver = self._graph.add(
+                f"{vertex.name}.words",
+                ConcatOperator(),
+                inputs=1,
+                outputs=1,
+                connectivity={(0, 0): _SAME},
+            )
+            self._graph.connect((operator, 1), (receiver, 0), Pact.ROUTED, CreditClass.DATA)
+            self._words[number] = receiver, 0
         self._outputs[number] = (operator, 0)
         self._schemas[number] = self._edges.schema(vertex)
 
@@ -233,10 +261,15 @@ class _Lowering:
             both = SidesOperator(parts.sides)
             self._stateless.operator(number, f"{vertex.name}.both", both, upstreams_of(vertex))
             upstream = self._outputs[number]
+        late = None
+        columns = parts.columns
+        if number in self._late:
+            late = self._late_schemas[number] = parts.late or schemas[0]
+            columns = columns if parts.late is not None else with_late(columns, late)
         router = Router(
             vertex.name,
             parts.key,
-            parts.columns,
+            columns,
             self._bin_bits,
             self._control,
             parts.required,
@@ -251,16 +284,25 @@ class _Lowering:
             depth=depth,
         )
         store = self._edges.store(parts.store)
-        host = StateHost(store, parts.key, self._control, self._bins, vertex.order)
+        timed = isinstance(vertex, TimedVertex)
+        host = (
+            self._timed_host(number, store, parts, times, late)
+            if timed
+            else StateHost(store, parts.key, self._control, self._bins, vertex.order)
+        )
+        inputs, outputs = 3 + timed, 2 + (late is not None)
+        rows_out = [output for output in range(outputs) if output != 1]
         hosting = self._graph.add(
             f"{vertex.name}.S",
             host,
-            inputs=3,
-            outputs=2,
-            connectivity={(2, 0): same, (2, 1): same, (0, 0): same, (1, 0): same},
+            inputs=inputs,
+            outputs=outputs,
+            connectivity={(2, 1): same} | {(i, o): same for i in range(inputs) for o in rows_out},
             depth=depth,
             notified=True,
         )
+        for source in self._heard.get(number, ()):
+            self._graph.connect(self._words[source], (hosting, 3))
         self._graph.connect(upstream, (routing, 0))
         self._graph.connect(control, (routing, 1))
         self._graph.connect((routing, 0), (hosting, 0), Pact.ROUTED, CreditClass.DATA)
@@ -273,6 +315,28 @@ class _Lowering:
         self._gates[number] = self._graph.target(hosting, 0)
         # Behind F, S and what they hold: nothing below its frontier asks the table again.
         self._control.readers.append(self._graph.source(hosting, 0))
+
+    def _timed_host(
+        self,
+        number: int,
+        store: HostedStore,
+        parts: KeyedParts,
+        times: Sequence[EventTime],
+        late: pa.Schema | None,
+    ) -> TimedHost:
+        name = self._flow.vertices[number].name
+        watermark = self._edges.watermark(name)
+        return TimedHost(
+            as_timed(store),
+            parts.key,
+            self._control,
+            self._bins,
+            sources=self._heard[number],
+            watermark=NEVER if watermark is None else watermark,
+            delay=max(time.delay for time in times),
+            sorts=parts.sorted,
+            late=None if late is None else late.names,
+        )
 
     def _times_above(self, vertex: TimedVertex) -> list[EventTime]:
         """Event times of the streams it reads.

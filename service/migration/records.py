@@ -37,6 +37,8 @@ MANIFEST_VERSION = 1
 Time = Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=MAX_EPOCH)]
+#: In the unit of an event time; may be negative.
+Watermark = Annotated[int, msgspec.Meta(ge=-MAX_EPOCH - 1, le=MAX_EPOCH)]
 
 
 class _LogRecord(
@@ -151,6 +153,10 @@ class Generation(_LogRecord, frozen=True, kw_only=True, tag="generation"):
     manifest: str | None
     #: Read to the end offsets found at start and report `drained`.
     until_end: bool
+    #: Event time as of the manifest: W of each vertex that has one, and what the rows read so far
+    #: say of each partition; null: nothing.
+    watermarks: dict[str, Watermark] = {}
+    partition_watermarks: dict[str, list[Watermark | None]] = {}
     #: Where members report to; the controller is no member.
     controller: SlotBinding | None = None
 
@@ -322,6 +328,9 @@ class ManifestRecord(msgspec.Struct, frozen=True, kw_only=True):
     #: slot -> files with digests, bytes and row counts, written by the state store; opaque here.
     files: dict[str, object]
     drained: bool = False
+    #: Event time as of `cut`, as in `Generation`.
+    watermarks: dict[str, Watermark] = {}
+    partition_watermarks: dict[str, list[Watermark | None]] = {}
 
     def __post_init__(self) -> None:
         if self.format_version != MANIFEST_VERSION:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import msgspec
 
 from service.errors import ProtocolViolation
-from service.migration.records import Count, Positive, Time
+from service.migration.records import Count, Positive, Time, Watermark
 
 
 class _Report(
@@ -67,6 +67,9 @@ class CheckpointedReport(_Report, frozen=True, kw_only=True, tag="checkpointed")
     files: object = None
     #: A gateway's (topic, partition, next offset to read) as of the cut.
     positions: list[tuple[str, Count, Count]] = []
+    #: As of the cut, a gateway's (topic, partition, watermark) and a worker's W by vertex.
+    partition_watermarks: list[tuple[str, Count, Watermark]] = []
+    watermarks: dict[str, Watermark] = {}
     #: Bytes of the files.
     bytes: Count = 0
     #: Why there is no part; then the rest means nothing.

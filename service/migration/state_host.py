@@ -101,8 +101,8 @@ class StateHost:
         """Take the ports: data, state and control in; data and state out."""
         self._context = context
         self._peer = context.peer
-        self._data, self._state, self._commands = context.inputs
-        self._output, self._state_output = context.outputs
+        self._data, self._state, self._commands = context.inputs[:3]
+        self._output, self._state_output = context.outputs[:2]
         #: Bins whose state is here.
         self.installed = self._control.table.latest == self._peer
         self.copies = Copies(self.store, self.installed, self._peer, context.aside)

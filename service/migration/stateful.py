@@ -101,7 +101,6 @@ def _parts_of(
 
 def _by_text(parts: KeyedParts, key: str, kind: pa.DataType) -> KeyedParts:
     """The parts of a vertex that knows its keys by ids, for keys that are text."""
-    fields = [pa.field(key, kind) if field.name == KEY_ID else field for field in parts.schema]
     store: HostedStore
     if isinstance(parts.store, TimedKeyedStore):
         store = TimedTextStore(parts.store, key, kind)
@@ -113,9 +112,15 @@ def _by_text(parts: KeyedParts, key: str, kind: pa.DataType) -> KeyedParts:
         columns=[*_key_first(key, [name for name in parts.columns if name != KEY_ID]), KEY_ID],
         required=_key_first(key, [name for name in parts.required if name != KEY_ID]),
         store=store,
-        schema=pa.schema(fields),
+        schema=_with_text(parts.schema, key, kind),
+        late=None if parts.late is None else _with_text(parts.late, key, kind),
         text_key=key,
     )
+
+
+def _with_text(schema: pa.Schema, key: str, kind: pa.DataType) -> pa.Schema:
+    """Columns where the key stands in the place of its id."""
+    return pa.schema([pa.field(key, kind) if field.name == KEY_ID else field for field in schema])
 
 
 def _aggregate(vertex: AggregateVertex, key: str, schema: pa.Schema, bin_bits: int) -> KeyedParts:

@@ -11,9 +11,11 @@ from dataclasses import replace
 import pyarrow as pa
 
 from service.dataflow.event_time import EventTime, unit_of
+from service.dataflow.row_vertices import Side, SideVertex
 from service.dataflow.time_paths import event_time_behind
-from service.dataflow.vertices import SourceVertex, Vertex
+from service.dataflow.vertices import SourceVertex, TimedVertex, Vertex, upstreams_of
 from service.errors import GraphError
+from service.statestore.columns import KEY_ID
 
 
 def stream_time(
@@ -40,3 +42,39 @@ def stream_time(
     kind = schema.field(time.column).type
     keeps = kind == pa.int64() or (pa.types.is_timestamp(kind) and kind.unit == time.unit)
     return time if keeps else None
+
+
+def heard_sources(vertices: Sequence[Vertex]) -> dict[int, tuple[int, ...]]:
+    """Numbers of the sources above each vertex with event time: it hears what they know of it.
+
+    No loop lies between them, as event time does not leave one.
+    """
+    above: list[frozenset[int]] = []
+    for number, vertex in enumerate(vertices):
+        ups = [up for up in upstreams_of(vertex) if 0 <= up < number]
+        own = {number} if isinstance(vertex, SourceVertex) else set[int]()
+        above.append(frozenset(own).union(*(above[up] for up in ups)))
+    return {
+        number: tuple(sorted(above[number]))
+        for number, vertex in enumerate(vertices)
+        if isinstance(vertex, TimedVertex)
+    }
+
+
+def late_of(vertices: Sequence[Vertex]) -> frozenset[int]:
+    """Vertices whose late rows the flow asks for."""
+    return frozenset(
+        vertex.upstream
+        for vertex in vertices
+        if isinstance(vertex, SideVertex) and vertex.side is Side.LATE
+    )
+
+
+def with_late(columns: Sequence[str], given: pa.Schema) -> list[str]:
+    """The columns F sends, and all others of the stream, as its late rows are wanted whole.
+
+    Hashes of keys that are text stay the last (SF1 of `stateful`).
+    """
+    hashes = [name for name in columns if name == KEY_ID]
+    named = [name for name in columns if name != KEY_ID]
+    return [*dict.fromkeys([*named, *given.names]), *hashes]

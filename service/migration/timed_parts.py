@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from service.dataflow.event_time import EventTime
+from service.dataflow.event_time import EventTime, in_unit
 from service.dataflow.operators import columns_of
+from service.dataflow.process_vertex import ProcessVertex
 from service.dataflow.timed_join_vertices import (
     BestWithinVertex,
     IntervalJoinVertex,
@@ -23,6 +24,7 @@ from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
 from service.migration.timed_join_parts import timed_join_parts
 from service.migration.window_parts import window_aggregate, window_top
+from service.statestore.process_store import ProcessProgram, ProcessStore, forms_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,36 @@ def timed_parts(vertex: TimedVertex, given: TimedInputs) -> KeyedParts:
         case WindowTopVertex():
             (schema,), (time,) = given.schemas, given.times
             return window_top(vertex, given.key, schema, time, given.bin_bits)
+        case ProcessVertex():
+            return _process(vertex, given)
         case _:
             raise GraphError(
                 f"{vertex.name!r} is a {type(vertex).__name__}, which this version cannot run; it "
                 f"reads {[columns_of(schema) for schema in given.schemas]}"
             )
+
+
+def _process(vertex: ProcessVertex, given: TimedInputs) -> KeyedParts:
+    (schema,), (time,) = given.schemas, given.times
+    read = (vertex.value,) if isinstance(vertex.value, str) else vertex.value or schema.names
+    for name in read:
+        if name not in schema.names:
+            raise GraphError(
+                f"{vertex.name!r} needs column {name!r}; the stream has {columns_of(schema)}"
+            )
+    program = ProcessProgram(
+        forms_of(vertex.name, given.key, vertex.value, vertex.outputs, vertex.initial),
+        vertex.on_row,
+        vertex.on_timer,
+        time.column,
+        time.offset,
+        in_unit(vertex.allowed_lateness, time.unit, f"{vertex.name!r}: allowed_lateness"),
+    )
+    columns = list(dict.fromkeys([given.key, *read, time.column]))
+    return KeyedParts(
+        columns,
+        [given.key, time.column],
+        ProcessStore(vertex.name, program, given.bin_bits, vertex.codec),
+        pa.schema([pa.field(given.key, pa.int64()), *vertex.outputs]),
+        given.key,
+    )

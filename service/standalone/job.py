@@ -32,6 +32,7 @@ from service.egress.sink import Producer
 from service.errors import ProtocolViolation
 from service.ids import Membership, Role
 from service.ingest.source import ReadRows
+from service.ingest.watermarks import Estimator
 from service.member import Member
 from service.migration.controller import ControllerMachine
 from service.migration.controller_events import (
@@ -120,6 +121,10 @@ class StandaloneJob:
         ]
         #: By gateway peer and source: next row to read of each partition.
         self._positions: dict[int, dict[str, dict[tuple[str, int], int]]] = {}
+        #: Inputs that had nothing more when they were last asked.
+        self._dry: set[tuple[str, int]] = set()
+        #: What estimates the event time of each source whose vertices below ask for it.
+        self._estimators: dict[str, Estimator] = {}
         #: Members to which something happened since they were stepped.
         self._awake: set[int] = set()
         self._drained: set[int] = set()
@@ -170,9 +175,11 @@ class StandaloneJob:
                     break
                 rows = self._around.read(topic, partition, position)
                 if rows is None:
+                    self._dry.add((topic, partition))
                     continue
+                self._dry.discard((topic, partition))
                 positions[topic, partition] = position + rows.num_rows
-                read = ReadRows(rows, {(topic, partition): position + rows.num_rows})
+                read = self._read_rows(name, (topic, partition), position + rows.num_rows, rows)
                 member.sources[name].offer(read)
                 did = True
         has_rows = any(source.has_rows for source in member.sources.values())
@@ -283,6 +290,27 @@ class StandaloneJob:
             self._awake.add(peer)
             if slot.role is Role.GATEWAY:
                 self._positions[peer] = self._partitions_of(member)
+                self._listen(member)
+
+    def _listen(self, member: Member) -> None:
+        """Prepare for the words on event time that a gateway's sources are to tell."""
+        for vertex in self._flow.vertices:
+            if isinstance(vertex, SourceVertex) and vertex.name in member.sources:
+                words = member.sources[vertex.name].words
+                if words is not None and vertex.watermarks is not None:
+                    words.at_end = self._dry.__contains__
+                    schema = self._around.schema_of(vertex)
+                    self._estimators[vertex.name] = Estimator(
+                        vertex.name, vertex.watermarks, schema
+                    )
+
+    def _read_rows(
+        self, source: str, which: tuple[str, int], position: int, rows: pa.RecordBatch
+    ) -> ReadRows:
+        """Rows of one partition, behind which it stands at `position`."""
+        estimator = self._estimators.get(source)
+        allowed = None if estimator is None else estimator.of(rows)
+        return ReadRows(rows, {which: position}, {} if allowed is None else {which: allowed})
 
     def _partitions_of(self, member: Member) -> dict[str, dict[tuple[str, int], int]]:
         """Where a gateway begins to read, by source."""

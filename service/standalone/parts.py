@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from service.cuts import part_of
 from service.ids import Role
 from service.member import Member
 from service.migration.reports import CheckpointedReport
@@ -62,10 +61,7 @@ class Parts:
         assert member.control.stop is not None, "only a stop completes a member"
         cut = member.control.stop.at
         files = self._write(member, cut, member.stores, member.owned_bins())
-        sources = member.sources.values()
-        return part_of(
-            cut, files, {at: to for each in sources for at, to in each.positions.items()}
-        )
+        return member.cuts.at_stop(cut, files)
 
     def _write(
         self, member: Member, cut: int, stores: Mapping[str, WrittenStore], bins: Sequence[int]

@@ -71,13 +71,13 @@ class StatefulMap:
         try:
             self._run(objects, keys, rows, outputs, at)
         except Exception as error:  # a function of a user may raise anything
-            raise self._failure(time, rows, _explained(error), at.key) from error
+            raise self.failure(time, rows, _explained(error), at.key) from error
         of_rows = numbers_of(rows, self.key).view(np.int64)
         if self.flat:
             counts = np.fromiter(map(len, outputs), np.int64, len(outputs))
             of_rows = np.repeat(of_rows, counts)
             outputs = list(chain.from_iterable(outputs))
-        return self._gathered(of_rows, outputs, rows, time)
+        return self.gathered(of_rows, outputs, rows, time)
 
     def _run(
         self,
@@ -94,7 +94,7 @@ class StatefulMap:
         find, came, went, gather = states.get, objects.came, objects.went, outputs.append
         key = None
         try:
-            for key, row in zip(keys, self._given(rows)):
+            for key, row in zip(keys, self.given(rows)):
                 state = find(key)
                 if state is None:
                     came.append(key)
@@ -110,7 +110,7 @@ class StatefulMap:
         finally:
             at.key = key
 
-    def _given(self, rows: pa.RecordBatch) -> Iterable[Any]:
+    def given(self, rows: pa.RecordBatch) -> Iterable[Any]:
         """Rows in the form the function takes."""
         if isinstance(self.value, str):
             return listed(rows.column(self.value))
@@ -120,14 +120,18 @@ class StatefulMap:
         columns = (listed(rows.column(name)) for name in names)
         return (dict(zip(names, row)) for row in zip(*columns, strict=True))
 
-    def _gathered(
+    def gathered(
         self,
         keys: NDArray[np.int64],
         outputs: list[Any],
         rows: pa.RecordBatch,
         time: tuple[int, ...],
     ) -> pa.RecordBatch:
-        """Outputs as columns of the declared types, those that are None left out (SM2, SM3)."""
+        """Outputs as columns of the declared types, those that are None left out (SM2, SM3).
+
+        Raises:
+            UserFunctionError: one does not fit.
+        """
         single = len(self.outputs) == 1
         if not single:
             there = [output is not None for output in outputs]
@@ -141,7 +145,7 @@ class StatefulMap:
             ]
         except _UNFITTING as error:
             key, cause = self._unfitting(keys, outputs)
-            raise self._failure(time, rows, cause or error, key) from error
+            raise self.failure(time, rows, cause or error, key) from error
         if single and arrays[0].null_count:
             keys = keys[arrays[0].is_valid().to_numpy(zero_copy_only=False)]
             arrays = [arrays[0].drop_null()]
@@ -165,9 +169,10 @@ class StatefulMap:
                     return key, TypeError(text)
         return None, None
 
-    def _failure(
+    def failure(
         self, time: tuple[int, ...], rows: pa.RecordBatch, error: Exception, key: int | None
     ) -> UserFunctionError:
+        """What is raised where a function of `key` raised, at `time`, in a batch like `rows`."""
         columns = dict(zip(rows.schema.names, map(str, rows.schema.types), strict=True))
         return UserFunctionError(self.vertex, time, rows.num_rows, columns, error, key=key)
 

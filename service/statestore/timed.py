@@ -19,7 +19,7 @@ Source: DESIGN §4 (watermarks).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -41,6 +41,7 @@ class TimedRows:
     late: pa.RecordBatch | None = None
 
 
+@runtime_checkable
 class TimedStore(HostedStore, Protocol):
     """State of one vertex on one slot, with timers."""
 
@@ -57,3 +58,9 @@ class TimedStore(HostedStore, Protocol):
     ) -> pa.RecordBatch:
         """Fire what is due at or below `watermark`, of all bins or these; perhaps no rows (TS2)."""
         ...
+
+
+def as_timed(store: HostedStore) -> TimedStore:
+    """`store`, of a vertex with event time."""
+    assert isinstance(store, TimedStore), f"{store.vertex!r} has event time, and a store without"
+    return store

@@ -93,6 +93,9 @@ class TimedTextStore(TextKeyedStore):
         place = rows.schema.get_field_index(KEY_ID)
         if place < 0:
             return rows
+        if self._key.name in rows.schema.names:
+            # Rows as they were given.
+            return rows.remove_column(place)
         texts = self.keys.texts(numbers_of(rows, KEY_ID).view(np.int64))
         return rows.set_column(place, self._key, texts)
 

@@ -123,6 +123,11 @@ class FakePartitions:
         ends = self.end_offsets(self._positions)
         return {each: ends[each] - position for each, position in self._positions.items()}
 
+    def at_end(self, which: TopicPartition) -> bool:
+        """Whether the position is at the end of a partition."""
+        assert not self._paused
+        return self.lag()[which] == 0
+
     def pause(self) -> None:
         """Deliver nothing until `resume`."""
         self._paused = True
