@@ -46,6 +46,7 @@ from service.ingest.files import FileSource
 from service.ingest.lists import ListSource
 from service.standalone.run import run_local
 from service.statestore.object_rows import StateCodec
+from service.statestore.process_store import KeyTimers
 
 __all__ = [
     "CaptureSource",
@@ -59,6 +60,7 @@ __all__ = [
     "GraphError",
     "KafkaSink",
     "KafkaSource",
+    "KeyTimers",
     "KeyedStream",
     "ListSink",
     "ListSource",

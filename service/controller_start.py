@@ -100,12 +100,13 @@ def shape_of(options: ControllerOptions, flow: Flow, timeout_s: float) -> JobSha
         UsageError: an input topic does not exist.
         BrokerError: the broker did not answer.
     """
-    topics = [
-        topic
+    inputs = {
+        label: vertex.topic_of(label)
         for vertex in flow.vertices
         if isinstance(vertex, SourceVertex)
-        for topic in vertex.kafka.topics
-    ]
+        for label in vertex.inputs
+    }
+    topics = list(dict.fromkeys(inputs.values()))
     source = KafkaPartitions(
         options.bootstrap_servers,
         group=options.app,
@@ -116,9 +117,10 @@ def shape_of(options: ControllerOptions, flow: Flow, timeout_s: float) -> JobSha
         first = source.beginning_offsets(source.partitions_of(topics))
     finally:
         source.close()
-    start: dict[str, list[int]] = {topic: [] for topic in topics}
+    offsets: dict[str, list[int]] = {topic: [] for topic in topics}
     for (topic, _), offset in sorted(first.items()):
-        start[topic].append(offset)
+        offsets[topic].append(offset)
+    start = {label: list(offsets[topic]) for label, topic in inputs.items()}
     return JobShape(
         bins=options.bins,
         workers=options.workers,

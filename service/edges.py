@@ -142,9 +142,9 @@ class KafkaEdges:
             timeout_s=timeout_s,
         )
         positions = {
-            (topic, partition): generation.positions[topic][partition]
-            for topic in vertex.kafka.topics
-            for partition, owner in enumerate(generation.partition_owners[topic])
+            (vertex.topic_of(label), partition): generation.positions[label][partition]
+            for label in vertex.inputs
+            for partition, owner in enumerate(generation.partition_owners[label])
             if owner == self._slot.ordinal
         }
         estimator = None
@@ -157,6 +157,7 @@ class KafkaEdges:
             positions,
             until_end=generation.until_end,
             estimator=estimator,
+            labels={vertex.topic_of(label): label for label in vertex.inputs},
         )
 
     def read(self, member: Member) -> bool:

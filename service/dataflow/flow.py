@@ -29,6 +29,7 @@ from typing import Self
 
 from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.event_time import EventTime, Watermarks
+from service.dataflow.processing import ProcessOperators
 from service.dataflow.row_operations import RowOperations
 from service.dataflow.row_vertices import CaptureVertex, InspectVertex, SideVertex
 from service.dataflow.time_paths import event_time_behind, lost_at
@@ -45,13 +46,14 @@ from service.dataflow.vertices import (
     TimedVertex,
     Vertex,
     loops_of,
+    topics_of,
     upstreams_of,
     uses_kafka,
 )
 from service.dataflow.window_values import START, Window
 from service.dataflow.windows import WindowedStream
 from service.durations import Duration
-from service.errors import GraphError, NotYetSupported
+from service.errors import GraphError
 from service.statestore.aggregate import Aggregate, Count, Max, Mean, Min, Oldest, Sum
 from service.statestore.distinct_values import DistinctCount
 
@@ -135,7 +137,10 @@ class Flow:
                 f"source {name!r}: the event time {watermarks.column!r} is none of its columns "
                 f"{list(columns)}; add it to them"
             )
-        return self._stream(SourceVertex(name, connector, watermarks), columns)
+        shared = frozenset[str]()
+        if isinstance(connector, KafkaSource):
+            shared = topics_of(self.vertices) & frozenset(connector.topics)
+        return self._stream(SourceVertex(name, connector, watermarks, shared), columns)
 
     def concat(self, name: str, *streams: Stream) -> Stream:
         """Join `streams` into one; all must have the same columns.
@@ -160,22 +165,11 @@ class Flow:
         Raises:
             GraphError: it has no source, a stream goes nowhere, or a loop is not in order; with the
                 vertex's name.
-            NotYetSupported: two sources read one topic, or some ends are Kafka's and some not.
+            NotYetSupported: some ends are Kafka's and some not.
         """
         if not any(isinstance(vertex, SourceVertex) for vertex in self.vertices):
             raise GraphError(f"flow {self.name!r} has no source; add flow.source(...)")
         uses_kafka(self.vertices)
-        read: dict[str, str] = {}
-        for vertex in self.vertices:
-            if isinstance(vertex, SourceVertex):
-                for topic in vertex.inputs:
-                    if topic in read:
-                        raise NotYetSupported(
-                            f"topic {topic!r} read by two sources, {read[topic]!r} and "
-                            f"{vertex.name!r},",
-                            "put their records into topics of their own",
-                        )
-                    read[topic] = vertex.name
         used = {
             upstream
             for vertex in self.vertices
@@ -367,7 +361,7 @@ class Stream(RowOperations):
         return self.flow._stream(entering, self.columns)
 
 
-class KeyedStream(TimedJoinOperators["Stream"]):
+class KeyedStream(TimedJoinOperators["Stream"], ProcessOperators["Stream"]):
     """A stream grouped by a key; what follows keeps state per key, in bins."""
 
     def __init__(self, stream: Stream, key: str) -> None:

@@ -124,6 +124,8 @@ class SourceVertex:
     connector: KafkaSource | LocalSource
     #: How it estimates event time; None: it does not.
     watermarks: Watermarks | None = None
+    #: Topics that an earlier source of the flow reads as well.
+    shared: frozenset[str] = frozenset()
 
     @property
     def kafka(self) -> KafkaSource:
@@ -133,10 +135,21 @@ class SourceVertex:
 
     @property
     def inputs(self) -> Sequence[str]:
-        """What its partitions are numbered in: topics, or itself for an end that is no Kafka."""
+        """What its partitions are numbered in: topics, or itself for an end that is no Kafka.
+
+        Each source has positions of its own, so a topic that an earlier one reads is named after
+        this one, too. No topic's own name has an @.
+        """
         if isinstance(self.connector, KafkaSource):
-            return self.connector.topics
+            return [
+                f"{topic}@{self.name}" if topic in self.shared else topic
+                for topic in self.connector.topics
+            ]
         return (self.name,)
+
+    def topic_of(self, label: str) -> str:
+        """The topic behind one of `inputs`."""
+        return self.kafka.topics[self.inputs.index(label)]
 
 
 @dataclass(frozen=True)
@@ -316,6 +329,16 @@ def upstreams_of(vertex: Vertex) -> tuple[int, ...]:
             return vertex.upstreams
         case _:
             return (vertex.upstream,)
+
+
+def topics_of(vertices: Sequence[Vertex]) -> frozenset[str]:
+    """Topics that the sources among `vertices` read."""
+    return frozenset(
+        topic
+        for vertex in vertices
+        if isinstance(vertex, SourceVertex) and isinstance(vertex.connector, KafkaSource)
+        for topic in vertex.connector.topics
+    )
 
 
 def uses_kafka(vertices: Sequence[Vertex]) -> bool:

@@ -45,6 +45,21 @@ class DecodeLimits:
     record_bytes_max: int = 1 << 20
 
 
+#: Reasons to reject a record that say nothing about its type.
+OF_NO_TYPE = frozenset(
+    {
+        "null_value",
+        "empty_value",
+        "too_large",
+        "bad_magic",
+        "truncated_header",
+        "bad_schema_id",
+        "unknown_schema",
+        "bad_schema",
+    }
+)
+
+
 class Rejected(NamedTuple):
     """Why a record is no row."""
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.ingest.consumer import MessageSource
 from service.ingest.dead_letter import DeadLetters
-from service.ingest.decode import Decoded
+from service.ingest.decode import OF_NO_TYPE, Decoded
 from service.ingest.decoders import SourceDecoder
 from service.ingest.records import RawRecords, TopicPartition
 from service.ingest.registry import RegistryUnavailable
@@ -42,6 +42,7 @@ class SourceFeed:
         *,
         until_end: bool,
         estimator: Estimator | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """Start at `positions`.
 
@@ -52,7 +53,11 @@ class SourceFeed:
             positions: next offset to read of each partition.
             until_end: note where the partitions end now.
             estimator: of event time; None: nobody asks for it.
+            labels: names of topics for the job, where they are others: of topics that another
+                source reads, too. What belongs to no record type is that one's to reject.
         """
+        self._labels = {topic: label for topic, label in (labels or {}).items() if label != topic}
+        self._topics = {label: topic for topic, label in self._labels.items()}
         self._estimator = estimator
         self._messages = messages
         self._decoder = decoder
@@ -90,7 +95,14 @@ class SourceFeed:
         if not pieces:
             return None, False
         rows = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
+        if self._labels:
+            positions, watermarks = self._labelled(positions), self._labelled(watermarks)
         return ReadRows(rows, positions, watermarks), left <= 0
+
+    def _labelled(self, values: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Values of partitions, under the job's names of their topics."""
+        labels = self._labels
+        return {(labels.get(topic, topic), number): at for (topic, number), at in values.items()}
 
     def _take(
         self,
@@ -113,9 +125,19 @@ class SourceFeed:
         self.registry_problem = None
         self.records_in += len(raw)
         self.skipped += decoded.skipped
-        if decoded.rejected:
-            self.rejected += len(decoded.rejected)
-            self._dead_letters.send(raw, decoded.rejected)
+        rejected = decoded.rejected
+        if rejected and self._labels:
+            # Another source of this topic sees the same records, and says so of those of no type.
+            mine = [
+                each
+                for each in rejected
+                if each.reason not in OF_NO_TYPE or raw.topic(each.row) not in self._labels
+            ]
+            self.skipped += len(rejected) - len(mine)
+            rejected = mine
+        if rejected:
+            self.rejected += len(rejected)
+            self._dead_letters.send(raw, rejected)
         pieces.append(decoded.rows)
         moved = raw.positions()
         positions.update(moved)
@@ -163,7 +185,12 @@ class SourceFeed:
 
     def at_end(self, which: TopicPartition) -> bool:
         """Whether everything that is known to be in a partition was read; not while `paused`."""
-        return not self._paused and self._waiting is None and self._messages.at_end(which)
+        topic, partition = which
+        return (
+            not self._paused
+            and self._waiting is None
+            and self._messages.at_end((self._topics.get(topic, topic), partition))
+        )
 
     @property
     def drained(self) -> bool:
@@ -185,7 +212,16 @@ class SourceFeed:
 
     def commit_advisory(self, positions: Mapping[TopicPartition, int] | None = None) -> None:
         """Tell lag tools where this source stands, or that it stands at `positions`."""
-        self._messages.commit_advisory(self._messages.positions if positions is None else positions)
+        known = self._messages.positions if positions is None else positions
+        # One group has one position a partition: that of the first source of the topic.
+        hidden = (self._labels, self._topics)
+        self._messages.commit_advisory(
+            {
+                which: at
+                for which, at in known.items()
+                if not any(which[0] in each for each in hidden)
+            }
+        )
 
     def close(self) -> None:
         """Let go of the broker."""

@@ -27,9 +27,11 @@ SCHEMAS: dict[int, dict[str, object]] = {
         (13, "top_below", ("auction", "price")),
         (14, "bids_seen", ("auction", "bids", "total", "prices")),
         (15, "bids_of", ("auction", "bids", "total", "highest")),
+        (16, "in_window", ("key", "end", "events")),
     )
 }
 GROUPS = 10
+WINDOW_MS = 1_000
 DEAR = 100_000
 #: Auctions begin at 1,000: each is three or four steps below this.
 TOP = 200
@@ -136,3 +138,43 @@ def remembering() -> mp.Flow:
         )
     )
     return seen.sink("out", mp.KafkaSink(topic("seen"), key="auction", schema=14))
+
+
+def _counted(
+    counts: dict[int, int], time: int, timers: mp.KeyTimers
+) -> tuple[dict[int, int], None]:
+    end = (time // WINDOW_MS + 1) * WINDOW_MS
+    counts[end] = counts.get(end, 0) + 1
+    timers.set(end)
+    return counts, None
+
+
+def _closed(
+    counts: dict[int, int], timers: mp.KeyTimers
+) -> tuple[dict[int, int] | None, list[tuple[int, int]]]:
+    events = counts.pop(timers.now)
+    return counts or None, [(timers.now, events)]
+
+
+def windows() -> mp.Flow:
+    """Bids of each auction and auctions of each seller in windows of event time, from one topic."""
+    flow = mp.Flow("windows")
+    watermarks = mp.Watermarks("date_time", out_of_orderness="300ms", idle_after="60s")
+    for name, column in (("bid", "auction"), ("auction", "seller")):
+        source = mp.KafkaSource([topic("events")], name, [column, "date_time"])
+        rows = flow.source(f"{name}s", source, watermarks=watermarks)
+        keyed = rows.select(f"{name} keys", "date_time", key=column).key_by("key")
+        closed = keyed.process(
+            f"{name} windows",
+            _counted,
+            _closed,
+            value="date_time",
+            initial=dict,
+            schema={"end": pa.int64(), "events": pa.int64()},
+        )
+        closed.sink(f"{name} out", mp.KafkaSink(topic(f"{name}-windows"), key="key", schema=16))
+        late = closed.late(f"{name} late").with_columns(
+            f"{name} tardy", end=pc.field("date_time"), events=pc.field("date_time")
+        )
+        late.sink(f"{name} late out", mp.KafkaSink(topic("late"), key="key", schema=16))
+    return flow

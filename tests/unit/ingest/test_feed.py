@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from service.dataflow.event_time import Watermarks
 from service.ingest import feed as feeds
 from service.ingest.dead_letter import DeadLetters
 from service.ingest.decode import RecordDecoder
 from service.ingest.feed import SourceFeed
 from service.ingest.registry import FolderRegistry
+from service.ingest.watermarks import Estimator
 from tests.fakes.kafka import FakeBroker, FakePartitions
 from tests.unit.ingest.records import record_schema, value_of, write_schemas
 
@@ -119,3 +121,52 @@ def test_a_portion_that_waits_for_its_schema_holds_back_only_what_comes_after_it
     assert _numbers(read) == [10, 11, 12]
     assert read.positions == {("events", 0): 13}
     assert feed.registry_problem is None
+
+
+def test_of_a_topic_that_another_source_reads_only_what_is_of_the_type_is_rejected(
+    broker, folder, letters
+):
+    decoder = RecordDecoder(FolderRegistry(folder), "bid", ["auction"])
+    feed = SourceFeed(
+        FakePartitions(broker),
+        decoder,
+        DeadLetters(letters),
+        _START,
+        until_end=True,
+        labels={"events": "events@bids"},
+    )
+    _publish(broker, 0, 3)
+    broker.publish("events", 0, b"no header")
+    broker.publish("events", 0, b"\x00\x00\x00\x00\x01")
+    read, _ = feed.read(100)
+    assert read.positions == {("events@bids", 0): 5}
+    assert (feed.records_in, feed.skipped, feed.rejected) == (5, 1, 1)
+    assert letters.values == [b"\x00\x00\x00\x00\x01"]
+    assert feed.at_end(("events@bids", 0))
+    feed.commit_advisory({("events@bids", 0): 5})
+    assert broker.committed == {"fake": {}}
+
+
+def test_event_time_is_estimated_by_partition(broker, folder, letters):
+    decoder = RecordDecoder(FolderRegistry(folder), "bid", ["auction"])
+    marks = Watermarks("auction", out_of_orderness="2ms")
+    feed = SourceFeed(
+        FakePartitions(broker),
+        decoder,
+        DeadLetters(letters),
+        _START,
+        until_end=False,
+        estimator=Estimator("bids", marks, decoder.arrow_schema),
+    )
+    _publish(broker, 0, 12)
+    _publish(broker, 40, 43, partition=1)
+    broker.publish("events", 1, b"bad")
+    read, _ = feed.read(100)
+    assert read.watermarks == {("events", 0): 9, ("events", 1): 40}
+    assert feed.at_end(("events", 0))
+    _publish(broker, 5, 6)
+    assert not feed.at_end(("events", 0))
+    read, _ = feed.read(100)
+    assert read.watermarks == {("events", 0): 3}
+    feed.hold()
+    assert not feed.at_end(("events", 0))

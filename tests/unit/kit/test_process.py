@@ -271,3 +271,21 @@ def test_keys_of_text_have_timers_and_late_rows_as_well() -> None:
         cluster.send("rows", [{"key": "a", "time": 4, "more": 3.5}], partition=0)
         assert sink.rows == [{"key": "a", "end": 10, "count": 1}]
         assert late == [{"key": "a", "time": 4, "more": 3.5}]
+
+
+def test_two_sources_of_one_topic_keep_positions_and_watermarks_of_their_own() -> None:
+    flow = mp.Flow("two")
+    for name in ("odd", "even"):
+        source = mp.KafkaSource(["rows"], record=name, fields=["key", "time"])
+        rows = flow.source(name, source, watermarks=mp.Watermarks("time", idle_after=None))
+        windows(rows, f"{name} windows").sink(
+            f"{name} out", mp.KafkaSink(name, key="key", schema=1)
+        )
+    with Cluster(flow, workers=2) as cluster:
+        cluster.send("odd", rows_at(1, 15))
+        cluster.send("even", rows_at(2, 25, 31))
+        cluster.stop()
+        cluster.restart()
+        cluster.send("odd", rows_at(21))
+        assert told(cluster, "odd out") == {(1, 10): 1, (1, 20): 1}
+        assert told(cluster, "even out") == {(1, 10): 1, (1, 30): 1}
