@@ -25,6 +25,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from loadgen.payloads import NOTHING, Payloads
+
 ANSWER_SECONDS_MAX = 10.0
 DELIVERY_SECONDS_MAX = 60
 #: Messages and kilobytes in the client's queue; beyond either the producer waits.
@@ -91,7 +93,7 @@ class ProducerClient(Protocol):
 class ConsumerClient(Protocol):
     """What the measuring side needs of Kafka."""
 
-    def fetch(self, seconds: float) -> list[bytes]:
+    def fetch(self, seconds: float) -> Payloads:
         """Wait up to `seconds` for a first payload; return it and all that have arrived with it."""
         ...
 
@@ -139,6 +141,29 @@ def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
                 raise UsageFault(
                     f"topic {topic} cannot be created: {error.args[0].str()}"
                 ) from error
+
+
+def leaders(bootstrap_servers: str, topic: str) -> dict[int, tuple[str, int]]:
+    """{partition: (host, port) of its leader} of a topic; waits until every leader serves.
+
+    Raises:
+        BrokerSilent: nobody answered.
+        LoadError: a partition has no leader.
+    """
+    # Answered by the leaders themselves, which a young topic's may not do at once.
+    offsets_at(bootstrap_servers, topic, end=False)
+    try:
+        admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+        cluster = admin.list_topics(topic, timeout=ANSWER_SECONDS_MAX)
+    except KafkaException as error:
+        raise BrokerSilent(bootstrap_servers) from error
+    found = {}
+    for partition, metadata in cluster.topics[topic].partitions.items():
+        if metadata.leader not in cluster.brokers:
+            raise LoadError(f"topic {topic}: partition {partition} has no leader; run it again")
+        leader = cluster.brokers[metadata.leader]
+        found[partition] = str(leader.host), int(leader.port)
+    return found
 
 
 class KafkaProducer:
@@ -246,7 +271,7 @@ class KafkaConsumer:
         self._starts = [TopicPartition(topic, p, offset) for p, offset in offsets.items()]
         self._client.assign(self._starts)
 
-    def fetch(self, seconds: float) -> list[bytes]:
+    def fetch(self, seconds: float) -> Payloads:
         """Wait for a first payload; return it and all that have arrived with it.
 
         Raises:
@@ -254,13 +279,15 @@ class KafkaConsumer:
         """
         first = self._client.poll(seconds)
         if first is None:
-            return []
+            return NOTHING
         # With timeout 0 the client hands over what it has and does not wait for the number asked.
         messages = [first, *self._client.consume(_FETCH_MESSAGES_MAX, 0)]
         if any(map(Message.error, messages)):
             messages = [message for message in messages if not _is_notice(message)]
         values: list[bytes | None] = list(map(Message.value, messages))
-        return [value or b"" for value in values] if None in values else cast("list[bytes]", values)
+        if None in values:
+            return Payloads.of([value or b"" for value in values])
+        return Payloads.of(cast("list[bytes]", values))
 
     def behind(self) -> bool:
         """Whether the topic holds messages that have not been fetched.

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -22,7 +23,9 @@ import typer
 
 from loadgen import broker, measure, report
 from loadgen.clock import SystemClock
-from loadgen.producer import Load, SendOptions
+from loadgen.direct import DirectConsumer, DirectProducer
+from loadgen.payloads import Payloads
+from loadgen.producer import Load, RunSender, Sender, SendOptions
 from loadgen.schedule import US_PER_SECOND, ConstantRate, Shard
 from service.nexmark.events import KNOB_MAX, KnobError, NexmarkConfig
 
@@ -44,6 +47,18 @@ Servers = Annotated[
 
 
 Topic = Annotated[str, typer.Option("--topic")]
+
+
+class Client(StrEnum):
+    """What talks to Kafka."""
+
+    LIBRDKAFKA = "librdkafka"
+    DIRECT = "direct"
+
+
+ClientOption = Annotated[
+    Client, typer.Option(help="direct: no library, a fifth of the processor time, no retries")
+]
 
 
 @app.callback()
@@ -69,6 +84,7 @@ def run(
     tick_ms: Annotated[float, typer.Option(help="time between wake-ups", min=0.1)] = 5,
     late_ms: Annotated[float, typer.Option(help="later than this counts as late", min=0)] = 10,
     linger_ms: Annotated[float, typer.Option(help="of the Kafka producer", min=0)] = 1,
+    client: ClientOption = Client.LIBRDKAFKA,
     in_flight_auctions: Annotated[
         int | None, typer.Option(help="default: --state-keys, or 100")
     ] = None,
@@ -98,7 +114,6 @@ def run(
     )
     config = _sized(base, state_keys, in_flight_auctions, rate)
     options = SendOptions(
-        topic=topic,
         partitions=partitions,
         tick_us=round(tick_ms * 1000),
         late_us=round(late_ms * 1000),
@@ -108,9 +123,14 @@ def run(
     gc.disable()
     broker.ensure_topic(bootstrap_servers, topic, partitions)
     clock = SystemClock()
-    producer = broker.KafkaProducer(bootstrap_servers, linger_ms)
-    producer.connect(topic)
-    load = Load(config, options, producer, clock)
+    sender: RunSender
+    if client is Client.DIRECT:
+        sender = DirectProducer(bootstrap_servers, (topic,), partitions, clock)
+    else:
+        producer = broker.KafkaProducer(bootstrap_servers, linger_ms)
+        producer.connect(topic)
+        sender = Sender(producer, [topic], partitions)
+    load = Load(config, options, sender, clock)
     load.warm_up()
     stop = _stop_on_signal()
     if not live_only:
@@ -118,6 +138,7 @@ def run(
     if not load_only:
         start_us = clock.wall_us() + _LEAD_US if start_at is None else start_at
         load.stream(ConstantRate(start_us, rate, round(rate * seconds)), _emit, stop)
+    sender.close()
 
 
 @app.command(name="measure")
@@ -131,14 +152,19 @@ def measure_latency(
     stop_on_stdin_close: Annotated[
         bool, typer.Option("--stop-on-stdin-close", help="stop when stdin ends, as on SIGTERM")
     ] = False,
+    client: ClientOption = Client.LIBRDKAFKA,
 ) -> None:
     """Measure latency at a consumer of the output topic until told to stop.
 
     Prints a JSON line when ready, one per window, and a final one.
     """
     offsets = _offsets(bootstrap_servers, topic, start)
-    client = broker.KafkaConsumer(bootstrap_servers, topic, offsets)
-    measure.oldest_of([b""])  # Loads the kernel before the first record comes.
+    consumer: broker.ConsumerClient
+    if client is Client.DIRECT:
+        consumer = DirectConsumer(bootstrap_servers, topic, offsets)
+    else:
+        consumer = broker.KafkaConsumer(bootstrap_servers, topic, offsets)
+    measure.oldest_of(Payloads.of([b""]))  # Loads the kernel before the first record comes.
     gc.disable()
     signalled = _stop_on_signal()
     clock = SystemClock()
@@ -147,14 +173,14 @@ def measure_latency(
     _emit({"kind": "ready", "topic": topic, "offsets": {str(p): o for p, o in offsets.items()}})
     try:
         final = measure.run(
-            client,
+            consumer,
             meter,
             clock,
             lambda window: _emit({"kind": "window", **window}),
             lambda: signalled() or (stop_on_stdin_close and _stdin_closed()),
         )
     finally:
-        client.close()
+        consumer.close()
     _emit(final)
 
 

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from loadgen.broker import ConsumerClient
 from loadgen.clock import Clock
 from loadgen.histogram import Histogram, HistogramDocument, Timeline
+from loadgen.payloads import Payloads
 from service.nexmark.events import SCHEMA_IDS, schema_text
 
 WINDOW_US = 250_000
@@ -70,6 +71,7 @@ class FinalDocument(TypedDict):
 @njit(cache=True)
 def _longs_field(
     data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
     ends: NDArray[np.int64],
     shape: tuple[int, int, int],
     out: NDArray[np.int64],
@@ -77,15 +79,16 @@ def _longs_field(
     """Read one field of records that consist of longs only.
 
     Args:
-        data: wire messages one behind the other.
+        data: what wire messages lie in.
+        starts: n; where each starts.
         ends: n; where each ends.
         shape: schema id < 256, number of fields, and which field to read.
         out: n; receives the field, or _UNREADABLE where the message is no such record of exactly
             its length.
     """
     schema_id, fields, wanted = shape
-    start = 0
     for i in range(ends.shape[0]):
+        start = starts[i]
         end = ends[i]
         out[i] = _UNREADABLE
         at = start + _HEADER_BYTES
@@ -112,18 +115,15 @@ def _longs_field(
                 value = np.int64(bits >> np.uint64(1)) ^ -np.int64(bits & np.uint64(1))
         if good and at == end:
             out[i] = value
-        start = end
 
 
-def oldest_of(payloads: list[bytes]) -> NDArray[np.int64]:
+def oldest_of(payloads: Payloads) -> NDArray[np.int64]:
     """The field `oldest` of auction_bids messages, ms; the smallest int64 where unreadable (M1).
 
-    Cost: 0.1 µs per payload, no Python per payload.
+    Cost: 20 ns per payload, no Python per payload.
     """
-    data = np.frombuffer(b"".join(payloads), dtype=np.uint8)
-    ends = np.cumsum(np.fromiter(map(len, payloads), dtype=np.int64, count=len(payloads)))
     out = np.empty(len(payloads), dtype=np.int64)
-    _longs_field(data, ends, _SHAPE, out)
+    _longs_field(payloads.data, payloads.starts, payloads.ends, _SHAPE, out)
     return out
 
 
@@ -151,7 +151,7 @@ class LatencyMeter:
         self._current = Histogram()
         self._window_us = self._consumed.window_of(start_us)
 
-    def observe(self, payloads: list[bytes], now_us: int) -> None:
+    def observe(self, payloads: Payloads, now_us: int) -> None:
         """Count output records consumed at `now_us` (M1)."""
         oldest_us = oldest_of(payloads)
         readable = oldest_us != _UNREADABLE
@@ -168,7 +168,7 @@ class LatencyMeter:
         schema_id, fields, _ = _SHAPE
         record = schema_id.to_bytes(_HEADER_BYTES, "big") + bytes(fields)
         meter = cls(0)
-        meter.observe([record, b""], 0)
+        meter.observe(Payloads.of([record, b""]), 0)
         list(meter.closed_windows(meter._window_us + 2 * WINDOW_US))
         meter.final()
 
@@ -231,7 +231,7 @@ def run(
         now = clock.wall_us()
         for window in meter.closed_windows(now):
             emit(window)
-        if payloads:
+        if len(payloads):
             meter.observe(payloads, now)
             last_us = now
         if stopped_us == 0 and stop():
@@ -239,6 +239,6 @@ def run(
         if stopped_us and (
             now - stopped_us > _DRAIN_SECONDS_MAX * 1e6
             or now - last_us > _IDLE_US_MAX
-            or not (payloads or client.behind())
+            or not (len(payloads) or client.behind())
         ):
             return meter.final()

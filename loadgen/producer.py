@@ -1,6 +1,7 @@
 """Open-loop sending: each event leaves as soon as it is due, and lateness is measured.
 
-Flow: Schedule (what is due) -> EventSource (messages, grouped by partition) -> ProducerClient.
+Flow: Schedule (what is due) -> EventSource (messages, grouped by partition) -> RunSender: the
+[Sender] over Kafka's client library, or `direct.DirectProducer` without it.
 
 At each wake-up everything due is drawn, encoded and queued. The schedule never waits for the
 system: when the client's queue is full the producer waits for room and the events that come due
@@ -16,16 +17,16 @@ Invariants
       moment taken is the end of the run of events it was queued with, so lateness is never
       understated.
 
-Cost per event at 200,000 events/s: 1.4-1.8 µs of processor time, of which 0.1 draw and encode, 0.2
-make the client's messages and the rest is the client. At low rates the requests dominate (one per
-partition and wake-up, here and in the broker); that is what `tick_us` trades against latency.
+At low rates the requests dominate the cost (the library sends one per partition and wake-up); that
+is what `tick_us` trades against latency. docs/LOADGEN.md has the cost per event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,11 @@ from numpy.typing import NDArray
 from loadgen.broker import Outgoing, ProducerClient
 from loadgen.clock import Clock
 from loadgen.schedule import US_PER_SECOND, WHOLE, Schedule, Shard
-from service.nexmark.events import EncodedRun, EventSource, NexmarkConfig
+from service.nexmark.events import EncodedRun, EventSource, NexmarkConfig, Wire
 
 _FULL_QUEUE_SECONDS = 0.002  # How long one wait for room in the client's queue may take.
+# The most that a run may weigh: what brokers take of one partition in a request is 1 MB.
+_RUN_BYTES_MAX = 900_000
 _PAUSE_US_MAX = 200_000  # A pause is cut to this, so that a request to stop is heard.
 
 Document = dict[str, int | float | str]
@@ -48,15 +51,13 @@ class SendOptions:
     """How events are sent.
 
     Attributes:
-        topic: the input topic.
-        partitions: how many it has.
+        partitions: how many each topic has.
         tick_us: time between wake-ups; adds up to this much to each latency.
         late_us: the bound of O3.
         run_events_max: events encoded and queued in one go; bounds how stale O3's moment is.
         shard: this process's share of the events.
     """
 
-    topic: str
     partitions: int
     tick_us: int = 5_000
     late_us: int = 10_000
@@ -76,12 +77,39 @@ class Lateness:
         return Lateness(self.late + other.late, max(self.worst_us, other.worst_us))
 
 
+class RunSender(Protocol):
+    """What a load needs of Kafka."""
+
+    #: Times `send` had to wait for room.
+    waits: int
+
+    def send(self, run: EncodedRun) -> None:
+        """Hand a run over, waiting for room as long as it takes (O1)."""
+        ...
+
+    def poll(self, seconds: float) -> None:
+        """Serve what has been sent; wait up to `seconds` for something to do."""
+        ...
+
+    def flush(self, seconds: float) -> None:
+        """Wait up to `seconds` for all deliveries."""
+        ...
+
+    def queued(self) -> int:
+        """Events queued or in flight."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back."""
+        ...
+
+
 class Sender:
     """Turns encoded runs into messages and puts them into the client's queue (O1)."""
 
-    def __init__(self, client: ProducerClient, topic: str) -> None:
+    def __init__(self, client: ProducerClient, topics: Sequence[str], partitions: int) -> None:
         self._client = client
-        self._topic = topic
+        self._targets = [(topic, partition) for topic in topics for partition in range(partitions)]
         #: Times the queue was found full. Writer: send().
         self.waits = 0
 
@@ -96,14 +124,37 @@ class Sender:
             {"key": key, "value": value} for key, value in zip(run.key_bytes(), run.values())
         ]
         starts = run.partition_starts.tolist()
-        for partition, (first, end) in enumerate(pairwise(starts)):
+        for (topic, partition), (first, end) in zip(self._targets, pairwise(starts)):
             rest = messages[first:end]
             while rest:
-                taken = self._client.send(self._topic, rest, partition)
+                taken = self._client.send(topic, rest, partition)
                 rest = rest[taken:]
                 if rest:
                     self.waits += 1
                     self._client.poll(_FULL_QUEUE_SECONDS)
+
+    def poll(self, seconds: float) -> None:
+        """Serve the client.
+
+        Raises:
+            LoadError: a message could not be delivered.
+        """
+        self._client.poll(seconds)
+
+    def flush(self, seconds: float) -> None:
+        """Wait up to `seconds` for all deliveries.
+
+        Raises:
+            LoadError: a message could not be delivered.
+        """
+        self._client.flush(seconds)
+
+    def queued(self) -> int:
+        """Messages queued or in flight."""
+        return self._client.queued()
+
+    def close(self) -> None:
+        """Nothing: the client library gives its connections back by itself."""
 
 
 class Progress:
@@ -171,19 +222,25 @@ class Load:
     """The two phases of a load: opening bids as fast as possible, then the stream on schedule."""
 
     def __init__(
-        self, config: NexmarkConfig, options: SendOptions, client: ProducerClient, clock: Clock
+        self,
+        config: NexmarkConfig,
+        options: SendOptions,
+        sender: RunSender,
+        clock: Clock,
+        *,
+        wire: Wire | None = None,
     ) -> None:
         self._config = config
         self._options = options
-        self._client = client
+        self._sender = sender
         self._clock = clock
-        self._sender = Sender(client, options.topic)
+        self._wire = wire or Wire()
 
     def warm_up(self) -> None:
         """Compile or load the kernels, so that the first events are not late for it."""
         numbers = np.arange(self._config.cycle, dtype=np.int64)
         for opening in (True, False):
-            source = EventSource(self._config, opening=opening)
+            source = EventSource(self._config, opening=opening, wire=self._wire)
             run = source.encode(numbers, numbers, self._options.partitions)
             run.values()
             run.key_bytes()
@@ -196,20 +253,20 @@ class Load:
         Raises:
             LoadError: the client cannot deliver.
         """
-        source = EventSource(self._config, opening=True)
+        source = EventSource(self._config, opening=True, wire=self._wire)
         shard = self._options.shard
         progress = Progress("load", self._clock, emit)
         total = shard.share(self._config.state_keys)
         while progress.sent < total and not stop():
             first = progress.sent
-            end = min(total, first + self._options.run_events_max)
+            end = min(total, first + self._run_events_max(source))
             numbers = shard.numbers(first, end)
             now_ms = self._clock.wall_us() // 1000
             times_ms = np.full(len(numbers), now_ms, dtype=np.int64)
             self._sender.send(source.encode(numbers, times_ms, self._options.partitions))
-            self._client.poll(0)
+            self._sender.poll(0)
             progress.handed_over(end - first, Lateness())
-            progress.tell(self._client.queued())
+            progress.tell(self._sender.queued())
         return self._finish(progress)
 
     def stream(self, schedule: Schedule, emit: Emit, stop: Stop) -> Document:
@@ -220,7 +277,7 @@ class Load:
         Raises:
             LoadError: the client cannot deliver.
         """
-        source = EventSource(self._config)
+        source = EventSource(self._config, wire=self._wire)
         shard = self._options.shard
         total = shard.share(schedule.total)
         if total:
@@ -230,7 +287,7 @@ class Load:
         while progress.sent < total and not stop():
             first = progress.sent
             due = shard.share(schedule.due(self._clock.wall_us()))
-            end = min(due, first + self._options.run_events_max)
+            end = min(due, first + self._run_events_max(source))
             if end > first:
                 numbers = shard.numbers(first, end)
                 times_us = schedule.times_us(numbers)
@@ -238,11 +295,14 @@ class Load:
                 self._sender.send(source.encode(numbers, dates_ms, self._options.partitions))
                 lateness = self._lateness(schedule, times_us, first)
                 progress.handed_over(end - first, lateness)
-            self._client.poll(0)
-            progress.tell(self._client.queued())
+            self._sender.poll(0)
+            progress.tell(self._sender.queued())
             if end == due < total:
                 self._pause(int(schedule.times_us(shard.numbers(end, end + 1))[0]))
         return self._finish(progress)
+
+    def _run_events_max(self, source: EventSource) -> int:
+        return min(self._options.run_events_max, _RUN_BYTES_MAX // source.message_bytes_max)
 
     def _lateness(self, schedule: Schedule, times_us: NDArray[np.int64], first: int) -> Lateness:
         """How late the run that starts at the shard's event `first` was handed over (O3)."""
@@ -261,7 +321,7 @@ class Load:
 
     def _finish(self, progress: Progress) -> Document:
         """Wait until everything is delivered; an undeliverable message raises within a bound."""
-        while self._client.queued():
-            self._client.flush(1.0)
-            progress.tell(self._client.queued())
+        while self._sender.queued():
+            self._sender.flush(1.0)
+            progress.tell(self._sender.queued())
         return progress.finish(queue_full_waits=self._sender.waits)

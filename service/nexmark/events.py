@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from service.errors import UsageError
 from service.nexmark import generator as kernels
 from service.nexmark import writing
+from service.nexmark.copying import BLOCK, copy_block
 from service.nexmark.texts import TEXT_FIELDS, TEXTS
 from service.nexmark.wire import (
     FIELDS,
@@ -45,6 +46,7 @@ from service.nexmark.wire import (
 )
 
 __all__ = [
+    "BLOCK",
     "AUCTION",
     "BID",
     "FIELDS",
@@ -59,6 +61,7 @@ __all__ = [
     "Times",
     "Topics",
     "Wire",
+    "copy_block",
     "schema_text",
 ]
 
@@ -230,7 +233,8 @@ class EventSource:
         self._prices = _price_table()
         self._topics = np.array(self.wire.topic_of_kind, dtype=np.int64)
         self._plan = plan_of(self.wire)
-        self._bytes_max = message_bytes_max(self._plan)
+        #: No message is longer.
+        self.message_bytes_max = message_bytes_max(self._plan)
         self._text_values = pa.array(TEXTS, type=pa.string())
 
     def events(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -282,10 +286,10 @@ class EventSource:
         groups = (int(self._topics.max()) + 1) * partitions
         starts = np.empty(groups + 1, dtype=np.int64)
         kernels.route(rows, kinds, self._topics, order, starts)
-        data = np.empty(n * self._bytes_max + writing.BLOCK, dtype=np.uint8)
+        data = np.empty(n * self.message_bytes_max + BLOCK, dtype=np.uint8)
         offsets = np.empty(n + 1, dtype=np.int32)
         writing.write(rows, kinds, order, self._plan, data, offsets)
-        assert int(offsets[n]) <= n * self._bytes_max, "W2 of writing"
+        assert int(offsets[n]) <= n * self.message_bytes_max, "W2 of writing"
         return EncodedRun(data, offsets, rows[order, 0], starts, order)
 
     def _draw(

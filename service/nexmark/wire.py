@@ -29,6 +29,7 @@ import numpy as np
 
 from service.errors import UsageError
 from service.nexmark import writing
+from service.nexmark.copying import BLOCK
 from service.nexmark.texts import TEXT_FIELDS, TEXTS
 
 #: Of the shipped registry folder.
@@ -145,7 +146,7 @@ def plan_of(wire: Wire) -> writing.Plan:
         for place, (literal, form, column) in enumerate(of_kind):
             table[kind, place] = literals.index(literal), form, column
     return writing.Plan(
-        ready=np.frombuffer(b"".join(ready) + bytes(writing.BLOCK), dtype=np.uint8),
+        ready=np.frombuffer(b"".join(ready) + bytes(BLOCK), dtype=np.uint8),
         starts=np.concatenate([[0], np.cumsum(list(map(len, ready)))]).astype(np.int64),
         texts=len(literals),
         steps=table,

@@ -23,11 +23,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from service.nexmark.copying import BLOCK, copy_block
+
 Bytes = NDArray[np.uint8]
 Longs = NDArray[np.int64]
 Int = int | np.int64
 
-BLOCK = 16  # Ready bytes are copied in blocks of this many.
 VARINT_BYTES_MAX = 10
 DECIMAL_BYTES_MAX = 20
 ISO_BYTES = 24
@@ -61,11 +62,8 @@ class Plan(NamedTuple):
 def _put_ready(out: Bytes, at: np.uint64, number: Int, ready: Bytes, starts: Longs) -> np.uint64:
     start = np.uint64(starts[number])
     length = np.uint64(starts[number + 1]) - start
-    # Whole blocks, which compile to one wide move each; what follows overwrites the excess.
     for block in range(np.uint64(0), length, np.uint64(BLOCK)):
-        for i in range(BLOCK):
-            place = block + np.uint64(i)
-            out[at + place] = ready[start + place]
+        copy_block(out, at + block, ready, start + block)
     return at + length
 
 

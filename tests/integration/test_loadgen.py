@@ -15,9 +15,11 @@ import uuid
 import fastavro
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
-from loadgen.broker import KafkaProducer, LoadError, UsageFault, ensure_topic
+from loadgen.broker import KafkaConsumer, KafkaProducer, LoadError, UsageFault, ensure_topic
+from loadgen.clock import SystemClock
+from loadgen.direct import DirectConsumer, DirectProducer
 from loadgen.producer import Sender
 from service.nexmark.events import EventSource, NexmarkConfig, schema_text
 
@@ -60,12 +62,14 @@ def encoded(config, numbers, times_us, *, opening=False):
     return {p: pairs[starts[p] : starts[p + 1]] for p in range(PARTITIONS)}
 
 
-def test_a_stream_arrives_as_the_function_of_its_seed_and_start(broker, topic):
+@pytest.mark.parametrize("client", ["librdkafka", "direct"])
+def test_a_stream_arrives_as_the_function_of_its_seed_and_start(broker, topic, client):
     start_us = time.time_ns() // 1000 + 2_000_000
     output = subprocess.run(
         [
             *loadgen(broker, "run", "--topic", topic, "--live-only", "--state-keys", "1000"),
             *("--rate", "5000", "--seconds", "1", "--seed", "3", "--start-at", str(start_us)),
+            *("--client", client),
         ],
         check=True,
         capture_output=True,
@@ -98,7 +102,7 @@ def test_a_queue_that_overflows_loses_and_reorders_nothing(broker, topic):
     config = NexmarkConfig(seed=1)
     producer = KafkaProducer(broker.bootstrap_servers, 1, queue_messages_max=100)
     producer.connect(topic)
-    sender = Sender(producer, topic)
+    sender = Sender(producer, [topic], PARTITIONS)
     numbers = np.arange(5_000)
     sender.send(EventSource(config).encode(numbers, numbers, PARTITIONS))
     producer.flush(10)
@@ -112,15 +116,72 @@ def test_a_message_the_client_refuses_is_an_error(broker, topic):
         producer.send(topic, [{"key": b"k", "value": bytes(2_000_000)}], 0)
 
 
+def test_both_clients_read_committed_values_only(broker, topic):
+    writer = Producer(
+        {"bootstrap.servers": broker.bootstrap_servers, "transactional.id": topic, "linger.ms": 0}
+    )
+    writer.init_transactions(10)
+    for name, keep in ((b"a", True), (b"b", False), (b"c", True), (b"d", False), (b"e", True)):
+        writer.begin_transaction()
+        for number in range(300):
+            writer.produce(topic, name + b"%d" % number, partition=number % 2)
+        writer.flush(10)
+        if keep:
+            writer.commit_transaction(10)
+        else:
+            writer.abort_transaction(10)
+    offsets = dict.fromkeys(range(PARTITIONS), 0)
+    expected = sorted(name + b"%d" % number for name in (b"a", b"c", b"e") for number in range(300))
+    for client in (
+        KafkaConsumer(broker.bootstrap_servers, topic, offsets),
+        DirectConsumer(broker.bootstrap_servers, topic, offsets),
+    ):
+        found = []
+        deadline = time.monotonic() + 30
+        while len(found) < len(expected) and time.monotonic() < deadline:
+            values = client.fetch(0.5)
+            places = zip(values.starts.tolist(), values.ends.tolist())
+            found += [values.data[a:b].tobytes() for a, b in places]
+        client.close()
+        assert sorted(found) == expected
+
+
+def test_a_long_stream_keeps_its_order_over_many_unanswered_requests(broker, topic):
+    config = NexmarkConfig(seed=1)
+    producer = DirectProducer(broker.bootstrap_servers, (topic,), PARTITIONS, SystemClock())
+    source = EventSource(config)
+    numbers = np.arange(60_000)
+    for first in range(0, 60_000, 1_000):
+        run = numbers[first : first + 1_000]
+        producer.send(source.encode(run, run, PARTITIONS))
+    while producer.queued():
+        producer.flush(10)
+    producer.close()
+    assert messages_of(broker, topic, 60_000) == encoded(config, numbers, numbers * 1000)
+
+
+def test_a_broker_that_refuses_is_an_error(broker, topic):
+    producer = DirectProducer(broker.bootstrap_servers, (topic,), PARTITIONS, SystemClock())
+    numbers = np.full(60_000, 10)  # all of one auction, 4 MB in one partition
+    producer.send(EventSource(NexmarkConfig()).encode(numbers, numbers, PARTITIONS))
+    with pytest.raises(LoadError, match="too large"):
+        producer.flush(10)
+    producer.close()
+
+
 def test_another_number_of_partitions_is_refused(broker, topic):
     with pytest.raises(UsageFault, match="4 partitions"):
         ensure_topic(broker.bootstrap_servers, topic, 3)
 
 
-def test_measuring_starts_at_the_end_and_finishes_when_stdin_closes(broker, topic):
+@pytest.mark.parametrize("client", ["librdkafka", "direct"])
+def test_measuring_starts_at_the_end_and_finishes_when_stdin_closes(broker, topic, client):
     send_result(broker, topic, 17)  # Before the measurement: not its business.
     process = subprocess.Popen(
-        [*loadgen(broker, "measure", "--topic", topic), "--stop-on-stdin-close"],
+        [
+            *loadgen(broker, "measure", "--topic", topic, "--client", client),
+            "--stop-on-stdin-close",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -14,6 +14,7 @@ import pytest
 
 from loadgen.histogram import Histogram
 from loadgen.measure import LatencyMeter, oldest_of, run
+from loadgen.payloads import NOTHING, Payloads
 from service.nexmark.events import schema_text
 
 SCHEMA = fastavro.parse_schema(json.loads(schema_text("auction_bids")))
@@ -47,10 +48,10 @@ class ScriptedConsumer:
     def fetch(self, seconds):
         if not self.script:
             self.now_us += int(seconds * 1e6)
-            return []
+            return NOTHING
         after_ms, payloads = self.script.pop(0)
         self.now_us += after_ms * 1000
-        return payloads
+        return Payloads.of(payloads)
 
     def behind(self):
         return bool(self.script)
@@ -61,7 +62,7 @@ class ScriptedConsumer:
 
 def test_the_kernel_reads_what_fastavro_wrote():
     values = [0, -1, 1, 63, 64, 2**31, -(2**40), 2**63 - 1, START_US // 1000]
-    assert oldest_of([payload(v, total=v) for v in values]).tolist() == values
+    assert oldest_of(Payloads.of([payload(v, total=v) for v in values])).tolist() == values
 
 
 @pytest.mark.parametrize(
@@ -78,16 +79,16 @@ def test_the_kernel_reads_what_fastavro_wrote():
     ],
 )
 def test_a_payload_that_is_no_such_record_costs_only_itself(bad):
-    assert oldest_of([payload(1), bad, payload(2)]).tolist() == [1, UNREADABLE, 2]
+    assert oldest_of(Payloads.of([payload(1), bad, payload(2)])).tolist() == [1, UNREADABLE, 2]
     meter = LatencyMeter(START_US)
-    meter.observe([payload(1), bad, payload(2)], START_US)
+    meter.observe(Payloads.of([payload(1), bad, payload(2)]), START_US)
     assert (meter.count, meter.unreadable) == (2, 1)
 
 
 def test_latency_runs_from_the_intended_time_to_consumption():
     meter = LatencyMeter(START_US)
     now_ms = START_US // 1000
-    meter.observe([payload(now_ms - 20), payload(now_ms - 5)], START_US + 400)
+    meter.observe(Payloads.of([payload(now_ms - 20), payload(now_ms - 5)]), START_US + 400)
     (window,) = meter.final()["consumed"]
     histogram = Histogram.of_document(window["histogram"])
     assert (histogram.min_us, histogram.max_us) == (5_400, 20_400)
@@ -116,7 +117,7 @@ def test_intended_windows_show_who_had_to_wait():
     ms = START_US // 1000
     meter = LatencyMeter(START_US)
     # Due in three windows, all consumed together after a stall.
-    meter.observe([payload(ms + t) for t in (0, 10, 260, 510)], START_US + 700_000)
+    meter.observe(Payloads.of([payload(ms + t) for t in (0, 10, 260, 510)]), START_US + 700_000)
     found = {w["t_us"] - START_US: w["max_ms"] for w in meter.final()["intended"]}
     assert found == {0: 700.0, 250_000: 440.0, 500_000: 190.0}
 
@@ -128,7 +129,9 @@ def test_both_timelines_hold_every_record():
     for _ in range(40):
         now += int(rng.integers(1, 400_000))
         list(meter.closed_windows(now))
-        meter.observe([payload(now // 1000 - int(d)) for d in rng.integers(0, 9_000, 20)], now)
+        meter.observe(
+            Payloads.of([payload(now // 1000 - int(d)) for d in rng.integers(0, 9_000, 20)]), now
+        )
     final = meter.final()
     merged = [
         Histogram.merged(Histogram.of_document(w["histogram"]) for w in final[timeline])
@@ -149,7 +152,7 @@ def test_draining_a_topic_that_never_ends_is_bounded():
     class Endless(ScriptedConsumer):
         def fetch(self, seconds):
             self.now_us += 40_000
-            return [payload(self.now_us // 1000)]
+            return Payloads.of([payload(self.now_us // 1000)])
 
         def behind(self):
             return True

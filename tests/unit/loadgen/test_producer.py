@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loadgen.broker import LoadError
-from loadgen.producer import Load, SendOptions
+from loadgen.producer import Load, Sender, SendOptions
 from loadgen.schedule import ConstantRate, Shard
 from service.nexmark.events import EventSource, NexmarkConfig
 
@@ -77,8 +77,9 @@ class MemoryClient:
 
 
 def load_of(client, config=None, **options):
-    options = SendOptions(topic="events", partitions=PARTITIONS, **options)
-    return Load(config or NexmarkConfig(seed=4), options, client, client.clock)
+    options = SendOptions(partitions=PARTITIONS, **options)
+    sender = Sender(client, ["events"], PARTITIONS)
+    return Load(config or NexmarkConfig(seed=4), options, sender, client.clock)
 
 
 def expected(config, numbers, times_us, *, opening=False):
