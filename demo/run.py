@@ -166,7 +166,7 @@ class Run:
             [
                 *("-m", "loadgen", "measure", "--bootstrap-servers", self._servers),
                 *("--topic", self._names.results, "--from", "end"),
-                *("--window-ms", str(WINDOW_MS), "--stop-on-stdin-close"),
+                *("--window-ms", str(WINDOW_MS), "--stop-on-stdin-close", "--client", "direct"),
             ],
             self._progress.measured.take,
         )
@@ -309,6 +309,7 @@ class Run:
                 *("--rate", str(options.rate)),
                 *("--seconds", str(options.seconds if seconds is None else seconds)),
                 *("--state-keys", str(options.state_keys)),
+                *("--client", "direct"),  # Two cores are shared with the job.
             ],
             take,
         )

@@ -25,6 +25,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from loadgen.clock import SystemClock
 from loadgen.payloads import NOTHING, Payloads
 
 ANSWER_SECONDS_MAX = 10.0
@@ -41,6 +42,8 @@ _FINAL = {
     "UNKNOWN_TOPIC_OR_PART",
     "TOPIC_AUTHORIZATION_FAILED",
 }
+#: Names of errors that a topic's leaders give while it is being created.
+_YOUNG = {"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"}
 #: One message to send: `key` and `value`, as the client wants it.
 Outgoing = dict[str, bytes]
 
@@ -311,17 +314,26 @@ class KafkaConsumer:
 def offsets_at(bootstrap_servers: str, topic: str, *, end: bool) -> dict[int, int]:
     """{partition: offset} of the beginning or the end of a topic as it is now.
 
+    Waits while a young topic's leaders do not know yet that they lead.
+
     Raises:
         BrokerSilent: nobody answered.
     """
+    clock = SystemClock()
+    deadline_us = clock.wall_us() + round(ANSWER_SECONDS_MAX * 1e6)
     client = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": _GROUP})
     try:
-        return {
-            partition: _ends(client, TopicPartition(topic, partition))[int(end)]
-            for partition in range(partition_count(bootstrap_servers, topic))
-        }
-    except KafkaException as error:
-        raise BrokerSilent(bootstrap_servers) from error
+        while True:
+            try:
+                return {
+                    partition: _ends(client, TopicPartition(topic, partition))[int(end)]
+                    for partition in range(partition_count(bootstrap_servers, topic))
+                }
+            except KafkaException as error:
+                young = error.args[0].name() in _YOUNG
+                if not young or clock.wall_us() > deadline_us:
+                    raise BrokerSilent(bootstrap_servers) from error
+                clock.sleep_us(50_000)
     finally:
         client.close()
 

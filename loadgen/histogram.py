@@ -190,12 +190,17 @@ class Timeline:
 
     def record(self, times_us: NDArray[np.int64], values_us: NDArray[np.int64]) -> None:
         """Count each value in the window of its time. Cost: per batch and window, not per value."""
+        if not len(times_us):
+            return
+        first, last = self.window_of(int(times_us.min())), self.window_of(int(times_us.max()))
+        if (
+            first == last
+        ):  # As nearly always; to look for the windows would cost more than all else.
+            self._histogram(first).record(values_us)
+            return
         windows = times_us // self.window_us * self.window_us
-        starts = np.unique(windows) if len(windows) else windows
-        for start in starts.tolist():
-            self._histogram(start).record(
-                values_us if len(starts) == 1 else values_us[windows == start]
-            )
+        for start in np.unique(windows).tolist():
+            self._histogram(start).record(values_us[windows == start])
 
     def put(self, start_us: int, histogram: Histogram) -> None:
         """Keep a whole window that is not in the timeline yet and will not grow."""

@@ -1,13 +1,14 @@
 """End-to-end latency, measured where the results come out: at a consumer of the output topic.
 
-Flow: output topic -> ConsumerClient -> [oldest_of kernel] -> [LatencyMeter] -> a JSON document per
-window, and a final one.
+Flow: output topic -> ConsumerClient -> FieldReader -> [LatencyMeter] -> a JSON document per window,
+and a final one.
 
-Each output record carries `oldest`, the intended send time (ms) of the oldest event it absorbed.
-Its latency is the moment of consumption minus that. Nothing is subtracted for the generator's
-ticks, the client's batching or the broker: a late or queued event makes a late result. `oldest` is
-floored to the millisecond and the moment is taken after the fetch, so latency is overstated by up
-to 1 ms and never understated.
+Each output record carries a time: of an aggregate, `oldest`, the intended send time (ms) of the
+oldest event it absorbed; of a windowed result, the window's end or start, which `dates` turns into
+the intended send time of the event that let the watermark pass. Its latency is the moment of
+consumption minus that. Nothing is subtracted for the generator's ticks, the client's batching or
+the broker: a late or queued event makes a late result. Dates are floored to the millisecond and the
+moment is taken after the fetch, so latency is overstated by up to 1 ms and never understated.
 
 Two timelines are kept. *Consumed*: windows by the moment of consumption, printed as they close; a
 stall shows as windows without records. *Intended*: windows by `oldest`; a stall shows in the
@@ -15,7 +16,8 @@ windows of the events that had to wait, which is what a selection "while migrati
 (everything due during the interval counts, whenever it came out).
 
 Invariants
-  M1  Every payload is either measured once in each timeline or counted as unreadable.
+  M1  Every payload is measured once in each timeline, or counted as unreadable or as closed by the
+      end of the stream.
   M2  A consumed window is printed once, in order, after its end; empty ones too.
 
 Source: Hoffmann et al., "Megaphone", section 5 (open loop, latency from the intended time, windows
@@ -29,21 +31,23 @@ from collections.abc import Callable, Iterator
 from typing import TypedDict
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from loadgen.broker import ConsumerClient
 from loadgen.clock import Clock
+from loadgen.dates import NEVER, EventDates
+from loadgen.fields import UNREADABLE, AvroField, FieldReader, JsonField
 from loadgen.histogram import Histogram, HistogramDocument, Timeline
 from loadgen.payloads import Payloads
 from service.nexmark.events import SCHEMA_IDS, schema_text
+
+#: From the numbers in results to the times that their latencies count from.
+Intended = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 WINDOW_US = 250_000
 _FETCH_SECONDS = 0.05
 _DRAIN_SECONDS_MAX = 10.0
 _IDLE_US_MAX = 1_000_000
-_HEADER_BYTES = 5
-_UNREADABLE = np.iinfo(np.int64).min
 
 
 class WindowDocument(TypedDict):
@@ -64,77 +68,39 @@ class FinalDocument(TypedDict):
     window_us: int
     count: int
     unreadable: int
+    closed_by_end: int
+    #: Processor time of the meter from its first fetch on.
+    cpu_us: int
     consumed: list[WindowDocument]
     intended: list[WindowDocument]
 
 
-@njit(cache=True)
-def _longs_field(
-    data: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    shape: tuple[int, int, int],
-    out: NDArray[np.int64],
-) -> None:
-    """Read one field of records that consist of longs only.
+def auction_bids(field: str = "oldest") -> AvroField:
+    """Reader of a field of auction_bids results.
+
+    Raises:
+        FieldUnknown: they have no such number.
+    """
+    schema = json.loads(schema_text("auction_bids"))
+    return AvroField(schema, SCHEMA_IDS["auction_bids"], field)
+
+
+def sent_at(dates_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The intended time of events whose date is the time they are sent at."""
+    return dates_ms * 1000
+
+
+def closed_by(
+    dates: EventDates, *, after_ms: int
+) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """The intended time of the event that let the watermark close each window.
 
     Args:
-        data: what wire messages lie in.
-        starts: n; where each starts.
-        ends: n; where each ends.
-        shape: schema id < 256, number of fields, and which field to read.
-        out: n; receives the field, or _UNREADABLE where the message is no such record of exactly
-            its length.
+        dates: of the stream.
+        after_ms: what is added to the number in a result: the bound of out-of-orderness, and the
+            size of the window if the number is its start.
     """
-    schema_id, fields, wanted = shape
-    for i in range(ends.shape[0]):
-        start = starts[i]
-        end = ends[i]
-        out[i] = _UNREADABLE
-        at = start + _HEADER_BYTES
-        good = at <= end
-        if good:
-            for byte in range(start, at - 1):
-                good = good and data[byte] == 0
-            good = good and data[at - 1] == schema_id
-        value = np.int64(0)
-        for field in range(fields):
-            bits = np.uint64(0)
-            shift = 0
-            while good:
-                if at >= end or shift > 63:
-                    good = False
-                    break
-                byte_value = np.uint64(data[at])
-                at += 1
-                bits |= (byte_value & np.uint64(0x7F)) << np.uint64(shift)
-                shift += 7
-                if byte_value < np.uint64(0x80):
-                    break
-            if field == wanted:
-                value = np.int64(bits >> np.uint64(1)) ^ -np.int64(bits & np.uint64(1))
-        if good and at == end:
-            out[i] = value
-
-
-def oldest_of(payloads: Payloads) -> NDArray[np.int64]:
-    """The field `oldest` of auction_bids messages, ms; the smallest int64 where unreadable (M1).
-
-    Cost: 20 ns per payload, no Python per payload.
-    """
-    out = np.empty(len(payloads), dtype=np.int64)
-    _longs_field(payloads.data, payloads.starts, payloads.ends, _SHAPE, out)
-    return out
-
-
-def _auction_bids_shape() -> tuple[int, int, int]:
-    fields = json.loads(schema_text("auction_bids"))["fields"]
-    assert all(field["type"] == "long" for field in fields), "the kernel reads longs only"
-    names = [field["name"] for field in fields]
-    return SCHEMA_IDS["auction_bids"], len(names), names.index("oldest")
-
-
-_SHAPE = _auction_bids_shape()
+    return lambda numbers_ms: dates.passing_us(numbers_ms + after_ms)
 
 
 class LatencyMeter:
@@ -143,9 +109,29 @@ class LatencyMeter:
     Times given must not decrease; a clock that jumps back counts at the last time seen.
     """
 
-    def __init__(self, start_us: int, window_us: int = WINDOW_US) -> None:
+    def __init__(
+        self,
+        start_us: int,
+        window_us: int = WINDOW_US,
+        *,
+        reader: FieldReader | None = None,
+        intended: Intended = sent_at,
+    ) -> None:
+        """Prepare to measure from `start_us` on.
+
+        Args:
+            start_us: time of the first window, epoch microseconds.
+            window_us: length of a window.
+            reader: takes a number out of each result; by default `oldest` of auction_bids.
+            intended: from those numbers to the times that latencies count from, epoch
+                microseconds, or NEVER.
+        """
         self.count = 0
         self.unreadable = 0
+        #: Results of windows that no event closed, but the end of the stream.
+        self.closed_by_end = 0
+        self._reader = reader or auction_bids()
+        self._intended_of = intended
         self._consumed = Timeline(window_us)
         self._intended = Timeline(window_us)
         self._current = Histogram()
@@ -153,22 +139,27 @@ class LatencyMeter:
 
     def observe(self, payloads: Payloads, now_us: int) -> None:
         """Count output records consumed at `now_us` (M1)."""
-        oldest_us = oldest_of(payloads)
-        readable = oldest_us != _UNREADABLE
-        oldest_us = oldest_us[readable] * 1000
-        latencies = now_us - oldest_us
-        self.count += len(oldest_us)
-        self.unreadable += len(payloads) - len(oldest_us)
-        self._intended.record(oldest_us, latencies)
+        numbers = self._reader.values(payloads)
+        if (numbers == UNREADABLE).any():
+            numbers = numbers[numbers != UNREADABLE]
+        intended_us = self._intended_of(numbers)
+        if len(intended_us) and int(intended_us.min()) == NEVER:
+            intended_us = intended_us[intended_us != NEVER]
+        self.unreadable += len(payloads) - len(numbers)
+        self.closed_by_end += len(numbers) - len(intended_us)
+        self.count += len(intended_us)
+        latencies = now_us - intended_us
+        self._intended.record(intended_us, latencies)
         self._current.record(latencies)
 
     @classmethod
     def warm_up(cls) -> None:
         """Load or compile the kernels, so that the first results are not charged with it."""
-        schema_id, fields, _ = _SHAPE
-        record = schema_id.to_bytes(_HEADER_BYTES, "big") + bytes(fields)
+        record = SCHEMA_IDS["auction_bids"].to_bytes(5, "big") + bytes(5)
         meter = cls(0)
-        meter.observe(Payloads.of([record, b""]), 0)
+        for reader in (auction_bids(), JsonField("oldest")):
+            meter._reader = reader
+            meter.observe(Payloads.of([record, b""]), 0)
         list(meter.closed_windows(meter._window_us + 2 * WINDOW_US))
         meter.final()
 
@@ -194,6 +185,8 @@ class LatencyMeter:
             "window_us": self._consumed.window_us,
             "count": self.count,
             "unreadable": self.unreadable,
+            "closed_by_end": self.closed_by_end,
+            "cpu_us": 0,
             "consumed": consumed,
             "intended": [window_document(*window) for window in self._intended.windows()],
         }
@@ -226,6 +219,7 @@ def run(
         LoadError: the broker refuses to go on.
     """
     stopped_us = last_us = 0
+    begun_us = clock.cpu_us()
     while True:
         payloads = client.fetch(_FETCH_SECONDS)
         now = clock.wall_us()
@@ -241,4 +235,4 @@ def run(
             or now - last_us > _IDLE_US_MAX
             or not (len(payloads) or client.behind())
         ):
-            return meter.final()
+            return {**meter.final(), "cpu_us": clock.cpu_us() - begun_us}

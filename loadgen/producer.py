@@ -10,9 +10,9 @@ meanwhile are late, which is counted, not hidden.
 Invariants
   O1  Every event of the shard is sent once, in order within each partition, or the run ends with
       an error.
-  O2  date_time of an event of the stream is the intended send time of its own number in
-      milliseconds, floored, whenever it really leaves. In an out-of-order group an event leaves at
-      the time of another.
+  O2  date_time of an event of the stream follows from its own number alone (`dates`): unless asked
+      otherwise it is the intended send time in milliseconds, floored, whenever it really leaves. In
+      an out-of-order group an event leaves at the time of another.
   O3  An event is late when the client got it more than `late_us` after its intended time; the
       moment taken is the end of the run of events it was queued with, so lateness is never
       understated.
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from loadgen.broker import Outgoing, ProducerClient
 from loadgen.clock import Clock
+from loadgen.dates import EventDates
 from loadgen.schedule import US_PER_SECOND, WHOLE, Schedule, Shard
 from service.nexmark.events import EncodedRun, EventSource, NexmarkConfig, Wire
 
@@ -245,10 +246,10 @@ class Load:
             run.values()
             run.key_bytes()
 
-    def open_auctions(self, emit: Emit, stop: Stop) -> Document:
+    def open_auctions(self, emit: Emit, stop: Stop, date_ms: int | None = None) -> Document:
         """Send one opening bid per loaded auction and wait until all are delivered.
 
-        Such a bid is due when it is sent: its date_time is the start of its run.
+        Such a bid is due when it is sent: its date_time is the start of its run, or `date_ms`.
 
         Raises:
             LoadError: the client cannot deliver.
@@ -261,7 +262,7 @@ class Load:
             first = progress.sent
             end = min(total, first + self._run_events_max(source))
             numbers = shard.numbers(first, end)
-            now_ms = self._clock.wall_us() // 1000
+            now_ms = self._clock.wall_us() // 1000 if date_ms is None else date_ms
             times_ms = np.full(len(numbers), now_ms, dtype=np.int64)
             self._sender.send(source.encode(numbers, times_ms, self._options.partitions))
             self._sender.poll(0)
@@ -269,8 +270,12 @@ class Load:
             progress.tell(self._sender.queued())
         return self._finish(progress)
 
-    def stream(self, schedule: Schedule, emit: Emit, stop: Stop) -> Document:
+    def stream(
+        self, schedule: Schedule, emit: Emit, stop: Stop, dates: EventDates | None = None
+    ) -> Document:
         """Send the shard's events of a schedule, each when it is due, and wait for delivery.
+
+        Their date_time is the time they are sent at, unless `dates` says otherwise.
 
         Prints first when the first and the last event are due.
 
@@ -279,6 +284,7 @@ class Load:
         """
         source = EventSource(self._config, wire=self._wire)
         shard = self._options.shard
+        dated = dates or EventDates(schedule, schedule.start_us)
         total = shard.share(schedule.total)
         if total:
             ends = schedule.times_us(np.array([0, schedule.total - 1], dtype=np.int64)).tolist()
@@ -291,7 +297,7 @@ class Load:
             if end > first:
                 numbers = shard.numbers(first, end)
                 times_us = schedule.times_us(numbers)
-                dates_ms = schedule.times_us(source.events(numbers)) // 1000
+                dates_ms = dated.dates_ms(source.events(numbers))
                 self._sender.send(source.encode(numbers, dates_ms, self._options.partitions))
                 lateness = self._lateness(schedule, times_us, first)
                 progress.handed_over(end - first, lateness)

@@ -20,11 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 US_PER_SECOND = 1_000_000
-_NUMBER_MAX = (1 << 63) // US_PER_SECOND  # Beyond it, number * US_PER_SECOND leaves 64 bits.
+NUMBER_MAX = (1 << 63) // US_PER_SECOND  # Beyond it, number * US_PER_SECOND leaves 64 bits.
 
 
 class Schedule(Protocol):
-    """Event numbers 0 .. total - 1 and their intended send times."""
+    """Event numbers 0 .. total - 1 and their intended send times; `shapes` has more of them."""
+
+    @property
+    def start_us(self) -> int:
+        """When the stream begins, epoch microseconds."""
+        ...
 
     @property
     def total(self) -> int:
@@ -37,6 +42,10 @@ class Schedule(Protocol):
 
     def due(self, now_us: int) -> int:
         """How many events are due at a time (S2)."""
+        ...
+
+    def reached(self, now_us: int) -> int:
+        """How many would be due at a time if the stream had no end."""
         ...
 
 
@@ -61,15 +70,19 @@ class ConstantRate:
         """Check the ranges."""
         if self.rate < 1:
             raise ValueError(f"rate {self.rate}: must be at least 1 event per second")
-        if not 0 <= self.total < _NUMBER_MAX:
-            raise ValueError(f"total {self.total}: must be 0..{_NUMBER_MAX - 1}")
+        if not 0 <= self.total < NUMBER_MAX:
+            raise ValueError(f"total {self.total}: must be 0..{NUMBER_MAX - 1}")
 
     def times_us(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Intended send time of each event, epoch microseconds, floored."""
         return self.start_us + numbers * US_PER_SECOND // self.rate
 
     def due(self, now_us: int) -> int:
-        """How many events are due at a time (S2).
+        """How many events are due at a time (S2)."""
+        return min(self.total, self.reached(now_us))
+
+    def reached(self, now_us: int) -> int:
+        """How many would be due at a time if the stream had no end.
 
         floor(n * 10**6 / rate) <= elapsed  <=>  n * 10**6 < (elapsed + 1) * rate, so the count is
         the ceiling of the right side over 10**6.
@@ -77,7 +90,7 @@ class ConstantRate:
         elapsed = now_us - self.start_us
         if elapsed < 0:
             return 0
-        return min(self.total, -(-(elapsed + 1) * self.rate // US_PER_SECOND))
+        return -(-(elapsed + 1) * self.rate // US_PER_SECOND)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ __all__ = [
     "NexmarkConfig",
     "Times",
     "Topics",
+    "UsageError",
     "Wire",
     "copy_block",
     "schema_text",

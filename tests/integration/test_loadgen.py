@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from fractions import Fraction
 
 import fastavro
 import numpy as np
@@ -19,9 +20,19 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from loadgen.broker import KafkaConsumer, KafkaProducer, LoadError, UsageFault, ensure_topic
 from loadgen.clock import SystemClock
+from loadgen.dates import EventDates
 from loadgen.direct import DirectConsumer, DirectProducer
+from loadgen.options import sized
 from loadgen.producer import Sender
-from service.nexmark.events import EventSource, NexmarkConfig, schema_text
+from loadgen.shapes import Shape, Varying, steps_of
+from service.nexmark.events import (
+    EventSource,
+    Format,
+    NexmarkConfig,
+    Topics,
+    Wire,
+    schema_text,
+)
 
 PARTITIONS = 4
 SCHEMA = fastavro.parse_schema(json.loads(schema_text("auction_bids")))
@@ -78,11 +89,46 @@ def test_a_stream_arrives_as_the_function_of_its_seed_and_start(broker, topic, c
     documents = [json.loads(line) for line in output.splitlines()]
     summary = documents[-1]
     assert (summary["kind"], summary["phase"], summary["events"]) == ("summary", "live", 5_000)
-    assert documents[0]["start_us"] == start_us
+    plan, schedule = documents[:2]
+    assert (plan["kind"], schedule["kind"]) == ("plan", "schedule")
+    assert plan["origin_us"] == schedule["start_us"] == start_us
     numbers = np.arange(5_000)
     # The lifetime of auctions follows from rate and auctions in flight: 2 * 1000 / 300 per s.
     config = NexmarkConfig(seed=3, auction_life_ms_max=6_667).with_state(1_000)
     assert messages_of(broker, topic, 5_000) == encoded(config, numbers, start_us + numbers * 200)
+
+
+def test_three_json_topics_hold_the_stream_that_the_knobs_and_the_start_say(broker):
+    prefix = f"loadgen-{uuid.uuid4().hex[:12]}"
+    options = ("--topic-prefix", prefix, "--format", "json", "--topics", "separate")
+    subprocess.run(
+        [
+            *loadgen(broker, "run", *options, "--live-only", "--seconds", "1", "--seed", "3"),
+            *("--rate-shape", "square", "--rate", "4000", "--next-rate", "1000"),
+            *("--rate-period", "0.5", "--event-start", "1000000", "--time-dilation", "10"),
+            *("--out-of-order-group-size", "40", "--client", "direct"),
+        ],
+        check=True,
+    )
+    wire = Wire(format=Format.JSON, topics=Topics.SEPARATE)
+    config = sized(
+        NexmarkConfig(seed=3, out_of_order_group_size=40), 0, None, Fraction(2_500), Fraction(10)
+    )
+    steps = steps_of(Shape.SQUARE, 4_000, 1_000, 500_000)
+    schedule = Varying.lasting(0, steps, 1_000_000)
+    dates = EventDates.grouped(schedule, 1_000_000_000, Fraction(10), 40)
+    source = EventSource(config, wire=wire)
+    numbers = np.arange(schedule.total)
+    run = source.encode(numbers, dates.dates_ms(source.events(numbers)), PARTITIONS)
+    pairs = list(zip(run.key_bytes(), run.values()))
+    starts = run.partition_starts.tolist()
+    assert schedule.total == 2_500
+    for number, topic in enumerate(wire.topic_names(prefix)):
+        expected = {
+            p: pairs[starts[number * PARTITIONS + p] : starts[number * PARTITIONS + p + 1]]
+            for p in range(PARTITIONS)
+        }
+        assert messages_of(broker, topic, sum(map(len, expected.values()))) == expected
 
 
 def test_the_load_phase_opens_every_auction_once(broker, topic):
@@ -134,7 +180,7 @@ def test_both_clients_read_committed_values_only(broker, topic):
     expected = sorted(name + b"%d" % number for name in (b"a", b"c", b"e") for number in range(300))
     for client in (
         KafkaConsumer(broker.bootstrap_servers, topic, offsets),
-        DirectConsumer(broker.bootstrap_servers, topic, offsets),
+        DirectConsumer(broker.bootstrap_servers, topic, offsets, SystemClock()),
     ):
         found = []
         deadline = time.monotonic() + 30

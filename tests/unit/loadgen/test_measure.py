@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import io
 import json
+from fractions import Fraction
 
 import fastavro
 import numpy as np
 import pytest
 
+from loadgen.dates import EventDates
+from loadgen.fields import JsonField
 from loadgen.histogram import Histogram
-from loadgen.measure import LatencyMeter, oldest_of, run
+from loadgen.measure import LatencyMeter, auction_bids, closed_by, run
 from loadgen.payloads import NOTHING, Payloads
+from loadgen.schedule import ConstantRate
 from service.nexmark.events import schema_text
 
 SCHEMA = fastavro.parse_schema(json.loads(schema_text("auction_bids")))
@@ -62,7 +66,9 @@ class ScriptedConsumer:
 
 def test_the_kernel_reads_what_fastavro_wrote():
     values = [0, -1, 1, 63, 64, 2**31, -(2**40), 2**63 - 1, START_US // 1000]
-    assert oldest_of(Payloads.of([payload(v, total=v) for v in values])).tolist() == values
+    assert (
+        auction_bids().values(Payloads.of([payload(v, total=v) for v in values])).tolist() == values
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,11 @@ def test_the_kernel_reads_what_fastavro_wrote():
     ],
 )
 def test_a_payload_that_is_no_such_record_costs_only_itself(bad):
-    assert oldest_of(Payloads.of([payload(1), bad, payload(2)])).tolist() == [1, UNREADABLE, 2]
+    assert auction_bids().values(Payloads.of([payload(1), bad, payload(2)])).tolist() == [
+        1,
+        UNREADABLE,
+        2,
+    ]
     meter = LatencyMeter(START_US)
     meter.observe(Payloads.of([payload(1), bad, payload(2)]), START_US)
     assert (meter.count, meter.unreadable) == (2, 1)
@@ -170,3 +180,46 @@ def test_draining_a_topic_that_falls_silent_is_bounded():
     consumer = Silent([])
     run(consumer, LatencyMeter(START_US), consumer, lambda _: None, lambda: True)
     assert consumer.now_us - START_US < 2_000_000
+
+
+def window_meter(*, group=1, bound_ms=0):
+    """A meter of 100 ms windows over 1,000 events a second for a second."""
+    schedule = ConstantRate(START_US, 1_000, 1_000)
+    dates = EventDates.grouped(schedule, START_US, Fraction(1), group)
+    intended = closed_by(dates, after_ms=100 + bound_ms)
+    return LatencyMeter(START_US, reader=JsonField("window_start"), intended=intended)
+
+
+def result(after_ms):
+    start_ms = START_US // 1000 + after_ms
+    return b'{"auction":1,"num":2,"window_start":%d}' % start_ms
+
+
+def latency_ms(meter):
+    (window,) = meter.final()["consumed"]
+    return window["max_ms"]
+
+
+def test_a_windowed_result_counts_from_the_event_that_let_the_watermark_pass():
+    meter = window_meter(bound_ms=30)
+    # The window [200, 300) closes when the event dated 330 comes: 5 ms ago.
+    meter.observe(Payloads.of([result(200)]), START_US + 335_000)
+    assert latency_ms(meter) == 5
+
+
+def test_out_of_order_the_first_sending_of_a_late_enough_date_counts():
+    meter = window_meter(group=100)
+    # The event dated 300 begins a group; the first of the group sent is itself.
+    meter.observe(Payloads.of([result(200)]), START_US + 300_000)
+    assert latency_ms(meter) == 0
+    meter = window_meter(group=100)
+    # 350 or more is sent first as 353: place 1 of the group (953 mod 100 = 53).
+    meter.observe(Payloads.of([result(250)]), START_US + 350_000)
+    assert latency_ms(meter) == 49
+
+
+def test_windows_that_the_end_closed_are_counted_and_not_measured():
+    meter = window_meter(bound_ms=30)
+    meter.observe(Payloads.of([result(0), result(880), b"{}"]), START_US + 200_000)
+    final = meter.final()
+    assert (final["count"], final["closed_by_end"], final["unreadable"]) == (1, 1, 1)
