@@ -20,6 +20,7 @@ from loadgen.broker import ANSWER_SECONDS_MAX, DELIVERY_SECONDS_MAX, LoadError
 FALLBACK = "; --client librdkafka waits and tries again"
 _SOCKET_BYTES = 4 << 20
 _READ_BYTES = 1 << 20
+_PIECES_MAX = 512  # Systems take a bounded number at once, all at least as many.
 
 
 class Connection:
@@ -67,7 +68,7 @@ class Connection:
         try:
             while left:
                 try:
-                    sent = self._socket.sendmsg(left)
+                    sent = self._socket.sendmsg(left[:_PIECES_MAX])
                 except BlockingIOError:
                     self._wait_to_write()
                     continue

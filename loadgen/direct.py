@@ -53,6 +53,8 @@ class _Target:
     groups: list[int] = field(default_factory=list)
     #: Messages of each unanswered request, oldest first.
     unacknowledged: list[int] = field(default_factory=list)
+    #: When the last answer came, or the first of them was sent, epoch microseconds.
+    heard_us: int = 0
 
 
 class DirectProducer:
@@ -99,7 +101,8 @@ class DirectProducer:
                 self._take_answers(target)
                 while len(target.unacknowledged) >= _UNANSWERED_MAX:
                     self.waits += 1
-                    self._await(target, DELIVERY_SECONDS_MAX)
+                    target.connection.wait(DELIVERY_SECONDS_MAX)
+                    self._take_answers(target)
         counts = np.diff(run.partition_starts)
         self._write(run, counts)
         self._sequences = (self._sequences + counts) % _SEQUENCES
@@ -183,18 +186,18 @@ class DirectProducer:
                 topics.append((head, [batches[group] for group in of_topic]))
         head = protocol.produce_head(DELIVERY_SECONDS_MAX * 1000, len(topics))
         target.connection.ask(protocol.PRODUCE, protocol.produce_body(head, topics))
+        if not target.unacknowledged:
+            target.heard_us = self._clock.wall_us()
         target.unacknowledged.append(sum(counts[group] for group in mine))
-
-    def _await(self, target: _Target, seconds: float) -> None:
-        if not target.connection.wait(seconds):
-            raise LoadError(f"a broker has not answered for {seconds:g} s{FALLBACK}")
-        self._take_answers(target)
 
     def _take_answers(self, target: _Target) -> None:
         while target.unacknowledged:
             answer = target.connection.answer()
             if answer is None:
+                if self._clock.wall_us() - target.heard_us > DELIVERY_SECONDS_MAX * 1e6:
+                    raise LoadError(f"a broker has not answered for {DELIVERY_SECONDS_MAX} s")
                 return
+            target.heard_us = self._clock.wall_us()
             for topic, partition, error in protocol.produce_errors(bytes(answer)):
                 what = protocol.text_of(error)
                 raise LoadError(f"topic {topic}, partition {partition}: {what}{FALLBACK}")

@@ -29,7 +29,6 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loadgen.broker import Outgoing, ProducerClient
 from loadgen.clock import Clock
@@ -296,10 +295,9 @@ class Load:
             end = min(due, first + self._run_events_max(source))
             if end > first:
                 numbers = shard.numbers(first, end)
-                times_us = schedule.times_us(numbers)
                 dates_ms = dated.dates_ms(source.events(numbers))
                 self._sender.send(source.encode(numbers, dates_ms, self._options.partitions))
-                lateness = self._lateness(schedule, times_us, first)
+                lateness = self._lateness(schedule, first, end)
                 progress.handed_over(end - first, lateness)
             self._sender.poll(0)
             progress.tell(self._sender.queued())
@@ -310,13 +308,13 @@ class Load:
     def _run_events_max(self, source: EventSource) -> int:
         return min(self._options.run_events_max, _RUN_BYTES_MAX // source.message_bytes_max)
 
-    def _lateness(self, schedule: Schedule, times_us: NDArray[np.int64], first: int) -> Lateness:
-        """How late the run that starts at the shard's event `first` was handed over (O3)."""
+    def _lateness(self, schedule: Schedule, first: int, end: int) -> Lateness:
+        """How late the run of the shard's events `first` up to `end` was handed over (O3)."""
         now = self._clock.wall_us()
-        over = self._options.shard.share(schedule.due(now - self._options.late_us - 1)) - first
-        return Lateness(
-            late=min(max(over, 0), len(times_us)), worst_us=max(0, now - int(times_us[0]))
-        )
+        shard = self._options.shard
+        over = shard.share(schedule.due(now - self._options.late_us - 1)) - first
+        oldest_us = int(schedule.times_us(shard.numbers(first, first + 1))[0])
+        return Lateness(late=min(max(over, 0), end - first), worst_us=max(0, now - oldest_us))
 
     def _pause(self, next_us: int) -> None:
         """Sleep until the next tick, or until the next event where that is later."""

@@ -164,6 +164,59 @@ def test_hot_ratios_are_knobs():
     assert np.unique(hot.bids(numbers, times)["auction"].to_numpy()).size < 3_000
 
 
+@pytest.mark.parametrize(("persons", "auctions", "bids"), [(1, 3, 46), (2, 5, 13), (7, 1, 0)])
+def test_proportions_are_exact_in_every_cycle(persons, auctions, bids):
+    config = NexmarkConfig(
+        person_proportion=persons, auction_proportion=auctions, bid_proportion=bids
+    )
+    kinds = EventSource(config).kinds(np.arange(10 * config.cycle)).reshape(10, -1)
+    assert (kinds == [PERSON] * persons + [AUCTION] * auctions + [BID] * bids).all()
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4, 20])
+def test_the_share_of_hot_sellers_and_bidders_is_what_their_ratio_says(ratio):
+    config = NexmarkConfig(seed=3, hot_seller_ratio=ratio, hot_bidder_ratio=ratio)
+    source = EventSource(config)
+    # Far from the beginning, so that a thousand persons are active.
+    numbers, times = run_of(10_000_000, 100_000)
+    newest = numbers // 50
+    kinds = source.kinds(numbers)
+    hot = newest // 100 * 100 + 1_000
+    sellers = source.auctions(numbers, times)["seller"].to_numpy()
+    bidders = source.bids(numbers, times)["bidder"].to_numpy()
+    shares = [
+        (sellers == hot[kinds == AUCTION]).mean(),
+        (bidders == np.minimum(hot + 1, newest + 1_000)[kinds == BID]).mean(),
+    ]
+    assert np.abs(np.array(shares) - (ratio - 1) / ratio).max() < 0.02
+
+
+def test_persons_and_auctions_in_play_are_as_many_as_the_knobs_say():
+    config = NexmarkConfig(
+        seed=3, hot_auction_ratio=1, hot_bidder_ratio=1, active_people=30, in_flight_auctions=50
+    )
+    source = EventSource(config)
+    numbers, times = run_of(10_000_000, 100_000)
+    cycle = numbers[source.kinds(numbers) == BID] // 50
+    bids = source.bids(numbers, times)
+    behind = [
+        cycle + 1_000 - bids["bidder"].to_numpy(),
+        cycle * 3 + 2 + 1_000 - bids["auction"].to_numpy(),
+    ]
+    for newest_to_oldest, many in zip(behind, (30, 50), strict=True):
+        counts = np.bincount(newest_to_oldest)
+        assert len(counts) == many
+        assert np.abs(counts / counts.mean() - 1).max() < 0.12
+
+
+def test_categories_are_drawn_evenly():
+    config = NexmarkConfig(first_category_id=7, categories=4)
+    category = EventSource(config).auctions(*run_of(0, 200_000))["category"].to_numpy()
+    values, counts = np.unique(category, return_counts=True)
+    assert values.tolist() == [7, 8, 9, 10]
+    assert np.abs(counts / counts.mean() - 1).max() < 0.05
+
+
 def test_each_loaded_auction_has_one_opening_bid():
     source = EventSource(NexmarkConfig(first_auction_id=0).with_state(5_000), opening=True)
     bids = source.bids(*run_of(0, 5_000))
