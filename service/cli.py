@@ -45,7 +45,7 @@ from service.config import Config, load_config
 from service.controller_process import ControllerProcess
 from service.controller_start import ControllerOptions
 from service.dataflow.flow import Flow
-from service.dataflow.vertices import uses_kafka
+from service.dataflow.flow_shape import uses_kafka
 from service.drawing import svg_of, table_of
 from service.errors import MegaphoneError, UsageError
 from service.fail_points import arm

@@ -18,8 +18,9 @@ from service.control_topics import (
     read_compacted,
 )
 from service.dataflow.flow import Flow
+from service.dataflow.flow_shape import stateful_of
 from service.dataflow.row_vertices import delays_of
-from service.dataflow.vertices import SourceVertex, stateful_of
+from service.dataflow.vertices import SourceVertex
 from service.ingest.consumer import KafkaPartitions
 from service.migration.checkpoints import CheckpointSettings
 from service.migration.controller_events import ControllerSettings

@@ -14,6 +14,7 @@ from html import escape
 
 from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.flow import Flow
+from service.dataflow.flow_shape import loops_of, roles_of, uses_kafka
 from service.dataflow.process_vertex import ProcessVertex
 from service.dataflow.row_vertices import (
     BranchVertex,
@@ -47,10 +48,7 @@ from service.dataflow.vertices import (
     StatefulMapVertex,
     TimedVertex,
     Vertex,
-    loops_of,
-    roles_of,
     upstreams_of,
-    uses_kafka,
 )
 from service.dataflow.window_vertices import WindowAggregateVertex, WindowTopVertex
 from service.ids import Role

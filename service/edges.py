@@ -21,7 +21,8 @@ from service.clock import sleep
 from service.config import Config
 from service.control_topics import Admin
 from service.dataflow.flow import Flow
-from service.dataflow.vertices import SinkVertex, SourceVertex, roles_of
+from service.dataflow.flow_shape import roles_of
+from service.dataflow.vertices import SinkVertex, SourceVertex
 from service.egress.encoders import RowEncoder, encoder_of
 from service.egress.producer import KafkaProducer, KafkaSinkWriter
 from service.hashing import bin_bits_of

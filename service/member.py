@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from service.cuts import CheckpointParts
 from service.dataflow.flow import Flow
+from service.dataflow.flow_shape import roles_of
 from service.dataflow.operator import Operator
 from service.dataflow.progress.antichain import Antichain
 from service.dataflow.transport.base import Transport
-from service.dataflow.vertices import SinkVertex, SourceVertex, roles_of
+from service.dataflow.vertices import SinkVertex, SourceVertex
 from service.dataflow.worker import Worker, WorkerLimits
 from service.egress.sink import Producer, SinkOperator
 from service.errors import ProtocolViolation

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from service.control_topics import Admin
 from service.dataflow.flow import Flow
-from service.dataflow.vertices import (
-    KafkaSink,
-    KafkaSource,
-    SinkVertex,
-    SourceVertex,
-    uses_kafka,
-)
+from service.dataflow.flow_shape import uses_kafka
+from service.dataflow.vertices import KafkaSink, KafkaSource, SinkVertex, SourceVertex
 from service.errors import UsageError
 
 

@@ -29,6 +29,7 @@ from typing import Self
 
 from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.event_time import EventTime, Watermarks
+from service.dataflow.flow_shape import loops_of, topics_of, uses_kafka
 from service.dataflow.processing import ProcessOperators
 from service.dataflow.row_operations import RowOperations
 from service.dataflow.row_vertices import CaptureVertex, InspectVertex, SideVertex
@@ -45,10 +46,7 @@ from service.dataflow.vertices import (
     SourceVertex,
     TimedVertex,
     Vertex,
-    loops_of,
-    topics_of,
     upstreams_of,
-    uses_kafka,
 )
 from service.dataflow.window_values import START, Window
 from service.dataflow.windows import WindowedStream

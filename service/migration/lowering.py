@@ -30,6 +30,7 @@ import pyarrow as pa
 from service.dataflow.delaying import DelayOperator
 from service.dataflow.event_time import EventTime
 from service.dataflow.flow import Flow
+from service.dataflow.flow_shape import loops_of
 from service.dataflow.graph import Dataflow
 from service.dataflow.loops import FeedbackOperator
 from service.dataflow.operator import Operator, Pact
@@ -49,7 +50,6 @@ from service.dataflow.vertices import (
     SourceVertex,
     StatefulMapVertex,
     TimedVertex,
-    loops_of,
     upstreams_of,
 )
 from service.errors import GraphError

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from service.dataflow.capturing import CaptureOperator
 from service.dataflow.delaying import DelayOperator
+from service.dataflow.flow_shape import loops_of
 from service.dataflow.graph import Dataflow
 from service.dataflow.masks import Keep
 from service.dataflow.operator import Operator, Pact
@@ -50,7 +51,6 @@ from service.dataflow.vertices import (
     MapVertex,
     StatelessVertex,
     Vertex,
-    loops_of,
 )
 from service.errors import GraphError
 from service.migration.trials import tried, tried_all, tried_delay

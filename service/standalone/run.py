@@ -19,8 +19,9 @@ import pyarrow as pa
 from service.clock import Clock, SystemClock, sleep
 from service.dataflow.connectors import LocalSink, LocalSource, LocalWriter
 from service.dataflow.flow import Flow
+from service.dataflow.flow_shape import uses_kafka
 from service.dataflow.operators import columns_of
-from service.dataflow.vertices import SinkVertex, SourceVertex, uses_kafka
+from service.dataflow.vertices import SinkVertex, SourceVertex
 from service.errors import DataError, GraphError, MegaphoneError, UsageError
 from service.hashing import bin_bits_of
 from service.ids import Slot

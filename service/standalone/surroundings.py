@@ -16,8 +16,9 @@ from typing import Protocol
 import pyarrow as pa
 
 from service.dataflow.flow import Flow
+from service.dataflow.flow_shape import stateful_of
 from service.dataflow.row_vertices import delays_of
-from service.dataflow.vertices import SinkVertex, SourceVertex, stateful_of
+from service.dataflow.vertices import SinkVertex, SourceVertex
 from service.ids import Slot
 from service.migration.founding import JobShape
 from service.migration.horizon import LogFollower

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from megaphone.testing import Cluster
 from service.bench.nexmark.oracle import differences, expected
-from service.dataflow.vertices import SourceVertex, stateful_of
+from service.dataflow.flow_shape import stateful_of
+from service.dataflow.vertices import SourceVertex
 from service.nexmark import queries
 from service.nexmark.queries import BUILT_IN, QueryTopics
 from service.nexmark.rules import RULES

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import deque
 
-from service.dataflow.vertices import stateful_of
+from service.dataflow.flow_shape import stateful_of
 from service.ids import Membership
 from service.migration.controller import ControllerMachine
 from service.migration.controller_events import (

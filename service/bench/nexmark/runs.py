@@ -21,7 +21,7 @@ from service.bench.nexmark.oracle import differences, expected
 from service.bench.nexmark.stream import Drawn, StreamOptions, drawn
 from service.bench.peers import Peer
 from service.dataflow.flow import Flow
-from service.dataflow.vertices import stateful_of
+from service.dataflow.flow_shape import stateful_of
 from service.nexmark.queries import BUILT_IN, QueryTopics
 
 #: Events a second that every query must reach in memory, and the three without state.

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import pytest
 
 from service.dataflow.flow import Flow, LoopBody, Stream, count, highest, lowest, oldest, total
+from service.dataflow.flow_shape import loops_of, roles_of
 from service.dataflow.vertices import (
     AggregateVertex,
     ConcatVertex,
@@ -16,8 +17,6 @@ from service.dataflow.vertices import (
     MapVertex,
     SinkVertex,
     SourceVertex,
-    loops_of,
-    roles_of,
     upstreams_of,
 )
 from service.errors import GraphError, NotYetSupported

@@ -15,7 +15,8 @@ import pytest
 
 from service.dataflow.capturing import CapturedFrontier, CapturedRows, captures, replay
 from service.dataflow.flow import Flow, Stream, count
-from service.dataflow.vertices import KafkaSink, KafkaSource, roles_of
+from service.dataflow.flow_shape import roles_of
+from service.dataflow.vertices import KafkaSink, KafkaSource
 from service.dataflow.worker import WorkerLimits
 from service.errors import GraphError, UserFunctionError
 from service.ids import Role
