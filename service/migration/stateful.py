@@ -44,6 +44,8 @@ from service.statestore.stateful_map import StatefulMap
 from service.statestore.text_store import TextKeyedStore
 from service.statestore.timed_text import TimedKeyedStore, TimedTextStore
 from service.statestore.vertex_store import VertexStore
+from service.statestore.window_store import WindowStore
+from service.statestore.window_text import TextWindowStore
 
 
 def keyed_parts(
@@ -102,7 +104,9 @@ def _parts_of(
 def _by_text(parts: KeyedParts, key: str, kind: pa.DataType) -> KeyedParts:
     """The parts of a vertex that knows its keys by ids, for keys that are text."""
     store: HostedStore
-    if isinstance(parts.store, TimedKeyedStore):
+    if isinstance(parts.store, WindowStore):
+        store = TextWindowStore(parts.store, key, kind)
+    elif isinstance(parts.store, TimedKeyedStore):
         store = TimedTextStore(parts.store, key, kind)
     else:
         assert isinstance(parts.store, VertexStore | RowStore | ObjectStore), "it knows integers"

@@ -114,5 +114,4 @@ def _form_of(
         Panes.given(panes.lateness),
         once=(panes, time.column),
         offset=time.offset,
-        hidden=(START, END),
     )

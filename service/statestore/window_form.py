@@ -42,7 +42,6 @@ class WindowForm:
         offset: to be added to that column.
         once: of rows that come once for each window, what says which is the last one: the windows
             and the column of event times. Only that one is told late.
-        hidden: columns that rows told late are given without; hashes of keys are, too.
         values: the column whose different values are counted, an entry for each.
     """
 
@@ -51,7 +50,6 @@ class WindowForm:
     time: str | None = None
     offset: int = 0
     once: tuple[Panes, str] | None = None
-    hidden: tuple[str, ...] = ()
     values: ValueLines | None = None
 
     @property
@@ -119,8 +117,8 @@ class WindowForm:
             times = times_in(rows, column, self.offset)
             last = _before(times, times % panes.every)
             rows = rows.filter(pa.array(numbers_of(rows, START).view(np.int64) == last))
-        hidden = [*self.hidden, *([KEY_ID] if self.key == KEY_ID else [])]
-        return rows.drop_columns(hidden) if hidden else rows
+        # Keys that are text are told as such, and not by their ids.
+        return rows.drop_columns([KEY_ID]) if self.key == KEY_ID else rows
 
 
 def times_in(rows: pa.RecordBatch, column: str, offset: int) -> Int64s:

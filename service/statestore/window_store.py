@@ -337,6 +337,10 @@ class WindowStore(VertexStore):
         super().install(bin_id, assembler)
         self.came([bin_id])
 
+    def are_marks(self, ids: Int64s) -> Flags:
+        """Which of these ids of entries are of marks (WI3)."""
+        return self._windows.are_marks(ids)
+
     def may_leave(self) -> None:
         """Know that entries may be gone when panes are looked at again."""
         self._windows.left()

@@ -13,11 +13,14 @@ import pytest
 from service.errors import NotYetSupported, StateCorrupt, StateError, UsageError
 from service.hashing import bins_of
 from service.statestore.aggregate import Aggregate, AggregateProgram, Count, Max, Mean, Sum
+from service.statestore.columns import KEY_ID
 from service.statestore.distinct_values import ValueLines
 from service.statestore.panes import Panes
+from service.statestore.text_keys import key_hashes
 from service.statestore.timed import ALL, NEVER
 from service.statestore.window_form import END, START, WindowForm, in_windows
 from service.statestore.window_store import WindowStore
+from service.statestore.window_text import TextWindowStore
 from tests.fakes.windows import batch, listed
 
 BITS = 2
@@ -64,7 +67,7 @@ def test_given_windows_of_all_rows_have_their_start_as_key() -> None:
 
 def test_rows_of_all_keys_that_are_late_for_some_windows_only_are_not_told_late() -> None:
     panes = Panes.of(10, 5)
-    form = WindowForm(START, Panes.given(), once=(panes, "time"), hidden=(START, END))
+    form = WindowForm(START, Panes.given(), once=(panes, "time"))
     store = store_of(form)
     times = np.array([3, 7, 12])
     which, starts, ends = in_windows(times, panes)
@@ -72,7 +75,7 @@ def test_rows_of_all_keys_that_are_late_for_some_windows_only_are_not_told_late(
     given = store.apply_at(rows, (1,), 10)
     assert given.late is not None
     # 3 is in [-5, 5) and [0, 10), both over; of 7 one window is.
-    assert given.late.to_pydict() == {"time": [3]}
+    assert given.late.to_pydict() == {"time": [3], START: [0], END: [10]}
     assert listed(store.fire(ALL, (1,))) == [(5, 15, 2), (10, 20, 1)]
 
 
@@ -194,3 +197,40 @@ def test_an_entry_under_an_id_that_is_not_its_own_is_refused() -> None:
     cells[2] += 1
     with pytest.raises(StateCorrupt, match="which is not its"):
         other.load_rows(keys, [cells.tobytes()])
+
+
+def test_windows_of_text_keys_are_found_again_after_a_restart_and_a_move() -> None:
+    def make() -> TextWindowStore:
+        return TextWindowStore(store_of(WindowForm(KEY_ID, Panes.of(10, 5), "time")), "name", TEXT)
+
+    names = [f"key {number}" for number in range(20)]
+    store, other = make(), make()
+    store.apply_at(named(names, [3] * 20), (1,), NEVER)
+    store.apply_at(named(names[:2], [9] * 2), (2,), NEVER)
+    assert len(listed(store.fire(5, (2,)))) == 20
+    again = make()
+    keys, values = store.stored_rows(np.arange(4))
+    assert len(keys) == store.row_count
+    for start in range(0, len(keys), 7):
+        again.load_rows(keys[start : start + 7], values[start : start + 7].tolist())
+    for bin_id in (1, 3):
+        assembler = other.assembler(bin_id)
+        for chunk in again.give_up(bin_id, cut=9):
+            assembler.feed(chunk)
+        other.install(bin_id, assembler)
+    found = [row for each in (again, other) for row in listed(each.fire(10, (3,)))]
+    expected = [(name, 0, 10, 1 + (name in names[:2])) for name in names]
+    assert sorted(found) == sorted(expected)
+    rest = [row for each in (again, other) for row in listed(each.fire(ALL, (4,)))]
+    assert sorted(rest) == [(name, 5, 15, 1) for name in names[:2]]
+    # Keys without windows are forgotten, texts and all.
+    assert again.keys.table.key_count == other.keys.table.key_count == 0
+
+
+TEXT = pa.string()
+
+
+def named(names: list[str], times: list[int]) -> pa.RecordBatch:
+    keys = pa.array(names, TEXT)
+    columns = [keys, pa.array(times, pa.int64()), pa.array(key_hashes(keys))]
+    return pa.record_batch(columns, names=["name", "time", KEY_ID])
