@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from service.dataflow.event_time import EventTime
+from service.dataflow.keyed import Joining, joined_names
 from service.dataflow.vertices import TimedVertex
 from service.statestore.pairing import WINDOW
 
@@ -41,7 +42,11 @@ class BestWithinVertex(TimedVertex):
 
     def event_time(self, given: Sequence[EventTime]) -> EventTime:
         """A result leaves when the watermark reaches the end of its interval."""
-        return EventTime(self.until, given[0].unit)
+        return EventTime(self.until, given[0].unit, delay=_delay(given))
+
+    def late_columns(self, given: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+        """Those of the output."""
+        return output_names(self, given)
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,15 @@ class IntervalJoinVertex(TimedVertex):
         return f"{_keys(self)}, {self.lower} to {self.upper} later"
 
     def event_time(self, given: Sequence[EventTime]) -> EventTime:
-        """That of the later row; else the left one's and all that the right one may be later."""
+        """That of the later row; else the left one's, held back while a right one may come."""
         if self.later is not None:
             column, side = self.later
-            return replace(given[side], column=column)
-        return replace(given[0], offset=given[0].offset + max(self.upper, 0))
+            return replace(given[side], column=column, delay=_delay(given))
+        return replace(given[0], delay=_delay(given) + max(self.upper, 0))
+
+    def late_columns(self, given: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+        """Those of the output."""
+        return output_names(self, given)
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,30 @@ class WindowJoinVertex(TimedVertex):
 
     def event_time(self, given: Sequence[EventTime]) -> EventTime:
         """A pair belongs to its window."""
-        return EventTime(WINDOW[1], given[0].unit, -1)
+        return EventTime(WINDOW[1], given[0].unit, -1, _delay(given))
+
+    def late_columns(self, given: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+        """Those of the output."""
+        names = output_names(self, given)
+        return None if names is None else (*names, *WINDOW)
 
 
 def _keys(vertex: TimedVertex) -> str:
     return " = ".join(vertex.keys)
+
+
+def _delay(given: Sequence[EventTime]) -> int:
+    """How far rows come behind the sources' watermark, by which the vertex waits."""
+    return max(time.delay for time in given)
+
+
+def output_names(
+    vertex: Joining, given: Sequence[tuple[str, ...] | None]
+) -> tuple[str, ...] | None:
+    """The key and the other columns of both sides, as far as they are known.
+
+    Raises:
+        GraphError: two of them would be equal.
+    """
+    left, right = given
+    return None if left is None or right is None else joined_names(vertex, left, right)

@@ -15,11 +15,12 @@ from datetime import timedelta
 from typing import Self
 
 from service.dataflow.event_time import EventTime, Unit, in_unit
-from service.dataflow.keyed import Joining, KeyedOperators, StreamT, joined_names
+from service.dataflow.keyed import KeyedOperators, StreamT
 from service.dataflow.timed_join_vertices import (
     BestWithinVertex,
     IntervalJoinVertex,
     WindowJoinVertex,
+    output_names,
 )
 from service.durations import Duration
 from service.errors import GraphError, NotYetSupported
@@ -127,7 +128,7 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
             once,
             suffix,
         )
-        return self._add(vertex, _names(self, right, vertex))
+        return self._add(vertex, output_names(vertex, (self._columns(), right._columns())))
 
     def interval_join(
         self,
@@ -147,7 +148,8 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
         watermark.
 
         The output's event time is that of the later row, where that is always the one of the same
-        stream, as with `lower` at least 0; else it is this stream's and `upper` more.
+        stream, as with `lower` at least 0; else it is this stream's, and the vertices behind wait
+        for `upper` more.
 
         Args:
             name: of the vertex.
@@ -209,7 +211,7 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
             suffix,
             None,
         )
-        names = _names(self, right, vertex)
+        names = output_names(vertex, (self._columns(), right._columns()))
         left_columns, right_columns = self._columns(), right._columns()
         if most <= 0:
             vertex = replace(vertex, later=(times[0].column, 0))
@@ -249,7 +251,7 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
             in_unit(every, unit, f"every of the windows of {name!r}"),
             suffix,
         )
-        names = _names(self, right, vertex)
+        names = output_names(vertex, (self._columns(), right._columns()))
         if names is None:
             return self._add(vertex, None)
         for column in WINDOW:
@@ -258,16 +260,6 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
                     f"{name!r} would have two columns {column!r}; rename or drop that of its input"
                 )
         return self._add(vertex, (*names, *WINDOW))
-
-
-def _names(
-    left: KeyedOperators[StreamT], right: KeyedOperators[StreamT], vertex: Joining
-) -> tuple[str, ...] | None:
-    """Columns of a join's output, if both sides' are known."""
-    left_columns, right_columns = left._columns(), right._columns()
-    if left_columns is None or right_columns is None:
-        return None
-    return joined_names(vertex, left_columns, right_columns)
 
 
 def _signed(duration: Duration, unit: Unit, of: str) -> int:

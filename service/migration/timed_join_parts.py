@@ -66,6 +66,7 @@ def timed_join_parts(
         program.output,
         key,
         replace(form, vertex=vertex.name, required=needed),
+        late=program.output,
         # Left rows of one time, whose order matters, are put in order where the best is chosen.
         sorted=not isinstance(vertex, BestWithinVertex)
         or any(pa.types.is_fixed_size_list(kind) for kind in schemas[0].types),

@@ -89,8 +89,8 @@ def near(auctions: Stream, bids: Stream, **other: Any) -> Stream:
     ("arguments", "time"),
     [
         ({}, EventTime("at_right", "ms")),
-        ({"how": "left"}, EventTime("at", "ms", 60_000)),
-        ({"lower": "-5s"}, EventTime("at", "ms", 60_000)),
+        ({"how": "left"}, EventTime("at", "ms", delay=60_000)),
+        ({"lower": "-5s"}, EventTime("at", "ms", delay=60_000)),
         ({"lower": "-5s", "upper": "-1s"}, EventTime("at", "ms")),
         ({"lower": timedelta(seconds=-5), "upper": "0s"}, EventTime("at", "ms")),
     ],
@@ -109,7 +109,7 @@ def test_columns_that_are_not_known_leave_the_left_event_time() -> None:
     unknown = bids.map_batches("map", lambda rows: rows)
     joined = near(auctions, unknown)
     assert joined.columns is None
-    assert joined.event_time == EventTime("at", "ms", 60_000)
+    assert joined.event_time == EventTime("at", "ms", delay=60_000)
     assert best(auctions, unknown).event_time == EventTime("expires", "ms")
     assert len(flow.vertices) == 5
 

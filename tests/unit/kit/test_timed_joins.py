@@ -24,7 +24,7 @@ BOUND = 5
 
 def streams(keys: str = "id") -> tuple[mp.Flow, mp.Stream, mp.Stream]:
     flow = mp.Flow("auctions")
-    time = mp.Watermarks("at", out_of_orderness=f"{BOUND}ms")
+    time = mp.Watermarks("at", out_of_orderness=f"{BOUND}ms", idle_after=None)
     auctions = mp.KafkaSource(["auctions"], "auction", [keys, "at", "until", "least"])
     bids = mp.KafkaSource(["bids"], "bid", ["auction", "at", "price"])
     return (
@@ -47,7 +47,7 @@ def winners(**arguments: Any) -> mp.Flow:
 def pairs() -> mp.Flow:
     flow, auctions, bids = streams()
     near = auctions.key_by("id").interval_join(
-        "near", bids.key_by("auction"), lower="-3ms", upper="10ms", how="left"
+        "near", bids.key_by("auction"), lower="-1ms", upper="2ms", how="left"
     )
     near.sink("out", OUT)
     near.late("late").sink("too late", LATE)
@@ -126,6 +126,8 @@ def test_winning_bids_are_exact_while_bins_move(seed: int, once: bool) -> None:
         for part in send(cluster, auctions, bids, 8):
             if part == 2:
                 cluster.move(range(8), to=1, strategy="fluid", wait=False)
+            if part == 4:
+                cluster.advance(30_000)
             if part == 5:
                 cluster.move(range(4, 12), to=0, strategy="batched", batch=3, wait=False)
         cluster.finish()
@@ -195,11 +197,11 @@ def test_pairs_of_an_interval_are_exact_while_bins_move(seed: int) -> None:
         near = [
             bid
             for bid in bids
-            if bid["auction"] == auction["id"] and -3 <= bid["at"] - auction["at"] <= 10
+            if bid["auction"] == auction["id"] and -1 <= bid["at"] - auction["at"] <= 2
         ]
         for bid in near:
             expected[auction["id"], auction["at"], bid["price"], bid["at"]] += 1
-        if not near and auction["at"] + 10 < reached(auctions, bids):
+        if not near and auction["at"] + 2 < reached(auctions, bids):
             expected[auction["id"], auction["at"], None, None] += 1
     assert told == expected
     assert any(price is None for _, _, price, _ in told)
