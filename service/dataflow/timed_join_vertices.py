@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from service.dataflow.event_time import EventTime
 from service.dataflow.keyed import Joining, joined_names
 from service.dataflow.vertices import TimedVertex
+from service.errors import GraphError
 from service.statestore.pairing import WINDOW
 
 
@@ -86,7 +87,7 @@ class IntervalJoinVertex(TimedVertex):
 
 @dataclass(frozen=True)
 class WindowJoinVertex(TimedVertex):
-    """Pairs of rows of two streams with one key in one window."""
+    """Pairs of rows of two streams with one key in one window, or the left ones in such pairs."""
 
     name: str
     #: As of `BestWithinVertex`.
@@ -97,6 +98,8 @@ class WindowJoinVertex(TimedVertex):
     size: int
     every: int
     suffix: str
+    #: Whether left rows alone leave, each once for a window.
+    semi: bool
 
     @property
     def described(self) -> str:
@@ -109,8 +112,7 @@ class WindowJoinVertex(TimedVertex):
 
     def late_columns(self, given: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
         """Those of the output."""
-        names = output_names(self, given)
-        return None if names is None else (*names, *WINDOW)
+        return window_names(self, given)
 
 
 def _keys(vertex: TimedVertex) -> str:
@@ -132,3 +134,23 @@ def output_names(
     """
     left, right = given
     return None if left is None or right is None else joined_names(vertex, left, right)
+
+
+def window_names(
+    vertex: WindowJoinVertex, given: Sequence[tuple[str, ...] | None]
+) -> tuple[str, ...] | None:
+    """As `output_names`, with the columns that say the window.
+
+    Raises:
+        GraphError: two of them would be equal.
+    """
+    left, _ = given
+    names = output_names(vertex, (left, vertex.keys[1:]) if vertex.semi else given)
+    if names is None:
+        return None
+    for name in WINDOW:
+        if name in names:
+            raise GraphError(
+                f"{vertex.name!r} would have two columns {name!r}; rename or drop that of its input"
+            )
+    return (*names, *WINDOW)

@@ -21,12 +21,12 @@ from service.dataflow.timed_join_vertices import (
     IntervalJoinVertex,
     WindowJoinVertex,
     output_names,
+    window_names,
 )
 from service.durations import Duration
 from service.errors import GraphError, NotYetSupported
-from service.statestore.pairing import WINDOW
 
-_INNER, _LEFT = "inner", "left"
+_INNER, _LEFT, _SEMI = "inner", "left", "semi"
 
 
 class TimedJoinOperators(KeyedOperators[StreamT]):
@@ -239,9 +239,11 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
         return times
 
     def _join_in_windows(
-        self, name: str, right: Self, size: Duration, every: Duration, suffix: str
+        self, name: str, right: Self, size: Duration, every: Duration, how: str, suffix: str
     ) -> StreamT:
-        """The pairs of rows of both streams in one window; see `WindowedStream.join`."""
+        """The rows of both streams in one window; see `WindowedStream.join`."""
+        if how not in (_INNER, _SEMI):
+            raise NotYetSupported(f"how={how!r} of {name!r}", 'use how="inner" or how="semi"')
         unit = self._both_times(name, right)[0].unit
         vertex = WindowJoinVertex(
             name,
@@ -250,16 +252,9 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
             in_unit(size, unit, f"size of the windows of {name!r}"),
             in_unit(every, unit, f"every of the windows of {name!r}"),
             suffix,
+            how == _SEMI,
         )
-        names = output_names(vertex, (self._columns(), right._columns()))
-        if names is None:
-            return self._add(vertex, None)
-        for column in WINDOW:
-            if column in names:
-                raise GraphError(
-                    f"{name!r} would have two columns {column!r}; rename or drop that of its input"
-                )
-        return self._add(vertex, (*names, *WINDOW))
+        return self._add(vertex, window_names(vertex, (self._columns(), right._columns())))
 
 
 def _signed(duration: Duration, unit: Unit, of: str) -> int:

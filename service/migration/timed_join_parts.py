@@ -18,13 +18,16 @@ from service.dataflow.timed_join_vertices import (
     BestWithinVertex,
     IntervalJoinVertex,
     WindowJoinVertex,
+    window_names,
 )
 from service.errors import GraphError, UsageError
 from service.migration.keyed_parts import KeyedParts
 from service.statestore.best_within import BestWithin, Choice
+from service.statestore.join import SIDE
 from service.statestore.pairing import WINDOW, Interval, PairProgram, Windows
 from service.statestore.row_format import is_typed
 from service.statestore.timed_row_store import TimedRowProgram, TimedRowStore
+from service.statestore.window_semi_join import SemiProgram
 
 #: The vertices that `timed_join_parts` takes.
 TimedJoinVertex = BestWithinVertex | IntervalJoinVertex | WindowJoinVertex
@@ -52,15 +55,24 @@ def timed_join_parts(
                     "joins within event time cannot; cast it, or leave it out before key_by"
                 )
         _require_time(vertex.name, schema, times[side])
-    output = _output(vertex, key, *schemas)
+    others = schemas[1]
+    if isinstance(vertex, WindowJoinVertex):
+        window_names(vertex, [tuple(schema.names) for schema in schemas])
+        if vertex.semi:
+            others = pa.schema([others.field(right)])
+    output = _output(vertex, key, schemas[0], others)
+    columns = form.schema.names
     program: TimedRowProgram
-    if isinstance(vertex, BestWithinVertex):
+    if isinstance(vertex, WindowJoinVertex) and vertex.semi:
+        program, columns = _semi(vertex, key, times, form, output)
+        needed = [times[0].column], [times[1].column]
+    elif isinstance(vertex, BestWithinVertex):
         program, needed = _best_within(vertex, key, schemas, times, form, output)
     else:
         program = _pairs(vertex, key, times, form, output)
         needed = [times[0].column], [times[1].column]
     return KeyedParts(
-        form.schema.names,
+        columns,
         [key],
         TimedRowStore(vertex.name, program, bin_bits),
         program.output,
@@ -126,13 +138,7 @@ def _pairs(
         near = Interval(vertex.lower, vertex.upper)
     else:
         near = Windows(vertex.size, vertex.every)
-        for name in WINDOW:
-            if name in output.names:
-                raise GraphError(
-                    f"{vertex.name!r} would have two columns {name!r}; rename or drop that of its "
-                    "input"
-                )
-            output = output.append(pa.field(name, pa.int64()))
+        output = _with_window(output)
     return PairProgram(
         key,
         *form.names,
@@ -142,6 +148,30 @@ def _pairs(
         offsets=(times[0].offset, times[1].offset),
         outer=isinstance(vertex, IntervalJoinVertex) and vertex.outer,
     )
+
+
+def _semi(
+    vertex: WindowJoinVertex,
+    key: str,
+    times: Sequence[EventTime],
+    form: Tagged,
+    output: pa.Schema,
+) -> tuple[SemiProgram, list[str]]:
+    """The program, and the columns that it reads: of the right side the event time only."""
+    right = form.named(1, times[1].column)
+    program = SemiProgram(
+        key,
+        form.names[0],
+        (form.named(0, times[0].column), right),
+        Windows(vertex.size, vertex.every),
+        _with_window(output),
+        (times[0].offset, times[1].offset),
+    )
+    return program, [key, SIDE, *form.names[0], right]
+
+
+def _with_window(output: pa.Schema) -> pa.Schema:
+    return pa.schema([*output, *((name, pa.int64()) for name in WINDOW)])
 
 
 def _output(vertex: TimedJoinVertex, key: str, left: pa.Schema, right: pa.Schema) -> pa.Schema:

@@ -34,6 +34,7 @@ from service.statestore.row_table import RowTable
 from service.statestore.timed import NEVER, TimedRows
 from service.statestore.timed_row_store import (
     Int64s,
+    distinct_pairs,
     greatest_of,
     keys_of,
     part_of,
@@ -248,10 +249,10 @@ class PairProgram:
     ) -> None:
         """Say when rows can go, before they are added; each once it matters, or the last ones."""
         if self._near.exact:
-            timers.set(*_distinct(keys, ends))
+            timers.set(*distinct_pairs(keys, ends))
             return
         if self._outer:
-            timers.set(*_distinct(keys[sides == LEFT], ends[sides == LEFT]))
+            timers.set(*distinct_pairs(keys[sides == LEFT], ends[sides == LEFT]))
         distinct, latest = greatest_of(keys, ends)
         fresh = table.index.lookup(distinct) < 0
         timers.set(distinct[fresh], latest[fresh])
@@ -275,13 +276,3 @@ class PairProgram:
         given = late.select([self.key, *self._columns[LEFT], *self._columns[RIGHT]]).columns
         rest = [pa.nulls(late.num_rows, field.type) for field in list(self.output)[len(given) :]]
         return pa.RecordBatch.from_arrays([*given, *rest], schema=self.output)
-
-
-def _distinct(keys: Int64s, times: Int64s) -> tuple[Int64s, Int64s]:
-    """The pairs of a key and a time, each once."""
-    if not len(keys):
-        return keys, times
-    order = np.lexsort((times, keys))
-    keys, times = keys[order], times[order]
-    new = np.append(True, (keys[1:] != keys[:-1]) | (times[1:] != times[:-1]))
-    return keys[new], times[new]

@@ -160,3 +160,13 @@ def greatest_of(groups: Int64s, values: Int64s) -> tuple[Int64s, Int64s]:
     groups, values = groups[order], values[order]
     starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
     return groups[starts], np.maximum.reduceat(values, starts)
+
+
+def distinct_pairs(keys: Int64s, times: Int64s) -> tuple[Int64s, Int64s]:
+    """The pairs of a key and a time, each once."""
+    if not len(keys):
+        return keys, times
+    order = np.lexsort((times, keys))
+    keys, times = keys[order], times[order]
+    new = np.append(True, (keys[1:] != keys[:-1]) | (times[1:] != times[:-1]))
+    return keys[new], times[new]

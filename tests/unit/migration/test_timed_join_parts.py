@@ -115,7 +115,7 @@ def test_joins_of_pairs_give_both_sides_and_their_window() -> None:
     parts = parts_of(near, LEFT, RIGHT)
     assert parts.schema == pa.schema([(name, INT) for name in names])
     assert parts.sorted
-    windows = keyed[0]._join_in_windows("windows", keyed[1], "10s", "5s", "_right")
+    windows = keyed[0]._join_in_windows("windows", keyed[1], "10s", "5s", "inner", "_right")
     assert windows.columns == (*names, "window_start", "window_end")
     assert windows.event_time == EventTime("window_end", "ms", -1)
     assert parts_of(windows, LEFT, RIGHT).schema.names == list(windows.columns or ())
@@ -129,8 +129,8 @@ def test_a_window_of_the_input_is_in_the_way_of_the_output_s() -> None:
     auctions, bids = streams(LEFT, {**RIGHT, "window_end": INT})
     keyed = auctions.key_by("id"), bids.key_by("auction")
     with pytest.raises(GraphError, match="'windows' would have two columns 'window_end'"):
-        keyed[0]._join_in_windows("windows", keyed[1], "10s", "5s", "_right")
+        keyed[0]._join_in_windows("windows", keyed[1], "10s", "5s", "inner", "_right")
     unknown = bids.map_batches("map", lambda rows: rows).key_by("auction")
-    windows = keyed[0]._join_in_windows("windows", unknown, "10s", "5s", "_right")
+    windows = keyed[0]._join_in_windows("windows", unknown, "10s", "5s", "inner", "_right")
     with pytest.raises(GraphError, match="'windows' would have two columns 'window_end'"):
         parts_of(windows, LEFT, {**RIGHT, "window_end": INT})
