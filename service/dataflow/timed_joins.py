@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Self
@@ -23,6 +24,7 @@ from service.dataflow.timed_join_vertices import (
     output_names,
     window_names,
 )
+from service.dataflow.window_values import Regular, Window, require_window
 from service.durations import Duration
 from service.errors import GraphError, NotYetSupported
 
@@ -239,11 +241,39 @@ class TimedJoinOperators(KeyedOperators[StreamT]):
         return times
 
     def _join_in_windows(
-        self, name: str, right: Self, size: Duration, every: Duration, how: str, suffix: str
+        self,
+        name: str,
+        right: Self,
+        cuts: Sequence[tuple[Window, Duration | None]],
+        how: str,
+        suffix: str,
     ) -> StreamT:
-        """The rows of both streams in one window; see `WindowedStream.join`."""
+        """The rows of both streams in one window; see `WindowedStream.join`.
+
+        `cuts` are both sides' windows and allowed lateness, None for windows of all rows.
+        """
         if how not in (_INNER, _SEMI):
             raise NotYetSupported(f"how={how!r} of {name!r}", 'use how="inner" or how="semi"')
+        for window, lateness in cuts:
+            require_window(name, window, lateness or "0s")
+            if lateness is None or not isinstance(window, Regular):
+                raise NotYetSupported(
+                    f"join {name!r} of windows {window.described} or of all rows",
+                    "use tumbling(...) or sliding(...) behind key_by",
+                )
+            if in_unit(lateness, "ns", f"allowed_lateness of {name!r}"):
+                raise NotYetSupported(
+                    f"an allowed lateness of join {name!r}",
+                    "let the watermark wait longer, by out_of_orderness",
+                )
+        (own, _), (other, _) = cuts
+        if own != other:
+            raise GraphError(
+                f"join {name!r}: windows {own.described} on one side and {other.described} on the "
+                "other; make them the same"
+            )
+        assert isinstance(own, Regular), "as was just looked at"
+        size, every = own.size, own.every
         unit = self._both_times(name, right)[0].unit
         vertex = WindowJoinVertex(
             name,

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from service.dataflow.keyed import KeyedOperators
 from service.dataflow.row_operations import RowOperations
+from service.dataflow.timed_joins import TimedJoinOperators
 from service.dataflow.vertices import MapVertex
 from service.dataflow.window_values import (
     END,
@@ -42,7 +42,7 @@ class WindowedStream(Generic[StreamT]):
     all rows together.
     """
 
-    _on: KeyedOperators[StreamT]
+    _on: TimedJoinOperators[StreamT]
     #: None where the rows of all keys are together.
     _key: str | None
     _window: Window
@@ -160,6 +160,67 @@ class WindowedStream(Generic[StreamT]):
             self._key is not None,
         )
         return self._on._add(vertex, columns)
+
+    def join(
+        self,
+        name: str,
+        right: WindowedStream[StreamT],
+        *,
+        how: str = "inner",
+        suffix: str = "_right",
+    ) -> StreamT:
+        """The rows of this stream and of `right` with one key in one window.
+
+        With `how="inner"` every pair of them leaves, once for each window that has both, when the
+        later of the two has come; with `how="semi"` every row of this stream, once for each window
+        in which `right` has some row of its key. The output has the key, this stream's other
+        columns, for pairs those of `right`, and `window_start` and `window_end`; its event time is
+        `window_end` less one. A row is late once all its windows have closed.
+
+        Args:
+            name: of the vertex.
+            right: the other stream, grouped by its key and cut into the same windows.
+            how: "inner" or "semi".
+            suffix: added to names of `right`'s columns that this stream has as well.
+
+        Raises:
+            GraphError: other windows, streams of different flows or without event time, or two
+                output columns of one name.
+            NotYetSupported: another `how`, windows of all rows or that are given, or an allowed
+                lateness.
+
+        Cost: 0.6 us a row, and 0.1 us for each row of `right` that its key has in open windows.
+            Rows go when their last window closes; of `right` a "semi" keeps one mark a window.
+
+        Example:
+            People who registered and opened an auction in the same ten seconds:
+
+            >>> from service.dataflow.event_time import Watermarks
+            >>> from service.dataflow.flow import Flow
+            >>> from service.dataflow.vertices import KafkaSource
+            >>> from service.dataflow.window_values import tumbling
+            >>> flow, time = Flow("new"), Watermarks("date_time", out_of_orderness="5s")
+            >>> people = flow.source(
+            ...     "people",
+            ...     KafkaSource(["people"], "person", ["id", "name", "date_time"]),
+            ...     watermarks=time,
+            ... )
+            >>> auctions = flow.source(
+            ...     "auctions",
+            ...     KafkaSource(["auctions"], "auction", ["seller", "date_time"]),
+            ...     watermarks=time,
+            ... )
+            >>> window = tumbling("10s")
+            >>> sellers = auctions.key_by("seller").window(window)
+            >>> new = people.key_by("id").window(window).join("new", sellers, how="semi")
+            >>> new.columns
+            ('id', 'name', 'date_time', 'window_start', 'window_end')
+        """
+        cuts = [
+            (side._window, side._lateness if side._key is not None else None)
+            for side in (self, right)
+        ]
+        return self._on._join_in_windows(name, right._on, cuts, how, suffix)
 
     def _check(self, name: str, aggregates: Mapping[str, Aggregate | DistinctCount]) -> None:
         if not aggregates:

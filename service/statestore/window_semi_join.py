@@ -194,6 +194,8 @@ def _among(
 ) -> NDArray[np.bool_]:
     """Which pairs of a key and a time are among the others. Cost: sorting both."""
     count = len(keys)
+    if not count or not len(other_keys):
+        return np.zeros(count, dtype=np.bool_)
     all_keys = np.concatenate((other_keys, keys))
     all_times = np.concatenate((other_times, times))
     order = np.lexsort((all_times, all_keys))

@@ -20,6 +20,7 @@ from service.statestore.text_keys import key_hashes
 from service.statestore.timed import ALL, NEVER
 from service.statestore.timed_row_store import TimedRowStore
 from service.statestore.timed_text import TimedTextStore
+from service.statestore.window_semi_join import SemiProgram
 from tests.fakes.timed_stores import BITS, MOVING, STEPS, play, reached
 
 ROWS = st.tuples(st.sampled_from([LEFT, RIGHT]), st.integers(0, 2), st.integers(-3, 14))
@@ -163,6 +164,37 @@ def test_rows_of_an_interval_meet_as_in_a_model(near, epochs, moving, texts, out
 @given(WINDOWS, EPOCHS, MOVING, st.booleans())
 def test_rows_of_a_window_meet_as_in_a_model(near, epochs, moving, texts):
     check(near, epochs, moving, texts=texts, outer=False)
+
+
+def semi_of(windows, *, texts):
+    key = KEY_ID if texts else "k"
+    out = pa.schema([(name, pa.int64()) for name in (key, *SIDES[0], *WINDOW)])
+    times = (SIDES[LEFT][0], SIDES[RIGHT][0])
+    program = SemiProgram(key, SIDES[LEFT], times, windows, out, (OFFSET, 0))
+    store = TimedRowStore("semi", program, BITS)
+    return TimedTextStore(store, "k", pa.string()) if texts else store
+
+
+@settings(deadline=None)
+@given(WINDOWS, EPOCHS, MOVING, st.booleans())
+def test_left_rows_leave_once_a_window_that_has_a_right_row(near, epochs, moving, texts):
+    batches, number = [], 0
+    for rows, step in epochs:
+        batches.append((batch_of(rows, texts, number), step))
+        number += len(rows)
+    given = play(lambda: semi_of(near, texts=texts), KEY_ID if texts else "k", batches, moving)
+    pairs, _, late = expected(near, epochs)
+    first: dict[tuple[int, tuple[int, int]], int] = {}
+    for epoch, (left, _), window in sorted(pairs):
+        first.setdefault((left, window), epoch)
+    found = [
+        (epoch, row[SIDES[LEFT][1]], (row[WINDOW[0]], row[WINDOW[1]]))
+        for epoch, rows in given.applied
+        for row in rows.to_pylist()
+    ]
+    assert sorted(found) == sorted((epoch, *which) for which, epoch in first.items())
+    assert not any(rows.num_rows for _, rows in given.fired)
+    assert sum(rows.num_rows for rows in given.late) == len(late)
 
 
 EDGES = [NEVER, NEVER + 1, -1, 0, ALL - 1, ALL]

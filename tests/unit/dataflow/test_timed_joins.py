@@ -10,6 +10,7 @@ import pytest
 from service.dataflow.event_time import EventTime, Watermarks
 from service.dataflow.flow import Flow, Stream
 from service.dataflow.vertices import KafkaSource, Order, TimedVertex, upstreams_of
+from service.dataflow.window_values import given, tumbling
 from service.errors import GraphError, NotYetSupported
 
 LEFT = ["id", "at", "expires", "reserve"]
@@ -124,3 +125,21 @@ def test_an_interval_is_from_less_to_more_in_whole_units() -> None:
         near(auctions, bids, upper="soon")
     with pytest.raises(NotYetSupported, match="how='outer' of 'near' is not supported"):
         near(auctions, bids, how="outer")
+
+
+def test_windows_of_a_join_are_the_same_on_both_sides_and_regular() -> None:
+    _, auctions, bids = sides()
+    ten, twenty = tumbling("10s"), tumbling("20s")
+    left = auctions.key_by("id").window(ten)
+    with pytest.raises(GraphError, match="join 'j': windows of 10s every 10s on one side and of 2"):
+        left.join("j", bids.key_by("auction").window(twenty))
+    with pytest.raises(NotYetSupported, match="join 'j' of windows of 10s every 10s or of all row"):
+        left.join("j", bids.window(ten))
+    with pytest.raises(NotYetSupported, match="join 'j' of windows that are given or of all rows"):
+        left.join("j", bids.key_by("auction").window(given()))
+    with pytest.raises(NotYetSupported, match="an allowed lateness of join 'j'"):
+        left.join("j", bids.key_by("auction").window(ten, allowed_lateness="1s"))
+    with pytest.raises(NotYetSupported, match="how='left' of 'j' is not supported"):
+        left.join("j", bids.key_by("auction").window(ten), how="left")
+    joined = left.join("j", bids.key_by("auction").window(tumbling("10s")))
+    assert joined.event_time == EventTime("window_end", "ms", -1)

@@ -205,3 +205,36 @@ def test_pairs_of_an_interval_are_exact_while_bins_move(seed: int) -> None:
             expected[auction["id"], auction["at"], None, None] += 1
     assert told == expected
     assert any(price is None for _, _, price, _ in told)
+
+
+@pytest.mark.parametrize("how", ["inner", "semi"])
+@pytest.mark.parametrize("seed", range(3))
+def test_joins_in_windows_are_exact_while_bins_move(seed: int, how: str) -> None:
+    auctions, bids = events(seed + 40, 400)
+    flow, opened, offered = streams()
+    windows = mp.sliding("20ms", every="10ms")
+    first = opened.key_by("id").window(windows)
+    joined = first.join("joined", offered.key_by("auction").window(windows), how=how)
+    joined.sink("out", OUT)
+    with Cluster(flow, workers=2, schedule=seed) as cluster:
+        for part in send(cluster, auctions, bids, 6):
+            if part == 2:
+                cluster.move(range(8), to=1, strategy="fluid", wait=False)
+        cluster.finish()
+        told = Counter(
+            (row["id"], row["window_start"], row.get("price"), row.get("at_right"))
+            for row in cluster.output("out")
+        )
+    expected: Counter[tuple[Any, ...]] = Counter()
+    for auction in auctions:
+        for start in (auction["at"] // 10 * 10 - 10, auction["at"] // 10 * 10):
+            inside = [
+                bid
+                for bid in bids
+                if bid["auction"] == auction["id"] and start <= bid["at"] < start + 20
+            ]
+            for bid in inside if how == "inner" else inside[:1]:
+                given = (bid["price"], bid["at"]) if how == "inner" else (None, None)
+                expected[auction["id"], start, *given] += 1
+    assert told == expected
+    assert len(told) > 20

@@ -10,6 +10,7 @@ import pytest
 from service.dataflow.event_time import EventTime, Watermarks
 from service.dataflow.flow import Flow, Stream
 from service.dataflow.vertices import KafkaSource, KeyedVertex
+from service.dataflow.window_values import sliding, tumbling
 from service.errors import GraphError, NotYetSupported
 from service.migration.keyed_parts import KeyedParts
 from service.migration.stateful import keyed_parts
@@ -110,12 +111,13 @@ def test_what_waits_for_a_watermark_is_not_put_on_disk() -> None:
 def test_joins_of_pairs_give_both_sides_and_their_window() -> None:
     auctions, bids = streams(LEFT, RIGHT)
     keyed = auctions.key_by("id"), bids.key_by("auction")
+    cut = [side.window(sliding("10s", every="5s")) for side in keyed]
     near = keyed[0].interval_join("near", keyed[1], lower="-1s", upper="1s", how="left")
     names = ["id", "at", "expires", "reserve", "price", "at_right"]
     parts = parts_of(near, LEFT, RIGHT)
     assert parts.schema == pa.schema([(name, INT) for name in names])
     assert parts.sorted
-    windows = keyed[0]._join_in_windows("windows", keyed[1], "10s", "5s", "inner", "_right")
+    windows = cut[0].join("windows", cut[1])
     assert windows.columns == (*names, "window_start", "window_end")
     assert windows.event_time == EventTime("window_end", "ms", -1)
     assert parts_of(windows, LEFT, RIGHT).schema.names == list(windows.columns or ())
@@ -125,12 +127,29 @@ def test_joins_of_pairs_give_both_sides_and_their_window() -> None:
         parts.sides.of(holed, 1)
 
 
-def test_a_window_of_the_input_is_in_the_way_of_the_output_s() -> None:
-    auctions, bids = streams(LEFT, {**RIGHT, "window_end": INT})
-    keyed = auctions.key_by("id"), bids.key_by("auction")
+def test_a_semi_join_sends_and_gives_the_left_side_only() -> None:
+    right = {**RIGHT, "l": INT, "expires": INT}
+    auctions, bids = streams(LEFT, right)
+    cut = [side.window(tumbling("10s")) for side in (auctions.key_by("id"), bids.key_by("auction"))]
+    chosen = cut[0].join("chosen", cut[1], how="semi", suffix="")
+    assert chosen.columns == (*LEFT, "window_start", "window_end")
+    assert chosen.late("late").columns == chosen.columns
+    parts = parts_of(chosen, LEFT, right)
+    assert parts.schema.names == list(chosen.columns)
+    assert parts.late == parts.schema
+    names = ["join.0.at", "join.0.expires", "join.0.reserve", "join.1.at"]
+    assert parts.columns == ["id", "join.side", *names]
+
+
+@pytest.mark.parametrize("how", ["inner", "semi"])
+def test_a_window_of_the_input_is_in_the_way_of_the_output_s(how: str) -> None:
+    left = {**LEFT, "window_end": INT}
+    auctions, bids = streams(left, RIGHT)
+    cut = [side.window(tumbling("10s")) for side in (auctions.key_by("id"), bids.key_by("auction"))]
     with pytest.raises(GraphError, match="'windows' would have two columns 'window_end'"):
-        keyed[0]._join_in_windows("windows", keyed[1], "10s", "5s", "inner", "_right")
-    unknown = bids.map_batches("map", lambda rows: rows).key_by("auction")
-    windows = keyed[0]._join_in_windows("windows", unknown, "10s", "5s", "inner", "_right")
+        cut[0].join("windows", cut[1], how=how)
+    unknown = auctions.map_batches("map", lambda rows: rows).key_by("id").window(tumbling("10s"))
+    windows = unknown.join("windows", cut[1], how=how)
+    assert windows.columns is None
     with pytest.raises(GraphError, match="'windows' would have two columns 'window_end'"):
-        parts_of(windows, LEFT, {**RIGHT, "window_end": INT})
+        parts_of(windows, left, RIGHT)
