@@ -30,4 +30,4 @@ def test_the_blocks_run_and_every_stream_they_write_can_be_sunk() -> None:
     for name, stream in streams.items():
         stream.sink(f"{name}-out", mp.KafkaSink(name, key="id", schema=1))
     flow.check()
-    assert set(streams) >= {"winning", "early"}
+    assert set(streams) >= {"winning", "early", "bid_on", "quick"}
