@@ -206,6 +206,40 @@ def test_equals_a_model_that_sees_all_rows_at_once(case, epochs, moving):
     assert len(late) == len(tardy)
 
 
+#: One key, few times and few values: rows that are equally good come all the time.
+CLOSE = st.one_of(
+    st.tuples(st.just(LEFT), st.just(1), st.integers(0, 2), st.integers(2, 4), st.just(0)),
+    *2
+    * [
+        st.tuples(
+            st.just(RIGHT),
+            st.just(1),
+            st.integers(0, 2),
+            st.integers(0, 1),
+            st.sampled_from([None, "", "a", "ab", "ab" * 8, "b"]),
+        )
+    ],
+)
+CLOSE_EPOCHS = st.lists(
+    st.tuples(
+        st.lists(CLOSE, max_size=6),
+        st.tuples(st.sampled_from([0, 0, 0, 1]), st.sampled_from(["stay", "stay", "move"])),
+    ),
+    max_size=8,
+)
+
+
+@settings(deadline=None)
+@given(CLOSE_EPOCHS, MOVING)
+def test_of_rows_equally_good_the_least_is_chosen_whenever_it_comes(epochs, moving):
+    case = Case(texts=False, floats=False, floor=True, outer=False)
+    results, _ = played(case, epochs, moving)
+    wanted, _ = expected(case, epochs)
+    assert in_any_order(results) == in_any_order(
+        (closed, shown(case, left, best)) for closed, left, best in wanted
+    )
+
+
 @settings(deadline=None, max_examples=50)
 @given(EPOCHS, MOVING, st.booleans())
 def test_a_promise_that_is_kept_changes_nothing(epochs, moving, outer):
