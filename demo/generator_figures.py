@@ -44,7 +44,7 @@ PRODUCED_PER_CPU_SECOND_MIN = 500_000
 LATE_SHARE_MAX = 0.01
 PARTITIONS = 4
 _STATE_KEYS = 2_000_000
-_RUN_EVENTS = 1_000
+RUN_EVENTS = 1_000
 _START_MS = 1_750_000_000_000
 _WIRES = {
     "avro": Wire(),
@@ -74,13 +74,14 @@ def main(
         commit(),
         {**machine(), "stall_ms": probe.stall_ms},
         {"events": events, "rate": rate, "runs": runs, "partitions": PARTITIONS},
-        [_figure(name, each) for name, each in values.items()],
+        [figure_of(name, each) for name, each in values.items()],
     )
     print(document.json() if output == "json" else document.text())
     raise typer.Exit(document.exit_status)
 
 
-def _figure(name: str, values: list[float]) -> Figure:
+def figure_of(name: str, values: list[float]) -> Figure:
+    """The figure of one part over all runs, held to its bound."""
     if name.startswith("produced"):
         unit = "events per second of processor time"
         return Figure.of(name, unit, values, at_least=PRODUCED_PER_CPU_SECOND_MIN)
@@ -93,12 +94,12 @@ def _encode(values: _Values, events: int) -> None:
     clock = SystemClock()
     for name, wire in _WIRES.items():
         source = EventSource(NexmarkConfig().with_state(_STATE_KEYS), wire=wire)
-        numbers = np.arange(_RUN_EVENTS)
+        numbers = np.arange(RUN_EVENTS)
         source.encode(numbers, numbers + _START_MS, PARTITIONS)
         before = clock.cpu_us()
-        for _ in range(events // _RUN_EVENTS):
+        for _ in range(events // RUN_EVENTS):
             source.encode(numbers, numbers + _START_MS, PARTITIONS)
-            numbers += _RUN_EVENTS
+            numbers += RUN_EVENTS
         spent = clock.cpu_us() - before
         _put(values, f"encoding an event, {name}", spent / events)
 
@@ -154,30 +155,30 @@ def _measure(values: _Values, servers: str, client: Client, rate: int, events: i
     _send_results(producer, clock, rate, events)
     producer.close()
     final = json.loads(meter.communicate()[0].splitlines()[-1])
-    assert final["count"] == events // _RUN_EVENTS * _RUN_EVENTS, "every result was measured"
+    assert final["count"] == events // RUN_EVENTS * RUN_EVENTS, "every result was measured"
     _put(values, f"measuring a result at {rate:,}/s, {client}", final["cpu_us"] / final["count"])
 
 
 def _send_results(producer: DirectProducer, clock: SystemClock, rate: int, events: int) -> None:
-    starts = np.arange(PARTITIONS + 1) * (_RUN_EVENTS // PARTITIONS)
+    starts = np.arange(PARTITIONS + 1) * (RUN_EVENTS // PARTITIONS)
     begun = clock.wall_us()
-    for number in range(events // _RUN_EVENTS):
-        producer.send(_results(clock.wall_us() // 1000, starts))
+    for number in range(events // RUN_EVENTS):
+        producer.send(results_at(clock.wall_us() // 1000, starts))
         producer.poll(0)
-        rest_us = begun + round((number + 1) * _RUN_EVENTS * 1e6 / rate) - clock.wall_us()
+        rest_us = begun + round((number + 1) * RUN_EVENTS * 1e6 / rate) - clock.wall_us()
         if rest_us > 0:
             clock.sleep_us(rest_us)
     while producer.queued():
         producer.flush(1.0)
 
 
-def _results(now_ms: int, starts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> EncodedRun:
+def results_at(now_ms: int, starts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> EncodedRun:
     """Messages of auction_bids: an auction, three numbers and `oldest`."""
     zigzag = [_varint(number) for number in (1_234_567, 17, 123_456_789, 1_234_567, now_ms)]
     message = bytes([0, 0, 0, 0, 4]) + b"".join(zigzag)
-    packed = Payloads.of([message] * _RUN_EVENTS)
+    packed = Payloads.of([message] * RUN_EVENTS)
     offsets = np.append(packed.starts, packed.ends[-1:]).astype(np.int32)
-    numbers = np.arange(_RUN_EVENTS, dtype=np.int64)
+    numbers = np.arange(RUN_EVENTS, dtype=np.int64)
     data = np.append(packed.data, np.zeros(BLOCK, dtype=np.uint8))
     return EncodedRun(data, offsets, numbers, starts.astype(np.int64), numbers)
 

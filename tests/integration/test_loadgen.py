@@ -24,6 +24,7 @@ from loadgen.dates import EventDates
 from loadgen.direct import DirectConsumer, DirectProducer
 from loadgen.options import sized
 from loadgen.producer import Sender
+from loadgen.schedule import ConstantRate
 from loadgen.shapes import Shape, Varying, steps_of
 from service.nexmark.events import (
     EventSource,
@@ -260,6 +261,39 @@ def test_measuring_can_start_at_given_offsets(broker, topic):
     process.terminate()
     output, _ = process.communicate()
     assert json.loads(output.splitlines()[-1])["count"] == 2
+
+
+def test_windowed_results_count_from_the_plan_that_the_generator_printed(broker, topic, tmp_path):
+    # A second of 1,000 events, long ago; with 20 ms of out-of-orderness the window [0, 100) closes
+    # with the event of 120 ms, and [900, 1000) with none.
+    start_us = time.time_ns() // 1000 - 60_000_000
+    dates = EventDates.grouped(ConstantRate(start_us, 1_000, 1_000), 0, Fraction(1), 1)
+    plan = tmp_path / "run.jsonl"
+    plan.write_text(json.dumps(dates.document()) + "\n")
+    process = subprocess.Popen(
+        [
+            *loadgen(broker, "measure", "--topic", topic, "--format", "json"),
+            *("--field", "window_start", "--field-is", "window-start", "--size-ms", "100"),
+            *("--out-of-orderness-ms", "20", "--plan", str(plan), "--stop-on-stdin-close"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    before_us = time.time_ns() // 1000
+    producer = KafkaProducer(broker.bootstrap_servers, 0)
+    values = [b'{"auction":1,"num":3,"window_start":%d}' % number for number in (0, 900)]
+    assert producer.send(topic, [{"key": b"k", "value": value} for value in values], 0) == 2
+    producer.flush(10)
+    output, _ = process.communicate()
+    after_us = time.time_ns() // 1000
+    final = json.loads(output.splitlines()[-1])
+    assert (final["count"], final["closed_by_end"], final["unreadable"]) == (1, 1, 0)
+    (window,) = final["intended"]
+    closed_us = start_us + 120_000
+    assert window["t_us"] <= closed_us < window["t_us"] + 250_000
+    assert before_us - closed_us <= window["max_ms"] * 1000 <= after_us - closed_us
 
 
 def send_result(broker, topic, oldest_ms):
