@@ -183,7 +183,7 @@ class EncodedRun:
     """A run of events as Kafka messages, by topic and partition, in the order given inside each.
 
     Attributes:
-        data: all messages, header and body, one behind the other.
+        data: all messages, header and body, one behind the other, and at least BLOCK bytes more.
         offsets: n + 1; message j is `data[offsets[j]:offsets[j + 1]]`.
         keys: n; 8 bytes big-endian each (N3).
         partition_starts: topics * partitions + 1; partition p of topic t has the messages `[g]` up
