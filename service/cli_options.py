@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from service.durations import microseconds_of
 from service.nexmark.queries import QueryTopics
+from service.nexmark.rules import PRESETS
 from service.nexmark.wire import Format, Topics
 
 Target = Annotated[
@@ -82,6 +85,26 @@ EventsIn = Annotated[
         "one of objects that hold a person, an auction or a bid.",
     ),
 ]
+OutOfOrderness = Annotated[
+    str,
+    typer.Option(
+        help="How much earlier than the latest event of its partition a built-in's event may be, "
+        "such as 5s."
+    ),
+]
+
+
+class Preset(StrEnum):
+    """Windows of the built-in queries."""
+
+    DEFAULT = "default"
+    MEGAPHONE = "megaphone"
+
+
+Windows = Annotated[
+    Preset,
+    typer.Option(help="Windows of q5, q7 and q8: of seconds, or those of Megaphone's authors."),
+]
 SlotNumber = Annotated[int, typer.Option("--slot", min=0, help="Which slot this process plays.")]
 Address = Annotated[str, typer.Option(help="Where peers connect to; * takes a free port.")]
 HttpPort = Annotated[
@@ -125,9 +148,23 @@ def query_of(
     output_topic: OutputTopic = "",
     written: Written = Format.AVRO,
     events_in: EventsIn = Topics.SEPARATE,
+    max_out_of_orderness: OutOfOrderness = "5s",
+    windows: Windows = Preset.DEFAULT,
 ) -> QueryTopics:
-    """What the options say of a built-in query."""
-    return QueryTopics(topic_prefix, output_topic or None, events_in, written)
+    """What the options say of a built-in query.
+
+    Raises:
+        UsageError: the out-of-orderness is no length of time.
+    """
+    microseconds_of(max_out_of_orderness, "--max-out-of-orderness")
+    return QueryTopics(
+        topic_prefix,
+        output_topic or None,
+        events_in,
+        written,
+        max_out_of_orderness,
+        PRESETS[windows],
+    )
 
 
 def query_arguments(query: QueryTopics) -> list[str]:
@@ -135,4 +172,6 @@ def query_arguments(query: QueryTopics) -> list[str]:
     return [
         *("--topic-prefix", query.prefix, "--output-topic", query.output or ""),
         *("--format", query.format, "--event-topics", query.event_topics),
+        *("--max-out-of-orderness", query.out_of_orderness),
+        *("--windows", next(name for name, each in PRESETS.items() if each == query.windows)),
     ]

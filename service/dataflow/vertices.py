@@ -19,14 +19,12 @@ import pyarrow as pa
 
 from service.dataflow.connectors import LocalSink, LocalSource
 from service.dataflow.event_time import EventTime, Watermarks
+from service.dataflow.formats import require_format, require_types
 from service.dataflow.row_vertices import BatchFunction, RowVertex
 from service.errors import GraphError
 from service.statestore.aggregate import Aggregate
 from service.statestore.object_rows import StateCodec
 from service.statestore.stateful_map import RowForm, StateFunction
-
-#: How records of topics may be written.
-FORMATS = ("avro", "json")
 
 
 class Order(Enum):
@@ -71,15 +69,8 @@ class KafkaSource:
             raise GraphError("a KafkaSource needs at least one topic and one field")
         if len(set(self.fields)) != len(self.fields):
             raise GraphError(f"KafkaSource fields {list(self.fields)} repeat a name")
-        _require_format("KafkaSource", self.format)
-        if self.types and self.format == "avro":
-            raise GraphError("fields of Avro have the types of its schema; leave out `types`")
-        if not self.types and not self.record:
-            raise GraphError("a KafkaSource needs a record, whose schema says the fields' types")
-        if self.types and (unknown := sorted(set(self.fields) - set(self.types))):
-            raise GraphError(f"KafkaSource fields {unknown} have no type in `types`")
-        if unknown := sorted(set(self.times) - set(self.fields)):
-            raise GraphError(f"KafkaSource times {unknown} are none of its fields")
+        require_format("KafkaSource", self.format)
+        require_types(self.format, self.record, self.fields, self.types, self.times)
 
 
 @dataclass(frozen=True)
@@ -102,17 +93,12 @@ class KafkaSink:
     format: str = "avro"
 
     def __post_init__(self) -> None:
-        _require_format("KafkaSink", self.format)
+        require_format("KafkaSink", self.format)
         if self.schema is None and self.format == "avro":
             raise GraphError(
                 f"the sink of topic {self.topic!r} needs the id of its schema, schema=...; or "
                 'write JSON, format="json"'
             )
-
-
-def _require_format(whose: str, given: str) -> None:
-    if given not in FORMATS:
-        raise GraphError(f"{whose} format {given!r} is none of {', '.join(FORMATS)}")
 
 
 @dataclass(frozen=True)

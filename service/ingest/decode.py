@@ -56,6 +56,8 @@ OF_NO_TYPE = frozenset(
         "bad_schema_id",
         "unknown_schema",
         "bad_schema",
+        "bad_json",
+        "no_object",
     }
 )
 

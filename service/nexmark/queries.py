@@ -12,22 +12,28 @@ Invariants
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.dataflow.flow import Flow, Stream, count, highest, oldest, total
-from service.dataflow.vertices import KafkaSink, KafkaSource
+from service.dataflow.event_time import Watermarks
+from service.dataflow.flow import Flow, Stream, count, highest, mean, oldest, total
+from service.dataflow.vertices import KafkaSink, KafkaSource, Order
+from service.dataflow.window_values import given, sliding, tumbling
 from service.errors import UsageError
 from service.nexmark.decimals import thousandths_of
 from service.nexmark.rules import (
+    PRESETS,
     Q1_THOUSANDTHS,
     Q2_MODULUS,
     Q3_CATEGORY,
     Q3_STATES,
+    Q6_PRICES,
     RULES,
+    QueryWindows,
 )
 from service.nexmark.wire import Format, Topics, Wire
 
@@ -51,6 +57,9 @@ class QueryTopics:
     output: str | None = None
     event_topics: Topics = Topics.SEPARATE
     format: Format = Format.AVRO
+    #: How much earlier than the latest event of its partition one may still be.
+    out_of_orderness: str = "5s"
+    windows: QueryWindows = PRESETS["default"]
 
     def __post_init__(self) -> None:
         # Refuses what nobody could tell apart.
@@ -67,8 +76,8 @@ class QueryTopics:
             return f"{self.prefix}-{kind}"
         return self.events
 
-    def read(self, flow: Flow, kind: str, fields: Sequence[str]) -> Stream:
-        """Add a source of `person`, `auction` or `bid` to a query's flow."""
+    def read(self, flow: Flow, kind: str, fields: Sequence[str], *, timed: bool = False) -> Stream:
+        """Add a source of events of a type to a query's flow, `timed` with watermarks."""
         tagged = self.event_topics is Topics.TAGGED
         source = KafkaSource(
             [self.of(kind)],
@@ -78,7 +87,8 @@ class QueryTopics:
             inside=kind if tagged else "",
             times=[name for name in fields if name in _TIMES],
         )
-        return flow.source(kind, source)
+        watermarks = Watermarks("date_time", self.out_of_orderness) if timed else None
+        return flow.source(kind, source, watermarks=watermarks)
 
     def write(self, stream: Stream, key: str) -> Flow:
         """End a query's flow in a topic, its records keyed by a column."""
@@ -155,12 +165,85 @@ def q3(topics: QueryTopics) -> Flow:
     return topics.write(pairs.select("columns", *RULES["q3"].columns), "id")
 
 
+def _winning(flow: Flow, topics: QueryTopics, *columns: str) -> Stream:
+    """The winning price of each auction, when the watermark passes its `expires`."""
+    fields = ["id", "reserve", "date_time", "expires", *columns]
+    auctions = topics.read(flow, "auction", fields, timed=True)
+    bids = topics.read(flow, "bid", ["auction", "price", "date_time"], timed=True)
+    return auctions.key_by("id").best_within(
+        "winning", bids.key_by("auction"), until="expires", by="price", at_least="reserve"
+    )
+
+
+def q4(topics: QueryTopics) -> Flow:
+    """Per category, the mean winning price of the auctions that have closed, emitted on change.
+
+    The mean is of all such auctions since the beginning, so one number a category is kept for ever;
+    an auction and its bids are kept until the watermark passes its `expires`.
+    """
+    winning = _winning(Flow("q4"), topics, "category")
+    means = winning.key_by("category").aggregate("means", avg=mean("price"))
+    return topics.write(means, "category")
+
+
+def q5(topics: QueryTopics) -> Flow:
+    """The auctions with the most bids in each sliding window, all of them if several have.
+
+    Bids are counted by auction, wherever that is; the counts of a window meet in one place.
+    """
+    size, slide = topics.windows.q5_size_ms, topics.windows.q5_slide_ms
+    bids = topics.read(Flow("q5"), "bid", ["auction", "date_time"], timed=True)
+    windows = bids.key_by("auction").window(sliding(f"{size}ms", every=f"{slide}ms"))
+    counts = windows.aggregate("counts", num=count())
+    hottest = counts.window(given()).top("hottest", by="num", n=1, ties=True)
+    return topics.write(hottest.select("columns", *RULES["q5"].columns), "auction")
+
+
+def q6(topics: QueryTopics) -> Flow:
+    """Per seller, the mean of the last 10 winning prices, emitted with every auction that closes.
+
+    The last are those that close last, by (expires, id), whatever order they come in.
+    """
+    winning = _winning(Flow("q6"), topics, "seller")
+    means = winning.key_by("seller").stateful_map(
+        "means",
+        _with_one_more,
+        value=("expires", "id", "price"),
+        initial=list,
+        schema={"avg": pa.float64()},
+        order=Order.ORDERED,
+    )
+    return topics.write(means, "seller")
+
+
+def _with_one_more(
+    last: list[tuple[int, int, int]], auction: tuple[int, int, int]
+) -> tuple[list[tuple[int, int, int]], float]:
+    """A seller's last auctions with one more, and the mean of their prices."""
+    insort(last, auction)
+    del last[:-Q6_PRICES]
+    return last, sum(price for *_, price in last) / len(last)
+
+
+def q7(topics: QueryTopics) -> Flow:
+    """The bids with the highest price of each window, all of them if several have it."""
+    fields = RULES["q1"].columns
+    bids = topics.read(Flow("q7"), "bid", fields, timed=True)
+    windows = bids.window(tumbling(f"{topics.windows.q7_size_ms}ms"))
+    highest_bids = windows.top("highest", by="price", n=1, ties=True)
+    return topics.write(highest_bids.select("columns", *RULES["q7"].columns), "auction")
+
+
 BUILT_IN: dict[str, Callable[[QueryTopics], Flow]] = {
     "auction_bids": auction_bids,
     "q0": q0,
     "q1": q1,
     "q2": q2,
     "q3": q3,
+    "q4": q4,
+    "q5": q5,
+    "q6": q6,
+    "q7": q7,
 }
 
 

@@ -64,7 +64,9 @@ def results(bootstrap_servers, topic, query, form):
         ("q2", Wire(format=Format.AVRO, topics=Topics.TAGGED)),
         ("q1", Wire(format=Format.AVRO, topics=Topics.COMBINED)),
         ("q3", Wire(format=Format.AVRO, topics=Topics.SEPARATE)),
-        ("q3", Wire(format=Format.JSON, topics=Topics.SEPARATE, times=Times.ISO)),
+        ("q3", Wire(format=Format.JSON, topics=Topics.TAGGED, times=Times.ISO)),
+        ("q4", Wire(format=Format.AVRO, topics=Topics.COMBINED)),
+        ("q5", Wire(format=Format.JSON, topics=Topics.SEPARATE)),
     ],
 )
 def test_a_query_until_the_end_gives_what_the_oracle_says(

@@ -40,7 +40,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "service.migration": _FLOW,
     "service.ingest": _MOVES,
     "service.egress": _MOVES,
-    "service.nexmark": (*VOCABULARY, "service.dataflow.flow", "service.dataflow.vertices"),
+    "service.nexmark": (
+        *VOCABULARY,
+        *(
+            f"service.dataflow.{name}"
+            for name in ("flow", "vertices", "event_time", "window_values")
+        ),
+    ),
     "service.broker": VOCABULARY,
     "service": ("service",),
     "loadgen": ("service.nexmark.events",),

@@ -123,8 +123,8 @@ def _checks(
 
 def query_flow(query: str, stream: Drawn) -> Flow:
     """The query, told how far the stream is out of order."""
-    assert stream.options.out_of_order_ms < 1_000_000
-    return BUILT_IN[query](QueryTopics())
+    late = f"{stream.options.out_of_order_ms}ms"
+    return BUILT_IN[query](QueryTopics(out_of_orderness=late))
 
 
 def _time(
