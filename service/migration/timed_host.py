@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.dataflow.operator import Capability, InputPort, Message, OperatorContext, payload_size
+from service.dataflow.operator import Capability, Message, OperatorContext, payload_size
 from service.hashing import bins_of
 from service.migration.control_source import ControlSource
 from service.migration.event_clock import EventClock, Word, lowered
@@ -152,12 +152,9 @@ class TimedHost(StateHost):
     def _is_complete(self, epoch: int) -> bool:
         return not any(
             element <= (epoch,)
-            for port in self._inputs_of_epochs()
+            for port in (self._data, self._words)
             for element in port.frontier().elements()
         )
-
-    def _inputs_of_epochs(self) -> tuple[InputPort, InputPort]:
-        return self._data, self._words
 
     def _has_room(self) -> bool:
         return all(output.ready() for output in self._outs)

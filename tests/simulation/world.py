@@ -190,6 +190,8 @@ class World:
 
     #: How many times TURNS_MAX a run may take.
     patience = 1
+    #: Whether the stop says that the input is complete.
+    drain = False
 
     def run(self) -> None:
         """Let the seed decide until everything is done.
@@ -301,7 +303,7 @@ class World:
         self.log.append(Promise(horizon=self.horizon, clock=self.clock))
         if sum(self.rows_stamped) >= self.shape.rows and len(self.waves) >= self.shape.waves:
             self.stop = Stop(
-                at=self.horizon + self.random.randrange(1, 50), drain=False, clock=self.clock
+                at=self.horizon + self.random.randrange(1, 50), drain=self.drain, clock=self.clock
             )
             self.log.append(self.stop)
         return True
