@@ -50,7 +50,11 @@ from service.dataflow.vertices import (
     Vertex,
     upstreams_of,
 )
-from service.dataflow.window_vertices import WindowAggregateVertex, WindowTopVertex
+from service.dataflow.window_vertices import (
+    WindowAggregateVertex,
+    WindowFoldVertex,
+    WindowTopVertex,
+)
 from service.ids import Role
 
 _WIDTH, _HEIGHT = 190, 46
@@ -81,6 +85,7 @@ KINDS: dict[type, str] = {
     WindowJoinVertex: "window join",
     WindowAggregateVertex: "windows",
     WindowTopVertex: "top of windows",
+    WindowFoldVertex: "fold of windows",
     EnterVertex: "enter loop",
     ProcessVertex: "process",
     FeedbackVertex: "feedback",

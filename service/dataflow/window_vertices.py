@@ -5,8 +5,9 @@ Flow: `windows` adds them to a flow -> migration.window_parts lowers them to F a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,6 +18,8 @@ from service.durations import Duration
 from service.errors import GraphError
 from service.statestore.aggregate import Aggregate
 from service.statestore.distinct_values import DistinctCount
+from service.statestore.stateful_map import RowForm
+from service.statestore.window_fold import FoldFunction
 from service.statestore.window_form import in_windows, times_in
 
 
@@ -69,6 +72,33 @@ class WindowTopVertex(TimedVertex):
         key = f"by {self.key}: " if self.grouped else ""
         end = "least" if self.lowest else "greatest"
         return f"{key}{self.count} of {end} {self.by} in windows {self.window.described}"
+
+    def event_time(self, given: Sequence[EventTime]) -> EventTime:
+        """A result leaves when the watermark reaches its window's end."""
+        return EventTime(END, given[0].unit, -1)
+
+
+@dataclass(frozen=True)
+class WindowFoldVertex(TimedVertex):
+    """Per window and key what a user's function makes of its rows."""
+
+    name: str
+    keys: tuple[str, ...]
+    upstreams: tuple[int, ...]
+    window: Regular | Given
+    lateness: Duration
+    function: FoldFunction
+    initial: Callable[[], Any]
+    #: What the function is given of a row, as in `StatefulMapVertex`.
+    value: RowForm
+    #: Columns of a result.
+    outputs: pa.Schema
+
+    @property
+    def described(self) -> str:
+        """For people."""
+        outputs = ", ".join(self.outputs.names)
+        return f"by {self.key}: {outputs} in windows {self.window.described}"
 
     def event_time(self, given: Sequence[EventTime]) -> EventTime:
         """A result leaves when the watermark reaches its window's end."""

@@ -19,11 +19,15 @@ from service.dataflow.timed_join_vertices import (
     WindowJoinVertex,
 )
 from service.dataflow.vertices import TimedVertex
-from service.dataflow.window_vertices import WindowAggregateVertex, WindowTopVertex
+from service.dataflow.window_vertices import (
+    WindowAggregateVertex,
+    WindowFoldVertex,
+    WindowTopVertex,
+)
 from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
 from service.migration.timed_join_parts import timed_join_parts
-from service.migration.window_parts import window_aggregate, window_top
+from service.migration.window_parts import window_aggregate, window_fold, window_top
 from service.statestore.process_store import ProcessProgram, ProcessStore, forms_of
 
 
@@ -49,6 +53,9 @@ def timed_parts(vertex: TimedVertex, given: TimedInputs) -> KeyedParts:
         case WindowAggregateVertex():
             (schema,), (time,) = given.schemas, given.times
             return window_aggregate(vertex, given.key, schema, time, given.bin_bits)
+        case WindowFoldVertex():
+            (schema,), (time,) = given.schemas, given.times
+            return window_fold(vertex, given.key, schema, time, given.bin_bits)
         case WindowTopVertex():
             (schema,), (time,) = given.schemas, given.times
             return window_top(vertex, given.key, schema, time, given.bin_bits)

@@ -6,20 +6,29 @@ timed_parts -> lowering.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
 from service.dataflow.event_time import EventTime, in_unit
 from service.dataflow.operators import columns_of
 from service.dataflow.window_values import END, START, Given, Session, panes_of
-from service.dataflow.window_vertices import WindowAggregateVertex, WindowTopVertex
+from service.dataflow.window_vertices import (
+    WindowAggregateVertex,
+    WindowFoldVertex,
+    WindowTopVertex,
+)
 from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
 from service.statestore.aggregate import Aggregate, AggregateProgram, Count
 from service.statestore.distinct_values import DistinctCount, ValueLines
+from service.statestore.object_rows import OBJECTS
 from service.statestore.panes import Panes
+from service.statestore.process_store import ProcessStore, forms_of
 from service.statestore.timed_row_store import TimedRowStore
+from service.statestore.window_fold import FoldProgram, WindowFold
 from service.statestore.window_form import WindowForm
 from service.statestore.window_sessions import WindowSessions
 from service.statestore.window_store import WindowStore
@@ -90,6 +99,46 @@ def window_top(
     store = TimedRowStore(vertex.name, program, bin_bits)
     # Which of equal rows come first decides only where not all of them are given.
     return KeyedParts(columns, required, store, program.output, key, sorted=not vertex.ties)
+
+
+def window_fold(
+    vertex: WindowFoldVertex, key: str, schema: pa.Schema, time: EventTime, bin_bits: int
+) -> KeyedParts:
+    """The parts of a user's fold over windows; raises as `window_aggregate`."""
+    panes = panes_of(vertex.name, vertex.window, vertex.lateness, time.unit)
+    form, given = vertex.value, isinstance(vertex.window, Given)
+    read = (form,) if isinstance(form, str) else form or tuple(schema.names)
+    bounds = (START, END) if given else ()
+    for name in (*read, *bounds):
+        if name not in schema.names:
+            raise GraphError(
+                f"{vertex.name!r} needs column {name!r}; the stream has {columns_of(schema)}"
+            )
+
+    def row_of(values: Sequence[Any]) -> Any:
+        own = values[len(bounds) :]
+        if isinstance(form, str):
+            return own[0]
+        return tuple(own) if form is not None else dict(zip(read, own, strict=True))
+
+    fold = WindowFold(
+        panes, vertex.outputs.names, vertex.function, vertex.initial, row_of, given=given
+    )
+    named = [pa.field(START, pa.int64()), pa.field(END, pa.int64())]
+    outputs = pa.schema([*named, *vertex.outputs])
+    program = FoldProgram(
+        forms_of(vertex.name, key, (*bounds, *read), outputs, None),
+        fold.on_row,
+        fold.on_timer,
+        END if given else time.column,
+        0 if given else time.offset,
+        0,
+        panes,
+    )
+    store = ProcessStore(vertex.name, program, bin_bits, OBJECTS)
+    columns = list(dict.fromkeys([key, *bounds, *read, program.time]))
+    output = pa.schema([pa.field(key, pa.int64()), *outputs])
+    return KeyedParts(columns, [key, *bounds, program.time], store, output, key)
 
 
 def _form_of(

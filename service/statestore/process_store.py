@@ -140,6 +140,11 @@ class ProcessProgram:
     #: How far below the watermark a row is not late.
     lateness: int
 
+    def late_of(self, times: Int64s, watermark: int) -> NDArray[np.bool_]:
+        """Which rows of these event times are late (PS3)."""
+        late: NDArray[np.bool_] = times < max(NEVER, watermark - self.lateness)
+        return late
+
     def times_of(self, rows: pa.RecordBatch) -> Int64s:
         """Event times of rows, which have no nulls."""
         column = rows.column(self.time).view(pa.int64())
@@ -233,7 +238,7 @@ class ProcessStore(ObjectStore):
         """
         program = self._process
         times = program.times_of(rows)
-        is_late = times < max(NEVER, watermark - program.lateness)
+        is_late = program.late_of(times, watermark)
         late = None
         if is_late.any():
             late = rows.filter(pa.array(is_late))

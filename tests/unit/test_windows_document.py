@@ -31,4 +31,13 @@ def test_the_blocks_run_and_every_stream_they_write_can_be_sunk() -> None:
         assert stream.event_time is not None
         stream.sink(f"{name}-out", mp.KafkaSink(name, key="window_start", schema=1))
     flow.check()
-    assert set(streams) >= {"counts", "volume", "busiest", "again", "highest", "hottest", "visits"}
+    assert set(streams) >= {
+        "counts",
+        "volume",
+        "busiest",
+        "again",
+        "highest",
+        "hottest",
+        "visits",
+        "spreads",
+    }
