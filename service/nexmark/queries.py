@@ -234,6 +234,16 @@ def q7(topics: QueryTopics) -> Flow:
     return topics.write(highest_bids.select("columns", *RULES["q7"].columns), "auction")
 
 
+def q8(topics: QueryTopics) -> Flow:
+    """Who registered and opened an auction in the same window: each registration once."""
+    flow, window = Flow("q8"), tumbling(f"{topics.windows.q8_size_ms}ms")
+    persons = topics.read(flow, "person", ["id", "name", "date_time"], timed=True)
+    auctions = topics.read(flow, "auction", ["seller", "date_time"], timed=True)
+    opened = auctions.key_by("seller").window(window)
+    sellers = persons.key_by("id").window(window).join("sellers", opened, how="semi")
+    return topics.write(sellers.select("columns", *RULES["q8"].columns), "id")
+
+
 BUILT_IN: dict[str, Callable[[QueryTopics], Flow]] = {
     "auction_bids": auction_bids,
     "q0": q0,
@@ -244,6 +254,7 @@ BUILT_IN: dict[str, Callable[[QueryTopics], Flow]] = {
     "q5": q5,
     "q6": q6,
     "q7": q7,
+    "q8": q8,
 }
 
 

@@ -13,7 +13,7 @@ What the queries make of input that the generator never sends:
   not in q3 and q8.
 * **Duplicate ids.** Every event counts for itself. Two auctions of one id are two auctions: q3
   joins each, q4 and q6 close each by its own times and reserve, with the bids on that id. Two
-  persons of one id are two: q3 joins each; q8 gives each *name* of an id once a window.
+  persons of one id are two: q3 joins each, q8 gives each that has an auction in its window.
 * **Duplicate events** are events: q0 to q3 give each, q5 counts each, q7 gives each of the highest.
 * **Times** may be negative or far ahead; nothing is left out for them. A time far ahead moves its
   partition's watermark there, and what the partition brings behind it is late: results without it
@@ -127,7 +127,7 @@ RULES: dict[str, Rule] = {
         ("auction", "person"),
         ("id", "name", "window_start"),
         None,
-        "persons who registered in a window and opened an auction in the same one, each id and "
-        "name once a window",
+        "persons who registered in a window and opened an auction in the same one: each "
+        "registration once, however many auctions",
     ),
 }

@@ -204,12 +204,9 @@ def _q7(stream, windows):
 def _q8(stream, windows):
     size = windows.q8_size_ms
     opened = {(each["seller"], each["date_time"] // size) for each in stream["auction"]}
-    found = {
-        (each["id"], each["name"], each["date_time"] // size * size)
-        for each in stream["person"]
-        if (each["id"], each["date_time"] // size) in opened
-    }
-    yield from found
+    for each in stream["person"]:
+        if (each["id"], each["date_time"] // size) in opened:
+            yield each["id"], each["name"], each["date_time"] // size * size
 
 
 _QUERIES = {

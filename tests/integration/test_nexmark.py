@@ -66,6 +66,7 @@ def results(bootstrap_servers, topic, query, form):
         ("q3", Wire(format=Format.AVRO, topics=Topics.SEPARATE)),
         ("q3", Wire(format=Format.JSON, topics=Topics.TAGGED, times=Times.ISO)),
         ("q4", Wire(format=Format.AVRO, topics=Topics.COMBINED)),
+        ("q8", Wire(format=Format.JSON, topics=Topics.TAGGED)),
         ("q5", Wire(format=Format.JSON, topics=Topics.SEPARATE)),
     ],
 )

@@ -30,7 +30,7 @@ LATENESS_MS = 260_000_000_000_000
 
 
 def test_there_are_all_that_the_rules_name():
-    assert set(QUERIES) == set(RULES) - {"q8"}
+    assert set(QUERIES) == set(RULES)
 
 
 @pytest.mark.parametrize("query", QUERIES)

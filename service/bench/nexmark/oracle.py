@@ -114,7 +114,7 @@ _QUERIES = {
             USING (window_start, price)
     """,
     "q8": """
-        SELECT DISTINCT person.id, person.name, person.start::BIGINT AS window_start
+        SELECT person.id, person.name, person.start::BIGINT AS window_start
         FROM (SELECT id, name, {q8_floor} AS start FROM person) AS person
             JOIN (SELECT DISTINCT seller, {q8_floor} AS start FROM auction) AS auction
             ON person.id = auction.seller AND person.start = auction.start
