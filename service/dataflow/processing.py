@@ -59,7 +59,8 @@ class ProcessOperators(KeyedOperators[StreamT]):
         Raises:
             GraphError: as `stateful_map`, or the stream has no event time.
 
-        Cost: about 1 us a row and what the function takes.
+        Cost: about 2 us a row, 3 us a row that sets a timer, 7 us a timer that fires, and what the
+            functions take.
 
         Example:
             Users that were silent for a minute:
