@@ -52,7 +52,7 @@ def publish(
     source = EventSource(config or NexmarkConfig())
     client = KafkaProducer(bootstrap_servers, 5)
     client.connect(topic)
-    sender = Sender(client, topic)
+    sender = Sender(client, [topic], partitions)
     bids = 0
     for start in range(first, first + count, _RUN_EVENTS):
         numbers = np.arange(start, min(start + _RUN_EVENTS, first + count), dtype=np.int64)

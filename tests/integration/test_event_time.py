@@ -39,7 +39,9 @@ def publish(bootstrap_servers, topic, first, last):
     client = KafkaProducer(bootstrap_servers, 5)
     client.connect(topic)
     times = FIRST_MS + numbers * STEP_MS - jitter
-    Sender(client, topic).send(EventSource(NexmarkConfig()).encode(numbers, times, PARTITIONS))
+    Sender(client, [topic], PARTITIONS).send(
+        EventSource(NexmarkConfig()).encode(numbers, times, PARTITIONS)
+    )
     client.flush(60)
     assert client.queued() == 0
 
