@@ -84,7 +84,10 @@ def run(flow, events, chance):
 
 
 def _far_ahead(kind):
-    """An event that is in no result: no window and no auction that it is in closes."""
+    """An event that is in no result: no window and no auction that it is in closes.
+
+    Its seller is no person, since who registers and sells in one window is told at once.
+    """
     row = {name: -1 if of == pa.int64() else "" for name, of in TYPES[kind].items()}
-    times = {"date_time": 2 * LATENESS_MS, "expires": 3 * LATENESS_MS}
-    return {name: times.get(name, value) for name, value in row.items()}
+    others = {"date_time": 2 * LATENESS_MS, "expires": 3 * LATENESS_MS, "seller": -2}
+    return {name: others.get(name, value) for name, value in row.items()}
