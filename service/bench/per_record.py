@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ import pyarrow as pa
 
 from service.bench.document import Figure
 from service.bench.gateway import generation_of
+from service.bench.one_core import one_core
 from service.bench.running_mean import digest_of, records_of, running_mean
 from service.clock import SystemClock
 from service.dataflow.flow import Flow
@@ -182,20 +181,6 @@ def run_bytewax(python: Path, options: RecordOptions, *function: str) -> tuple[f
     return options.records * 1e9 / answer["took_ns"], answer["digest"]
 
 
-@contextmanager
-def _one_core() -> Iterator[None]:
-    """This thread, and processes it starts, on one core for the length of a block (PB1)."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
 def record_figures(runs: int, options: RecordOptions, peer: Path | None) -> Iterator[Figure]:
     """Measure, beside Bytewax if `peer` is the interpreter of its environment.
 
@@ -204,7 +189,7 @@ def record_figures(runs: int, options: RecordOptions, peer: Path | None) -> Iter
     """
     ours: list[float] = []
     theirs: list[float] = []
-    with _one_core():
+    with one_core():
         for _ in range(runs):
             rate, digest = run_ours(options)
             ours.append(rate)

@@ -11,7 +11,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Never
 
 import msgspec
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from service.errors import FormatMismatch, StateCorrupt
 from service.statestore import object_json
-from service.statestore.arena import KeyedTable
 from service.statestore.checkpoint import StoredVertex
 from service.statestore.columns import ColumnSpec, Values
 from service.statestore.hosted import HostedStore
@@ -40,6 +39,7 @@ from service.statestore.row_kinds import (
 from service.statestore.row_store import RowStore
 from service.statestore.row_table import RowTable
 from service.statestore.text_store import KeyedStore, TextKeyedStore
+from service.statestore.unapplied import Unapplied
 from service.statestore.vertex_store import VertexStore
 
 #: Name of the only column of a store of objects; its type is the codec's name.
@@ -76,7 +76,7 @@ def _blank(stored: StoredVertex, bin_bits: int) -> KeyedStore:
                 f"vertex {stored.vertex!r} has a column {name!r} of type {kind!r}, which this "
                 "version does not know; use the version that wrote it"
             )
-    return VertexStore(stored.vertex, _NoProgram(columns), bin_bits)
+    return VertexStore(stored.vertex, Unapplied(columns), bin_bits)
 
 
 def codec_of(stored: StoredVertex) -> str | None:
@@ -144,29 +144,8 @@ def _refuse() -> Never:
     raise AssertionError("a blank store applies no rows")
 
 
-class _NoProgram:
-    """The program of a store that only holds rows."""
-
-    def __init__(self, columns: Sequence[ColumnSpec]) -> None:
-        self.state_columns = columns
-
-    def apply(
-        self,
-        table: KeyedTable,
-        keys: NDArray[np.int64],
-        values: Mapping[str, Values],
-        version: int,
-    ) -> tuple[NDArray[np.int64], dict[str, Values]]:
-        """Refuse rows."""
-        _refuse()
-
-    def apply_rows(self, table: KeyedTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
-        """Refuse rows."""
-        _refuse()
-
-
 class _NoRows:
-    """The same for a store of typed rows."""
+    """The program of a store of typed rows that only holds them; see `Unapplied`."""
 
     key = "key"
 
@@ -179,7 +158,7 @@ class _NoRows:
 
 
 class _NoObjects:
-    """The same for a store of objects."""
+    """The program of a store of objects that only holds them."""
 
     key = "key"
 

@@ -6,15 +6,13 @@ which entries each pane has, and makes that anew for bins that come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.statestore.arena import KeyedTable
-from service.statestore.columns import ColumnSpec, Values
 from service.statestore.groups import BinGroup, BinGroups
 from service.statestore.table_copying import TableCopier
 from service.statestore.timers import TimerTable
@@ -85,24 +83,3 @@ class WindowGroups(BinGroups):
         """As `BinGroups.install`; raises StateCorrupt too if entries have ids not theirs."""
         super().install(group)
         self._store.came(group.bins)
-
-
-class Unapplied:
-    """State columns of a table whose rows a store changes itself."""
-
-    def __init__(self, columns: Sequence[ColumnSpec]) -> None:
-        self.state_columns = columns
-
-    def apply(
-        self,
-        table: KeyedTable,
-        keys: NDArray[np.int64],
-        values: Mapping[str, Values],
-        version: int,
-    ) -> tuple[NDArray[np.int64], dict[str, Values]]:
-        """Refuse rows."""
-        raise AssertionError("rows of windows come with a watermark")
-
-    def apply_rows(self, table: KeyedTable, rows: pa.RecordBatch, version: int) -> pa.RecordBatch:
-        """Refuse rows."""
-        raise AssertionError("rows of windows come with a watermark")

@@ -33,8 +33,9 @@ from service.statestore.slot_database import SlotDatabase
 from service.statestore.tiered_table import TieredTable
 from service.statestore.timed import NEVER, TimedRows
 from service.statestore.timed_row_store import stays_in_memory
+from service.statestore.unapplied import Unapplied
 from service.statestore.vertex_store import VertexStore
-from service.statestore.window_copying import Unapplied, WindowCopier, WindowGroups
+from service.statestore.window_copying import WindowCopier, WindowGroups
 from service.statestore.window_form import Flags, WindowForm
 from service.statestore.window_results import WindowResults, among
 from service.statestore.window_table import WindowTable

@@ -12,11 +12,9 @@ Invariants
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,17 +115,3 @@ def _rows(query: str, path: Path) -> pa.Table:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
     read: pa.Table = pa_json.read_json(path)
     return read
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """This thread, and processes it starts, on one core for the length of a block (NB2)."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)

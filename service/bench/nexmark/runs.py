@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.bench.document import Figure
-from service.bench.nexmark.beside import can_express, one_core, run_beside
+from service.bench.nexmark.beside import can_express, run_beside
 from service.bench.nexmark.memory import MemoryOptions, Ran, run_query
 from service.bench.nexmark.oracle import differences, expected
 from service.bench.nexmark.stream import Drawn, StreamOptions, drawn
+from service.bench.one_core import one_core
 from service.bench.peers import Peer
 from service.dataflow.flow import Flow
 from service.dataflow.flow_shape import stateful_of
