@@ -233,17 +233,26 @@ class Job:
         assert status["id"].encode() == message.key(), "a status is keyed by its id"
         self._statuses.append(status)
 
-    def await_status(self, identity: str, state: str, timeout_s: float = WAIT_S) -> Document:
-        """Wait until a request is in a state and return that status; other ends are failures."""
+    def await_status(
+        self, identity: str, state: str, timeout_s: float = WAIT_S, *, known: int = 0
+    ) -> Document:
+        """Wait until a request is in a state and return that status; other ends are failures.
+
+        Args:
+            identity: the request's id.
+            state: to wait for.
+            timeout_s: how long.
+            known: statuses of this id that were there before; they answer an earlier request.
+        """
 
         def found() -> bool:
-            states = [each["state"] for each in self.statuses(identity)]
+            states = [each["state"] for each in self.statuses(identity)[known:]]
             if state not in states and states:
                 assert states[-1] not in ("rejected", "aborted", "completed"), self.statuses()
             return state in states
 
         self.await_(found, f"{identity} {state}", timeout_s)
-        return next(each for each in self.statuses(identity) if each["state"] == state)
+        return next(each for each in self.statuses(identity)[known:] if each["state"] == state)
 
     # The end ------------------------------------------------------------------------------------
 

@@ -172,8 +172,9 @@ def rescale_there_and_back(job, bootstrap_servers):
         ("second", 2, {32: 2}),  # refused above, so its id is free
         ("third", 3, {22: 1, 21: 2}),
     ):
+        known = len(job.statuses(identity))
         job.request({"id": identity, "kind": "rescale", "workers": workers})
-        done = job.await_status(identity, "completed")
+        done = job.await_status(identity, "completed", known=known)
         before, owners = owners, told_owners(job, bootstrap_servers)
         moved = {b: owners[b] for b in range(BINS) if owners[b] != before[b]}
         assert Counter(Counter(owners).values()) == shares
