@@ -17,7 +17,7 @@ ARGS ?=
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 BENCH ?= ingest
-PACKAGES := service loadgen megaphone demo
+PACKAGES := service loadgen megaphone demo dashboards
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras \
 	--generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
@@ -26,7 +26,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python /usr/bin/python3)
 
-.PHONY: help setup lock demo broker test lint fmt format type tidy unit simulation sim integration bench ci clean
+.PHONY: help setup lock demo broker test lint fmt format type tidy unit simulation sim integration bench dashboards ci clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -93,6 +93,9 @@ integration: setup ## Real processes on a real broker
 
 bench: setup ## Run a benchmark: make bench BENCH=ingest ARGS="--output json"
 	@$(BIN)/megaphone bench $(BENCH) $(ARGS)
+
+dashboards: setup ## Write the Grafana dashboards from their definition
+	@$(BIN)/python -m dashboards
 
 # Fastest part first. The tests run as `make test`, the command the README gives; pyproject.toml says
 # in which order: tidy, unit, property, simulation, integration.

@@ -90,6 +90,7 @@ class Checkpointing:
         else:
             self._send(parts.part(cut, files))
             if files is not None:
+                self._folder.cut(files.bytes, self._waited_ns)
                 self._log.info(
                     "checkpoint.cut",
                     cut=cut,

@@ -15,7 +15,6 @@ Invariants
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 
 import msgspec
 
@@ -31,6 +30,7 @@ from service.control_topics import (
     RecordWriter,
     TopicTail,
 )
+from service.controller_counts import ControllerCounts
 from service.controller_start import ControllerOptions, find_past, settings_of, shape_of
 from service.dataflow.flow import Flow
 from service.dataflow.transport.frame import FrameKind
@@ -73,7 +73,7 @@ from service.migration.records import (
     decode_member,
     encode,
 )
-from service.readings import controller_details, controller_reading
+from service.readings import controller_details, links_reading
 from service.slot_folder import CHECKPOINTS_KEPT
 from service.stop_signals import StopSignals
 
@@ -107,7 +107,6 @@ class ControllerProcess:
         self._topics = topics = AppTopics(options.app)
         self._incarnation = secrets.randbits(62) | 1
         self._stop_asked = self._ended = self._failed = False
-        self._answers: Counter[str] = Counter()
         servers, timeout = options.bootstrap_servers, config.limits.broker_timeout_s
         shape = shape_of(options, flow, timeout)
         Admin(servers, timeout).ensure_app(topics)
@@ -117,6 +116,8 @@ class ControllerProcess:
         self._members = TopicTail(servers, topics.members, START_AT_END, timeout)
         self._control = TopicTail(servers, topics.control, START_AT_COMMITTED, timeout)
         self._past = past = find_past(servers, topics, timeout)
+        cut = None if past.manifest is None else past.manifest.cut
+        self._counts = ControllerCounts(cut, options.checkpoint_every_s)
         self._links = links or socket_links(_SLOT, self._incarnation, config.limits)
         self._endpoint = self._links.bind(options.address)
         self._machine_clock = ControllerClock(
@@ -298,6 +299,7 @@ class ControllerProcess:
         )
 
     def _carry_out(self, instruction: Instruction) -> None:
+        self._counts.note(instruction, self._now_us())
         match instruction:
             case PublishStatus(record=record):
                 self._publish(record)
@@ -334,8 +336,6 @@ class ControllerProcess:
         self._log.info("checkpoint.written", manifest=manifest.name, cut=manifest.cut)
 
     def _publish(self, record: StatusRecord) -> None:
-        if record.state not in (RequestState.ACCEPTED, RequestState.RUNNING):
-            self._answers[record.state] += 1
         self._records.write(self._topics.status, record.id, encode(record))
         if record.state is not RequestState.RUNNING:
             self._log.info(
@@ -351,14 +351,14 @@ class ControllerProcess:
     # Telling ------------------------------------------------------------------------------------
 
     def _beat(self, state: MemberState) -> None:
-        machine = self._machine
+        machine, horizon = self._machine, self._past.history.horizon
         if state is MemberState.RUNNING and machine.phase is Phase.WAITING:
             state = MemberState.WAITING
         self._heartbeat.beat(
             state,
             None if machine.generation is None else machine.generation.generation,
             controller_details(machine, self._heartbeat.http),
-            controller_reading(self._answers, self._past.history.horizon, self._now_us()),
+            {**self._counts.reading(horizon, self._now_us()), **links_reading(self._links)},
             ready=machine.phase is Phase.RUNNING,
         )
 

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 import pyarrow as pa
 from confluent_kafka import Producer
 
-from service.clock import sleep
+from service.clock import Clock, sleep
 from service.config import Config
 from service.control_topics import Admin
+from service.dataflow.event_time import microseconds
 from service.dataflow.flow import Flow
 from service.dataflow.flow_shape import roles_of
 from service.dataflow.vertices import SinkVertex, SourceVertex
@@ -36,6 +37,7 @@ from service.ingest.records import TopicPartition
 from service.ingest.registry import SchemaRegistry
 from service.ingest.source import SourceOperator
 from service.ingest.watermarks import Estimator
+from service.latency import LatencyMeter, Sample
 from service.member import Member
 from service.migration.records import Generation
 
@@ -51,6 +53,7 @@ class KafkaEdges:
         config: Config,
         flow: Flow,
         registry: SchemaRegistry,
+        clock: Clock,
     ) -> None:
         """Make the producer; it connects when it is first asked for something."""
         self._bootstrap = bootstrap_servers
@@ -62,6 +65,11 @@ class KafkaEdges:
         self._decoders: dict[str, SourceDecoder] = {}
         self._encoders: dict[str, RowEncoder] = {}
         self._letters: list[DeadLetters] = []
+        self._clock = clock
+        #: Of what was read and not stamped yet.
+        self._samples: list[Sample] = []
+        self._estimators: dict[str, Estimator] = {}
+        self.latency = LatencyMeter()
         self.producer = KafkaProducer(bootstrap_servers, f"{app}.{slot}", config.worker.linger_ms)
         #: By name of the source vertex; only of sources whose partitions this process reads.
         self.feeds: dict[str, SourceFeed] = {}
@@ -151,6 +159,7 @@ class KafkaEdges:
         estimator = None
         if timed and vertex.watermarks is not None:
             estimator = Estimator(vertex.name, vertex.watermarks, self.schema_of(vertex))
+            self._estimators[vertex.name] = estimator
         return SourceFeed(
             source,
             self._decoders[vertex.name],
@@ -159,6 +168,7 @@ class KafkaEdges:
             until_end=generation.until_end,
             estimator=estimator,
             labels={vertex.topic_of(label): label for label in vertex.inputs},
+            times=self._samples,
         )
 
     def read(self, member: Member) -> bool:
@@ -173,6 +183,28 @@ class KafkaEdges:
                 member.sources[name].offer(rows)
             full = full or more
         return full
+
+    def tick(self, member: Member, monotonic_us: int) -> None:
+        """Let the member close an epoch, and note which records it took."""
+        if member.tick(monotonic_us) and self._samples:
+            self.latency.stamped(member.ticks.last, self._samples[:])
+            self._samples.clear()
+
+    def watch(self, member: Member) -> None:
+        """Count the latency of records whose results Kafka has. Cost: 5 us while any wait."""
+        if self.latency.waits:
+            epochs = (epoch for epoch in member.frontiers().values() if epoch is not None)
+            self.latency.passed(min(epochs, default=None), self._clock.wall_us())
+
+    def watermark_lags(self, member: Member) -> dict[str, float]:
+        """How far event time is behind the clock, seconds, by source; only where it is known."""
+        lags = {}
+        now_us = self._clock.wall_us()
+        for name, estimator in self._estimators.items():
+            words = member.sources[name].words
+            if words is not None and words.told is not None:
+                lags[name] = (now_us - microseconds(words.told, estimator.unit)) / 1e6
+        return lags
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a record of any source that reads, at most so long; whether there is one.

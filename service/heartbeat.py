@@ -19,6 +19,7 @@ from service.errors import BrokerError
 from service.ids import Slot
 from service.log import Log
 from service.migration.records import MemberDetails, MemberRecord, MemberState, encode
+from service.process_reading import process_reading
 from service.telemetry import Reading, registry_of
 
 #: What a process that fails still waits for its last word to be stored.
@@ -131,7 +132,8 @@ class Heartbeat:
         self._http.close()
 
     def _read(self) -> Reading:
-        return {**self._reading, "megaphone_process_loop_age_seconds": self._age_s()}
+        live = {"megaphone_process_loop_age_seconds": self._age_s()}
+        return {**self._reading, **live, **process_reading(self._ready[1])}
 
     def _healthy(self) -> Verdict:
         age = self._age_s()

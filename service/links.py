@@ -11,6 +11,7 @@ from typing import Protocol
 
 from service.config import LimitsConfig
 from service.dataflow.transport.base import Transport
+from service.dataflow.transport.counters import TransportCounters
 from service.dataflow.transport.link import LinkLimits, PeerAddress
 from service.dataflow.transport.zeromq import ZmqTransport
 from service.ids import Slot
@@ -36,6 +37,11 @@ class Links(Transport, Protocol):
     @property
     def connected(self) -> bool:
         """Whether every member has been greeted, both ways."""
+        ...
+
+    @property
+    def counters(self) -> TransportCounters | None:
+        """What went over sockets and what was refused; None where there are none."""
         ...
 
     @property

@@ -46,6 +46,7 @@ class LocalNetwork(MemoryNetwork):
 class LocalLinks(MemoryTransport):
     """An end of a LocalNetwork, as processes use it: everybody is there from the start."""
 
+    counters = None
     connected = True
     observed = True
 

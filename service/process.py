@@ -134,7 +134,7 @@ class MemberProcess:
         self._folder = SlotFolder(options.state_dir, servers, app, slot, config)
         if slot.role is Role.WORKER:
             self._folder.check()
-        self._edges = KafkaEdges(servers, app, slot, config, flow, registry)
+        self._edges = KafkaEdges(servers, app, slot, config, flow, registry, self._clock)
         self._edges.prepare()
         self._next_log = self._next_read = self._next_tick = now = self._clock.monotonic_ns()
         self._next_receipts = now
@@ -331,7 +331,7 @@ class MemberProcess:
             # Rows on their way, or a cut that waits for this gateway's ticks.
             busy = member.busy
             if busy or now >= self._next_tick:
-                member.tick(now // _US)
+                self._edges.tick(member, now // _US)
                 self._next_tick = now + self._idle_tick_ns
             # Until a record comes (`_rest`) there is nothing to read, but the ticks of a cut go on.
             wait_ns = self._tick_ns if busy or self._shares_thread else self._idle_tick_ns
@@ -341,6 +341,7 @@ class MemberProcess:
             self._edges.producer.poll()
             self._next_receipts = now + _RECEIPTS_EVERY_NS
         member.step()
+        self._edges.watch(member)
         self._report(member)
         if self._checkpointing is not None:
             self._checkpointing.turn(now)
@@ -396,7 +397,8 @@ class MemberProcess:
             state,
             self._generation_number,
             details_of(member, edges, lag, heartbeat.http, self._teller),
-            {**reading_of(member, edges, lag, self._teller, now_us), **self._folder.reading()},
+            reading_of(member, edges, lag, self._teller, self._links, now_us)
+            | self._folder.reading(),
             ready=ready,
         )
 

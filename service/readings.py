@@ -1,22 +1,28 @@
 """What a process tells about itself: a heartbeat for the members topic, a reading for Prometheus.
 
 Flow: member, its Kafka ends, controller machine -> [details_of, reading_of, ...] -> <app>.members
-and telemetry.CATALOGUE. Functions of what they are given; nothing here decides, stores or sends.
+and service.catalogue. Functions of what they are given; nothing here decides, stores or sends.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import fields
 
+from service.dataflow.transport.credit import CreditClass
 from service.edges import KafkaEdges
 from service.ids import Role
+from service.links import Links
 from service.member import Member
 from service.migration.controller import ControllerMachine
 from service.migration.records import MemberDetails
 from service.statestore.slot_database import SlotDatabase
-from service.telemetry import Reading
+from service.telemetry import Value
 from service.telling import Teller
+
+#: Counters of frames dropped, by why.
+_DROPPED = "dropped_"
 
 
 def details_of(
@@ -43,57 +49,101 @@ def details_of(
     )
 
 
-def reading_of(member: Member, edges: KafkaEdges, lag: int, teller: Teller, now_us: int) -> Reading:
+def reading_of(
+    member: Member, edges: KafkaEdges, lag: int, teller: Teller, links: Links, now_us: int
+) -> dict[str, Value]:
     """What a gateway or worker tells Prometheus; `now_us` is its monotonic clock."""
-    reading: dict[str, float | Mapping[str, float]] = {
+    clock_us = member.ticks.now_us(now_us)
+    credit = member.worker.credit_bytes()
+    reading: dict[str, Value] = {
+        "megaphone_dataflow_frontier_lag_seconds": {
+            name: max(0, clock_us - oldest) / 1e6
+            for name, oldest in member.frontiers().items()
+            if oldest is not None
+        },
         "megaphone_dataflow_queued_bytes": member.worker.queued_bytes(),
         "megaphone_dataflow_held_bytes": member.held_bytes,
+        "megaphone_dataflow_credit_used_bytes": _by_class(credit, 0),
+        "megaphone_dataflow_credit_free_bytes": _by_class(credit, 1),
         "megaphone_dataflow_progress_batches_total": member.worker.progress_batches_sent,
         "megaphone_dataflow_progress_bytes_total": member.worker.progress_bytes_sent,
     }
-    oldest = min((time for time in member.frontiers().values() if time is not None), default=None)
-    if oldest is not None:
-        lag_us = max(0, member.ticks.now_us(now_us) - oldest)
-        reading["megaphone_dataflow_frontier_lag_seconds"] = lag_us / 1e6
+    reading |= links_reading(links)
     if edges.feeds:
-        reading |= _reading_of_feeds(edges, lag)
+        reading |= _reading_of_feeds(member, edges, lag)
     if member.slot.role is Role.WORKER:
-        reading |= _reading_of_state(member, edges, teller)
+        reading |= _reading_of_state(member, teller)
+    if edges.writers:
+        reading |= _reading_of_writers(member, edges)
     return reading
 
 
-def _reading_of_feeds(edges: KafkaEdges, lag: int) -> Reading:
+def links_reading(links: Links) -> dict[str, Value]:
+    """What went over the sockets and what was refused; nothing where there are none."""
+    counters = links.counters
+    if counters is None:
+        return {}
+    dropped = {
+        field.name.removeprefix(_DROPPED): float(getattr(counters, field.name))
+        for field in fields(counters)
+        if field.name.startswith(_DROPPED)
+    }
+    return {
+        "megaphone_transport_sent_frames_total": counters.frames_sent,
+        "megaphone_transport_sent_bytes_total": counters.bytes_sent,
+        "megaphone_transport_received_frames_total": counters.frames_received,
+        "megaphone_transport_received_bytes_total": counters.bytes_received,
+        "megaphone_transport_dropped_frames_total": dropped,
+        "megaphone_transport_failed_handshakes_total": counters.failed_handshakes,
+    }
+
+
+def _by_class(credit: Mapping[CreditClass, tuple[int, int]], which: int) -> dict[str, float]:
+    return {kind.name.lower(): amounts[which] for kind, amounts in credit.items()}
+
+
+def _reading_of_feeds(member: Member, edges: KafkaEdges, lag: int) -> dict[str, Value]:
     feeds = edges.feeds.values()
     rejected: Counter[str] = Counter()
     for feed in feeds:
         rejected.update(feed.rejected_by_reason())
     return {
         "megaphone_ingest_records_total": sum(feed.records_in for feed in feeds),
-        "megaphone_ingest_skipped_total": sum(feed.skipped for feed in feeds),
-        "megaphone_ingest_rejected_total": dict(rejected),
+        "megaphone_ingest_bytes_total": sum(feed.bytes_in for feed in feeds),
+        "megaphone_ingest_skipped_records_total": sum(feed.skipped for feed in feeds),
+        "megaphone_ingest_rejected_records_total": dict(rejected),
         "megaphone_ingest_lag_records": lag,
-        "megaphone_ingest_paused": float(any(feed.paused for feed in feeds)),
+        "megaphone_ingest_paused_sources": sum(feed.paused for feed in feeds),
+        "megaphone_ingest_watermark_lag_seconds": edges.watermark_lags(member),
+        "megaphone_dataflow_latency_seconds": edges.latency.read(),
     }
 
 
-def _reading_of_state(member: Member, edges: KafkaEdges, teller: Teller) -> Reading:
-    hosts = member.hosts.values()
+def _reading_of_state(member: Member, teller: Teller) -> dict[str, Value]:
+    hosts = member.hosts
     return {
-        "megaphone_state_rows": state_rows(member),
-        "megaphone_state_bytes": sum(host.store.total_nbytes for host in hosts),
-        "megaphone_state_updates_per_second": teller.updates_per_s,
-        "megaphone_state_rows_applied_total": sum(host.rows_applied for host in hosts),
-        "megaphone_migration_bins_owned": len(member.owned_bins()),
-        "megaphone_migration_bins_received_total": teller.bins_received,
-        "megaphone_migration_bytes_received_total": teller.bytes_received,
+        "megaphone_state_rows": {name: host.store.row_count for name, host in hosts.items()},
+        "megaphone_state_bytes": {name: host.store.total_nbytes for name, host in hosts.items()},
+        "megaphone_state_applied_rows_total": {
+            name: host.rows_applied for name, host in hosts.items()
+        },
+        "megaphone_migration_owned_bins": len(member.owned_bins()),
+        "megaphone_migration_received_bins_total": teller.bins_received,
+        "megaphone_migration_received_bytes_total": teller.bytes_received,
+    }
+
+
+def _reading_of_writers(member: Member, edges: KafkaEdges) -> dict[str, Value]:
+    return {
         "megaphone_egress_records_total": sum(writer.rows for writer in edges.writers),
-        "megaphone_egress_unacknowledged": sum(
+        "megaphone_egress_bytes_total": sum(writer.bytes for writer in edges.writers),
+        "megaphone_egress_unacknowledged_batches": sum(
             sink.unacknowledged for sink in member.sinks.values()
         ),
     }
 
 
-def tier_reading(slot: SlotDatabase) -> Reading:
+def tier_reading(slot: SlotDatabase) -> dict[str, Value]:
     """What a worker with a memory budget tells Prometheus of it."""
     tables = slot.tables
     return {
@@ -122,18 +172,3 @@ def controller_details(machine: ControllerMachine, http: str) -> MemberDetails:
         plan=plan.plan.id if plan is not None else None,
         owners=table.latest.tolist() if table is not None else None,
     )
-
-
-def controller_reading(requests: Mapping[str, int], horizon_us: int, now_us: int) -> Reading:
-    """What the controller tells Prometheus; after a stop the horizon is endless and not told."""
-    reading: dict[str, float | Mapping[str, float]] = {
-        "megaphone_control_requests_total": dict(requests)
-    }
-    ahead_s = (horizon_us - now_us) / 1e6
-    if ahead_s < _HORIZON_ENDLESS_S:
-        reading["megaphone_control_horizon_seconds"] = max(0.0, ahead_s)
-    return reading
-
-
-#: Further ahead no promise goes, but the end after a stop does.
-_HORIZON_ENDLESS_S = 86_400.0

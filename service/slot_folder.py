@@ -34,7 +34,7 @@ from service.statestore.description import remove_descriptions, write_descriptio
 from service.statestore.frozen import FrozenStore
 from service.statestore.slot_database import LIVE, SlotDatabase
 from service.statestore.tiers import back_stores, read_tiered, write_tiered
-from service.telemetry import Reading
+from service.telemetry import Value
 
 #: Manifests, and with them checkpoints, that are kept.
 CHECKPOINTS_KEPT = 3
@@ -69,6 +69,8 @@ class SlotFolder:
         self._memory = config.worker.state_memory_bytes
         #: Where rows are that memory has no room for; None: all of them are in memory.
         self._database: SlotDatabase | None = None
+        #: What is told of the newest checkpoint's part here.
+        self._part: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     def check(self) -> None:
@@ -177,9 +179,17 @@ class SlotFolder:
         remove_checkpoints(self.path, [files for files in kept if files is not None])
         remove_descriptions(self.path)
 
-    def reading(self) -> Reading:
-        """What Prometheus is told of state beyond memory; nothing without it."""
-        return {} if self._database is None else tier_reading(self._database)
+    def cut(self, size: int, waited_ns: int) -> None:
+        """Note a checkpoint's part: its bytes, and how long rows waited for copies."""
+        self._part = {
+            "megaphone_checkpoint_part_bytes": size,
+            "megaphone_checkpoint_wait_seconds": waited_ns / 1e9,
+        }
+
+    def reading(self) -> dict[str, Value]:
+        """What Prometheus is told of the newest part, and of state beyond memory if there is."""
+        beyond = {} if self._database is None else tier_reading(self._database)
+        return {**self._part, **beyond}
 
     def close(self) -> None:
         """Let the thread go when its work is done."""

@@ -4,68 +4,78 @@ Flow: parts count in plain integers -> [ProcessCollector] reads them when scrape
 Nothing is counted twice and nothing is updated on the hot path.
 
 Invariants
-  T1  Names are megaphone_<subsystem>_<thing>_<unit>[_total]; the only labels are app, slot, reason.
-  T2  A scrape reads integers and never blocks the loop.
+  T1  What is told stands in the catalogue, with the labels that it says; anything else is an error.
+  T2  A scrape reads numbers and never blocks the loop.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+
+from service.catalogue import CATALOGUE, Kind, MetricSpec
+
+#: Upper bounds of what takes time, seconds.
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 @dataclass(frozen=True, slots=True)
-class MetricSpec:
-    """One metric: its name (T1), whether it only grows, and what it says."""
+class Distribution:
+    """How many values lie up to each bound, but not the bound before; the last: beyond all."""
 
-    name: str
-    counter: bool
-    help: str
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Prometheus' buckets: bound, and how many values lie up to it."""
+        names = [*map(repr, self.bounds), "+Inf"]
+        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
 
 
-#: Every metric of the service, in the order documents list them.
-CATALOGUE: tuple[MetricSpec, ...] = (
-    MetricSpec("megaphone_ingest_records_total", True, "Records read from Kafka."),
-    MetricSpec("megaphone_ingest_skipped_total", True, "Records of types the flow does not take."),
-    MetricSpec("megaphone_ingest_rejected_total", True, "Bad records, dead-lettered, by reason."),
-    MetricSpec("megaphone_ingest_lag_records", False, "Records between position and end offset."),
-    MetricSpec("megaphone_ingest_paused", False, "1 while reading is stopped by back-pressure."),
-    MetricSpec("megaphone_dataflow_frontier_lag_seconds", False, "Clock minus oldest open epoch."),
-    MetricSpec("megaphone_dataflow_queued_bytes", False, "Bytes waiting in operators' inputs."),
-    MetricSpec("megaphone_dataflow_held_bytes", False, "Bytes of rows waiting for a frontier."),
-    MetricSpec("megaphone_dataflow_progress_batches_total", True, "Progress batches broadcast."),
-    MetricSpec("megaphone_dataflow_progress_bytes_total", True, "Bytes of progress sent to peers."),
-    MetricSpec("megaphone_state_rows", False, "Rows of keyed state."),
-    MetricSpec("megaphone_state_bytes", False, "Bytes of keyed state, as it is in memory."),
-    MetricSpec("megaphone_state_updates_per_second", False, "Rows folded into state, of late."),
-    MetricSpec("megaphone_state_memory_budget_bytes", False, "Memory for keyed state, at most."),
-    MetricSpec("megaphone_state_resident_bytes", False, "Bytes of it that tables take."),
-    MetricSpec("megaphone_state_rocksdb_bytes", False, "Bytes RocksDB takes, by what for."),
-    MetricSpec("megaphone_state_away_rows", False, "Rows of keyed state on disk alone."),
-    MetricSpec("megaphone_state_recalled_rows_total", True, "Rows read back into memory."),
-    MetricSpec("megaphone_state_evicted_rows_total", True, "Rows that left memory."),
-    MetricSpec("megaphone_state_lookups_total", True, "Keys looked for on disk."),
-    MetricSpec("megaphone_state_rows_applied_total", True, "Input rows folded into state."),
-    MetricSpec("megaphone_migration_bins_owned", False, "Bins hosted by this process."),
-    MetricSpec(
-        "megaphone_migration_bins_received_total", True, "Bins installed from other workers."
-    ),
-    MetricSpec("megaphone_migration_bytes_received_total", True, "Bytes of state installed."),
-    MetricSpec("megaphone_egress_records_total", True, "Rows handed to the Kafka producer."),
-    MetricSpec("megaphone_egress_unacknowledged", False, "Batches Kafka has not acknowledged."),
-    MetricSpec("megaphone_control_requests_total", True, "Control requests by final state."),
-    MetricSpec("megaphone_control_horizon_seconds", False, "Horizon promised, ahead of the clock."),
-    MetricSpec(
-        "megaphone_process_loop_age_seconds", False, "Time since the main loop last turned."
-    ),
-)
+class Histogram:
+    """Counts values by size.
 
-#: A scrape: metric name -> value, or reason -> value for metrics that have reasons.
-Reading = Mapping[str, float | Mapping[str, float]]
+    >>> waits = Histogram((1.0, 2.0))
+    >>> waits.count(1.0)
+    >>> waits.count(5.0, times=2)
+    >>> waits.read()
+    Distribution(bounds=(1.0, 2.0), counts=(1, 0, 2), total=11.0)
+    """
+
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        """Begin without values; `bounds` ascend."""
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def count(self, value: float, times: int = 1) -> None:
+        """Count a value, several times over. Cost: 0.3 us."""
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._total += value * times
+
+    def read(self) -> Distribution:
+        """What was counted, as it is now."""
+        return Distribution(self._bounds, tuple(self._counts), self._total)
+
+
+#: By the values of the metric's own labels; of a single label its value alone will do.
+ByLabels: TypeAlias = Mapping[str, float] | Mapping[tuple[str, ...], float]
+#: A scrape: metric name -> value, values by label, or a distribution.
+Value: TypeAlias = float | ByLabels | Distribution
+Reading: TypeAlias = Mapping[str, Value]
 
 
 class ProcessCollector(Collector):
@@ -79,23 +89,34 @@ class ProcessCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Families for what the process knows; what it does not have is absent, not zero."""
         reading = self._read()
+        unknown = reading.keys() - _NAMES
+        assert not unknown, f"T1: {', '.join(sorted(unknown))} is not in service/catalogue.py"
         for spec in CATALOGUE:
             value = reading.get(spec.name)
-            if value is None:
-                continue
-            with_reason = isinstance(value, Mapping)
-            names = ["app", "slot", *(["reason"] if with_reason else [])]
-            family: CounterMetricFamily | GaugeMetricFamily
-            if spec.counter:
-                family = CounterMetricFamily(spec.name, spec.help, labels=names)
-            else:
-                family = GaugeMetricFamily(spec.name, spec.help, labels=names)
-            if isinstance(value, Mapping):
-                for reason, number in value.items():
-                    family.add_metric([*self._labels, reason], number)
-            else:
-                family.add_metric(self._labels, value)
-            yield family
+            if value is not None:
+                yield self._family(spec, value)
+
+    def _family(self, spec: MetricSpec, value: Value) -> Metric:
+        names = ["app", "slot", *spec.labels]
+        if isinstance(value, Distribution):
+            assert spec.kind is Kind.HISTOGRAM, f"T1: {spec.name} is no histogram"
+            histogram = HistogramMetricFamily(spec.name, spec.help, labels=names)
+            histogram.add_metric(self._labels, value.cumulative(), value.total)
+            return histogram
+        family: CounterMetricFamily | GaugeMetricFamily
+        if spec.kind is Kind.COUNTER:
+            family = CounterMetricFamily(spec.name, spec.help, labels=names)
+        else:
+            family = GaugeMetricFamily(spec.name, spec.help, labels=names)
+        values = value if isinstance(value, Mapping) else {(): value}
+        for own, number in values.items():
+            more = [own] if isinstance(own, str) else [*own]
+            assert len(more) == len(spec.labels), f"T1: {spec.name} has labels {spec.labels}"
+            family.add_metric([*self._labels, *more], number)
+        return family
+
+
+_NAMES = frozenset(spec.name for spec in CATALOGUE)
 
 
 def registry_of(app: str, slot: str, read: Callable[[], Reading]) -> CollectorRegistry:

@@ -45,6 +45,14 @@ class Credits:
         taken = self.windows[peer, credit].try_take(charge_of(length))
         assert taken, "W3: an operator sends at most one message to each peer after `ready`"
 
+    def amounts(self) -> dict[CreditClass, tuple[int, int]]:
+        """Bytes under way to all peers, and bytes that may still go, by class."""
+        found = dict.fromkeys(CreditClass, (0, 0))
+        for (_, kind), window in self.windows.items():
+            used, free = found[kind]
+            found[kind] = (used + window.outstanding, free + window.available)
+        return found
+
     def give_back(self, received: Received) -> CreditClass:
         """Take note of a CREDIT frame; returns its class.
 

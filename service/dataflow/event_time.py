@@ -119,6 +119,15 @@ def in_unit(duration: Duration, unit: Unit, of: str) -> int:
     return length
 
 
+def microseconds(time: int, unit: Unit) -> float:
+    """An event time as microseconds, to compare it with a clock.
+
+    >>> microseconds(1_500, "ms")
+    1500000.0
+    """
+    return time * _NS[unit] / 1_000
+
+
 def unit_of(field: pa.Field, declared: Unit, user: str) -> Unit:
     """The unit of an event time in this column: its type's, or for an int64 the `declared` one.
 

@@ -208,6 +208,10 @@ class Worker:
         """Bytes waiting in input ports of this process."""
         return sum(port.bytes for port in self._inputs.values())
 
+    def credit_bytes(self) -> dict[CreditClass, tuple[int, int]]:
+        """Bytes sent to peers and not consumed, and bytes that may still go, by class."""
+        return self._credits.amounts()
+
     # Outlet -------------------------------------------------------------------------------------
 
     def local(self, edge: Edge, message: Message) -> None:

@@ -43,6 +43,7 @@ class SourceFeed:
         until_end: bool,
         estimator: Estimator | None = None,
         labels: Mapping[str, str] | None = None,
+        times: list[tuple[int, int]] | None = None,
     ) -> None:
         """Start at `positions`.
 
@@ -55,10 +56,12 @@ class SourceFeed:
             estimator: of event time; None: nobody asks for it.
             labels: names of topics for the job, where they are others: of topics that another
                 source reads, too. What belongs to no record type is that one's to reject.
+            times: where to note when some of the records came to Kafka; None: nowhere.
         """
         self._labels = {topic: label for topic, label in (labels or {}).items() if label != topic}
         self._topics = {label: topic for topic, label in self._labels.items()}
         self._estimator = estimator
+        self._times = times
         self._messages = messages
         self._decoder = decoder
         self._dead_letters = dead_letters
@@ -67,6 +70,8 @@ class SourceFeed:
         self._waiting: RawRecords | None = None
         self.registry_problem: str | None = None
         self.records_in = 0
+        #: Bytes of their values.
+        self.bytes_in = 0
         self.skipped = 0
         self.rejected = 0
         decoder.warm()
@@ -124,6 +129,9 @@ class SourceFeed:
         self._waiting = None
         self.registry_problem = None
         self.records_in += len(raw)
+        self.bytes_in += int(raw.ends.sum() - raw.starts.sum())
+        if self._times is not None:
+            self._times += raw.sampled_times()
         self.skipped += decoded.skipped
         rejected = decoded.rejected
         if rejected and self._labels:

@@ -23,12 +23,15 @@ from typing import TypeAlias
 
 import msgspec
 import numpy as np
-from confluent_kafka import Message
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from numba import njit, types
 from numpy.typing import NDArray
 
 #: (topic, partition) of an input.
 TopicPartition: TypeAlias = tuple[str, int]
+
+#: Records of a poll whose times are looked at.
+SAMPLES_MAX = 8
 
 _PACKER = msgspec.msgpack.Encoder()
 
@@ -89,6 +92,20 @@ class RawRecords:
     def topic(self, row: int) -> str:
         """The topic a record came from."""
         return str(self.messages[row].topic())
+
+    def sampled_times(self) -> list[tuple[int, int]]:
+        """Kafka's times of a few records, evenly apart, us, and how many each stands for.
+
+        Records without a time are left out. Cost: 0.3 us for each of at most `SAMPLES_MAX` records.
+        """
+        count = len(self)
+        step = max(1, -(-count // SAMPLES_MAX))
+        samples = []
+        for row in range(0, count, step):
+            kind, time_ms = self.messages[row].timestamp()
+            if kind != TIMESTAMP_NOT_AVAILABLE:
+                samples.append((time_ms * 1_000, min(step, count - row)))
+        return samples
 
     def positions(self) -> dict[TopicPartition, int]:
         """Next offset to read of each partition that these records moved on.

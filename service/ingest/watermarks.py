@@ -45,8 +45,8 @@ class Estimator:
         """
         self._source = source
         self.column = watermarks.column
-        unit = unit_of(schema.field(self.column), watermarks.unit, source)
-        self._allowed = in_unit(watermarks.out_of_orderness, unit, "out_of_orderness")
+        self.unit = unit_of(schema.field(self.column), watermarks.unit, source)
+        self._allowed = in_unit(watermarks.out_of_orderness, self.unit, "out_of_orderness")
         self._generator = watermarks.generator
 
     def of(self, rows: pa.RecordBatch) -> int | None:

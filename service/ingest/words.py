@@ -49,6 +49,11 @@ class SourceWords:
         values = self._partitions.values
         return {which: value for which, value in values.items() if value != NEVER}
 
+    @property
+    def told(self) -> int | None:
+        """The watermark last told; None: there is none, or everything is due."""
+        return None if self._told in (None, NEVER, ALL) else self._told
+
     def saw(self, epoch: int, allowed: Mapping[TopicPartition, int]) -> None:
         """Rows were stamped with `epoch`, which allow these watermarks."""
         assert self._partitions is not None, "who reads no partition has no rows"

@@ -162,7 +162,7 @@ class Job:
         return "\n".join([f"{self.app} said, at last:", *said])
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """What /metrics of each process says: slot -> metric, or `metric{reason}` -> value.
+        """What /metrics of each process says: slot -> metric, or `metric{value,...}` -> value.
 
         A process refreshes its readings with its heartbeat, so they may be half a second old.
         """
@@ -177,7 +177,7 @@ class Job:
         return {str(line["slot"]): str(line["http"]) for line in told}
 
     def total(self, metric: str) -> float:
-        """A metric summed over the processes and reasons that have it."""
+        """A metric summed over the processes and labels that have it."""
         return sum(
             value
             for reading in self.metrics().values()
@@ -321,14 +321,15 @@ def registry(folder: Path, more: Mapping[int, Document]) -> Path:
 
 
 def scrape(address: str) -> dict[str, float]:
-    """What /metrics at `address` says: `metric`, or `metric{reason}` where there are reasons."""
+    """What /metrics at `address` says: `metric`, or `metric{value,...}` where it has own labels."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=_HTTP_S) as answer:
         text = answer.read().decode()
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            reason = sample.labels.get("reason")
-            found[sample.name if reason is None else f"{sample.name}{{{reason}}}"] = sample.value
+            own = [value for name, value in sample.labels.items() if name not in ("app", "slot")]
+            name = f"{sample.name}{{{','.join(own)}}}" if own else sample.name
+            found[name] = sample.value
     return found
 
 

@@ -146,7 +146,7 @@ def test_bad_records_cost_only_themselves_and_are_kept(
     ) as job:
         job.await_running()
         job.await_total("megaphone_ingest_records_total", len(records))
-        assert job.total("megaphone_ingest_skipped_total") == 10
+        assert job.total("megaphone_ingest_skipped_records_total") == 10
         assert rejected(job) == Counter(reason for reason, *_ in letters)
         job.await_(
             lambda: len(read_topic(bootstrap_servers, f"{names[0]}.dlq")) >= len(letters),
@@ -180,7 +180,7 @@ def rejected(job):
     counts = Counter()
     for reading in job.metrics().values():
         for name, value in reading.items():
-            if name.startswith("megaphone_ingest_rejected_total{"):
+            if name.startswith("megaphone_ingest_rejected_records_total{"):
                 counts[name.partition("{")[2].rstrip("}")] += value
     return counts
 

@@ -55,7 +55,7 @@ def test_a_killed_job_goes_on_from_a_checkpoint_on_request(
             bootstrap_servers, app_name, tmp_path, workers=2, gateways=2, arguments=query(names)
         ) as job:
             job.await_running()
-            job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 5_000, "rows")
+            job.await_(lambda: job.total("megaphone_state_applied_rows_total") > 5_000, "rows")
             document = json.loads(megaphone("checkpoint", *kafka, "--output", "json"))
             STATUS_CONTRACT.validate(document)
             assert document["state"] == "completed"
@@ -65,9 +65,9 @@ def test_a_killed_job_goes_on_from_a_checkpoint_on_request(
                 {"id": "second", "kind": "checkpoint"},
             )
             job.await_status("second", "completed")
-            applied = job.total("megaphone_state_rows_applied_total")
+            applied = job.total("megaphone_state_applied_rows_total")
             job.await_(
-                lambda: job.total("megaphone_state_rows_applied_total") > applied + 5_000,
+                lambda: job.total("megaphone_state_applied_rows_total") > applied + 5_000,
                 "rows behind the cut",
             )
             assert len(job.lines("checkpoint.cut")) == 4

@@ -91,7 +91,7 @@ def test_requests_are_answered_as_the_contract_says_and_the_stream_is_undisturbe
         ]
         nothing_to_do_is_done_at_once(job)
         published = load.stop()
-        job.await_total("megaphone_state_rows_applied_total", bids_of(published))
+        job.await_total("megaphone_state_applied_rows_total", bids_of(published))
         job.stop()
         verdict = judge(
             bootstrap_servers,
@@ -107,7 +107,7 @@ def test_requests_are_answered_as_the_contract_says_and_the_stream_is_undisturbe
 
 
 def refuse_the_impossible(job, bootstrap_servers):
-    applied = job.total("megaphone_state_rows_applied_total")
+    applied = job.total("megaphone_state_applied_rows_total")
     job.request(*(body for body, _, _ in IMPOSSIBLE))
     job.await_(lambda: len(job.statuses()) >= len(IMPOSSIBLE), "answer to every request")
     answers = job.statuses()
@@ -117,7 +117,7 @@ def refuse_the_impossible(job, bootstrap_servers):
         assert reason in answer["reason"], answer
         assert (answer["at"], answer["bins"], answer["waves"], answer["bytes"]) == (None, 0, 0, 0)
     assert len(answers) == len(IMPOSSIBLE)
-    job.await_(lambda: job.total("megaphone_state_rows_applied_total") > applied, "rows after them")
+    job.await_(lambda: job.total("megaphone_state_applied_rows_total") > applied, "rows after them")
     assert moves_written(job, bootstrap_servers) == []
     assert told_owners(job, bootstrap_servers) == OWNERS
 
@@ -231,7 +231,7 @@ def told_owners(job, bootstrap_servers):
 def hosted_bins(job):
     """How many bins each worker says it hosts."""
     metrics = job.metrics()
-    return [metrics[f"worker-{w}"]["megaphone_migration_bins_owned"] for w in range(WORKERS)]
+    return [metrics[f"worker-{w}"]["megaphone_migration_owned_bins"] for w in range(WORKERS)]
 
 
 def moves_written(job, bootstrap_servers):

@@ -71,7 +71,7 @@ def test_every_window_closes_once_and_whole(bootstrap_servers, app_name, prefix,
     publish(bootstrap_servers, events, 0, EVENTS // 2)
     with start(bootstrap_servers, app_name, prefix, tmp_path, "windows") as job:
         job.await_running()
-        job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 1_000, "rows")
+        job.await_(lambda: job.total("megaphone_state_applied_rows_total") > 1_000, "rows")
         job.request({"id": "one", "kind": "rescale", "workers": 1, "batch": 8})
         job.await_status("one", "completed")
         publish(bootstrap_servers, events, EVENTS // 2, EVENTS - 1_000)

@@ -63,10 +63,10 @@ def test_every_output_is_exact_while_bins_move_there_and_back(
         LoadGenerator(bootstrap_servers, names[0], 6_000) as load,
     ):
         job.await_running()
-        job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 5_000, "rows")
+        job.await_(lambda: job.total("megaphone_state_applied_rows_total") > 5_000, "rows")
         migrations = []
         for number, targets in enumerate((there, back, there)):
-            before = job.total("megaphone_state_rows_applied_total")
+            before = job.total("megaphone_state_applied_rows_total")
             request = {"id": f"r{number}", "kind": "move", "batch": 4}
             job.request({**request, "moves": [[b, w] for b, w in targets.items()]})
             done = job.await_status(f"r{number}", "completed")
@@ -75,17 +75,17 @@ def test_every_output_is_exact_while_bins_move_there_and_back(
             migrations.append(migration_of(done, targets))
             job.await_(
                 lambda least=before + 8_000: (
-                    job.total("megaphone_state_rows_applied_total") > least
+                    job.total("megaphone_state_applied_rows_total") > least
                 ),
                 "rows behind a migration",
             )
         published = load.stop()
         job.await_total("megaphone_ingest_records_total", published)
-        job.await_total("megaphone_state_rows_applied_total", bids_of(published))
-        assert job.total("megaphone_migration_bins_received_total") == sum(
+        job.await_total("megaphone_state_applied_rows_total", bids_of(published))
+        assert job.total("megaphone_migration_received_bins_total") == sum(
             len(migration.targets) for migration in migrations
         )
-        job.await_(lambda: job.total("megaphone_migration_bins_owned") == bins, "all bins")
+        job.await_(lambda: job.total("megaphone_migration_owned_bins") == bins, "all bins")
         assert job.total("megaphone_ingest_lag_records") == 0
         job.stop()
         verdict = judge(

@@ -57,7 +57,7 @@ def test_a_job_stopped_in_the_middle_goes_on_exactly(bootstrap_servers, app_name
             bootstrap_servers, app_name, tmp_path, workers=2, gateways=2, arguments=query(names)
         ) as job:
             job.await_running()
-            job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 5_000, "rows")
+            job.await_(lambda: job.total("megaphone_state_applied_rows_total") > 5_000, "rows")
             job.stop()
             assert job.lines("state.restored") == []
         events = load.stop()

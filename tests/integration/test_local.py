@@ -37,7 +37,7 @@ def test_a_local_job_is_exact_while_its_bins_move(bootstrap_servers, app_name, n
         job.await_running()
         assert len(job.processes()) == 0
         for identity, targets in (("there", there), ("back", back)):
-            before = job.total("megaphone_state_rows_applied_total")
+            before = job.total("megaphone_state_applied_rows_total")
             moves = [[bin_, worker] for bin_, worker in targets.items()]
             request = {"id": identity, "kind": "move", "moves": moves, "batch": 4}
             job.request({**request, "strategy": "batched", "at": None})
@@ -46,7 +46,7 @@ def test_a_local_job_is_exact_while_its_bins_move(bootstrap_servers, app_name, n
             migrations.append(migration_of(done, targets))
             job.await_(
                 lambda least=before + 5_000: (
-                    job.total("megaphone_state_rows_applied_total") > least
+                    job.total("megaphone_state_applied_rows_total") > least
                 ),
                 "rows behind a migration",
             )

@@ -25,7 +25,7 @@ def test_a_loop_is_exact_while_its_bins_move(bootstrap_servers, app_name, prefix
         LoadGenerator(bootstrap_servers, events, 60) as load,
     ):
         job.await_running()
-        job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 500, "rows")
+        job.await_(lambda: job.total("megaphone_state_applied_rows_total") > 500, "rows")
         for number, workers in enumerate((1, 2, 1, 2)):
             job.request({"id": f"r{number}", "kind": "rescale", "workers": workers, "batch": 4})
             done = job.await_status(f"r{number}", "completed")

@@ -22,7 +22,7 @@ from tests.integration.user_flow import input_of, start, table_of, topics
 #: Most bids go to different auctions, each of which is a wide row.
 WIDE = NexmarkConfig().with_state(100_000)
 PUBLISHED, MORE = 30_000, 5_000
-APPLIED = "megaphone_state_rows_applied_total"
+APPLIED = "megaphone_state_applied_rows_total"
 
 #: Auctions whose last sums are not those of their bids.
 WRONG = """

@@ -74,7 +74,7 @@ def test_a_job_is_moved_about_by_hand_and_stays_exact(
         load_is_evened_out(user, world)
         what_cannot_be_is_refused(user)
         published = load.stop()
-        job.await_total("megaphone_state_rows_applied_total", bids_of(published))
+        job.await_total("megaphone_state_applied_rows_total", bids_of(published))
         job.stop()
         verdict = judge(
             bootstrap_servers,
@@ -107,7 +107,7 @@ class Moved:
             found = read_status(self._bootstrap, self.job.app, load_config()).owners or []
             metrics = self.job.metrics()
             hosted = [
-                metrics[f"worker-{w}"]["megaphone_migration_bins_owned"] for w in range(WORKERS)
+                metrics[f"worker-{w}"]["megaphone_migration_owned_bins"] for w in range(WORKERS)
             ]
             return [found.count(worker) for worker in range(WORKERS)] == hosted
 
@@ -120,7 +120,7 @@ class Moved:
 
 
 def a_dry_run_moves_nothing(user, world):
-    applied = "megaphone_state_rows_applied_total"
+    applied = "megaphone_state_applied_rows_total"
     world.job.await_(lambda: world.job.total(applied) > 2_000, "some state")
     told = user.asks("rescale", "--workers", "2", "--dry-run")
     assert (told["state"], told["dry_run"], told["bins"]) == ("completed", True, 21)

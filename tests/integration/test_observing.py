@@ -19,33 +19,59 @@ from tests.integration.job import ROOT, Job
 
 CONTRACT = ROOT / "docs" / "contracts" / "status.schema.json"
 EVENTS = 5_000
-EVERYWHERE = {"megaphone_process_loop_age_seconds"}
+EVERYWHERE = {
+    "megaphone_process_loop_age_seconds",
+    "megaphone_process_resident_bytes",
+    "megaphone_process_cpu_seconds_total",
+    "megaphone_process_start_timestamp_seconds",
+    "megaphone_process_state_info",
+    "megaphone_process_build_info",
+    "megaphone_transport_sent_frames_total",
+    "megaphone_transport_sent_bytes_total",
+    "megaphone_transport_received_frames_total",
+    "megaphone_transport_received_bytes_total",
+    "megaphone_transport_dropped_frames_total",
+    "megaphone_transport_failed_handshakes_total",
+}
 MEMBERS = EVERYWHERE | {
     "megaphone_dataflow_frontier_lag_seconds",
     "megaphone_dataflow_queued_bytes",
     "megaphone_dataflow_held_bytes",
+    "megaphone_dataflow_credit_used_bytes",
+    "megaphone_dataflow_credit_free_bytes",
     "megaphone_dataflow_progress_batches_total",
     "megaphone_dataflow_progress_bytes_total",
 }
 TOLD = {
-    "controller": EVERYWHERE | {"megaphone_control_horizon_seconds"},
+    "controller": EVERYWHERE
+    | {
+        "megaphone_control_horizon_seconds",
+        "megaphone_checkpoint_attempts_total",
+        "megaphone_migration_active_plans",
+        "megaphone_migration_pending_plans",
+        "megaphone_migration_pending_bins",
+        "megaphone_migration_wave_seconds_count",
+    },
     "gateway-0": MEMBERS
     | {
         "megaphone_ingest_records_total",
-        "megaphone_ingest_skipped_total",
+        "megaphone_ingest_bytes_total",
+        "megaphone_dataflow_latency_seconds_bucket",
+        "megaphone_ingest_skipped_records_total",
         "megaphone_ingest_lag_records",
-        "megaphone_ingest_paused",
+        "megaphone_ingest_paused_sources",
     },
     "worker-1": MEMBERS
     | {
         "megaphone_state_rows",
         "megaphone_state_bytes",
-        "megaphone_state_rows_applied_total",
-        "megaphone_migration_bins_owned",
-        "megaphone_migration_bins_received_total",
-        "megaphone_migration_bytes_received_total",
+        "megaphone_state_applied_rows_total",
+        "megaphone_migration_owned_bins",
+        "megaphone_migration_received_bins_total",
+        "megaphone_migration_received_bytes_total",
         "megaphone_egress_records_total",
-        "megaphone_egress_unacknowledged",
+        "megaphone_egress_bytes_total",
+        "megaphone_egress_unacknowledged_batches",
     },
 }
 
@@ -90,7 +116,10 @@ def test_a_running_job_tells_how_it_is_and_a_stopped_one_that_it_stopped(job, bo
         told = {name.partition("{")[0] for name in found[slot]}
         assert told >= names, slot
     assert found["gateway-0"]["megaphone_ingest_lag_records"] == 0
-    assert found["worker-1"]["megaphone_migration_bins_owned"] == 32
+    # Every record has come out at the other end, or was passed over, and took its time.
+    assert found["gateway-0"]["megaphone_dataflow_latency_seconds_count"] == EVENTS
+    assert found["gateway-0"]["megaphone_dataflow_latency_seconds_sum"] > 0
+    assert found["worker-1"]["megaphone_migration_owned_bins"] == 32
     assert 0 <= found["controller"]["megaphone_control_horizon_seconds"] <= 1
     for slot, address in job.addresses().items():
         for path, said in (("healthz", "the loop turned"), ("readyz", "running")):

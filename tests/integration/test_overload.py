@@ -106,5 +106,10 @@ class Most:
         self.lag = max(self.lag, most("megaphone_ingest_lag_records"))
         self.queued = max(self.queued, most("megaphone_dataflow_queued_bytes"))
         self.held = max(self.held, most("megaphone_dataflow_held_bytes"))
-        self.paused = max(self.paused, most("megaphone_ingest_paused"))
-        return sum(reading.get("megaphone_state_rows_applied_total", 0.0) for reading in readings)
+        self.paused = max(self.paused, most("megaphone_ingest_paused_sources"))
+        return sum(
+            value
+            for reading in readings
+            for name, value in reading.items()
+            if name.startswith("megaphone_state_applied_rows_total{")
+        )

@@ -24,7 +24,7 @@ def test_objects_move_stop_and_go_on_exactly(bootstrap_servers, app_name, prefix
     with LoadGenerator(bootstrap_servers, events, 2_000) as load:
         with start(bootstrap_servers, app_name, prefix, tmp_path, "remembering", *memory) as job:
             job.await_running()
-            job.await_(lambda: job.total("megaphone_state_rows_applied_total") > 2_000, "rows")
+            job.await_(lambda: job.total("megaphone_state_applied_rows_total") > 2_000, "rows")
             for number, workers in enumerate((1, 2)):
                 job.request({"id": f"a{number}", "kind": "rescale", "workers": workers, "batch": 8})
                 done = job.await_status(f"a{number}", "completed")

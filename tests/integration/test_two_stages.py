@@ -24,7 +24,7 @@ def prefix(bootstrap_servers, unique_name):
 
 
 def test_two_stages_are_exact_while_their_bins_move(bootstrap_servers, app_name, prefix, tmp_path):
-    applied = "megaphone_state_rows_applied_total"
+    applied = "megaphone_state_applied_rows_total"
     with (
         start(
             bootstrap_servers,

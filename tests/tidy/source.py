@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("service", "loadgen", "megaphone", "demo")
+PACKAGES = ("service", "loadgen", "megaphone", "demo", "dashboards")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ VOCABULARY = tuple(
         "ids",
         "clock",
         "config",
+        "catalogue",
         "telemetry",
         "log",
         "hashing",
@@ -52,6 +53,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "loadgen": ("service.nexmark.events",),
     "megaphone": ("service",),
     "demo": PACKAGES,
+    "dashboards": (),
 }
 
 

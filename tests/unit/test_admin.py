@@ -19,7 +19,9 @@ class Process:
         self.healthy: Verdict = (True, "the loop turns")
         self.ready: Verdict = (False, "no generation yet")
         self.rows = 7
-        registry = registry_of("job", "worker-0", lambda: {"megaphone_state_rows": self.rows})
+        registry = registry_of(
+            "job", "worker-0", lambda: {"megaphone_dataflow_held_bytes": self.rows}
+        )
         self.server = AdminServer(
             "127.0.0.1", 0, registry, lambda: self.healthy, lambda: self.ready
         )
@@ -45,7 +47,7 @@ def test_metrics_are_what_the_process_reads_now(process: Process) -> None:
     status, kind, body = process.get("/metrics")
     assert status == 200
     assert kind.startswith("text/plain; version=")
-    assert 'megaphone_state_rows{app="job",slot="worker-0"} 7.0' in body
+    assert 'megaphone_dataflow_held_bytes{app="job",slot="worker-0"} 7.0' in body
     process.rows = 8
     assert "} 8.0" in process.get("/metrics")[2]
 

@@ -25,6 +25,7 @@ from loadgen import cli as loadgen_cli
 from service import cli as service_cli
 from service import errors
 from service.avro.row_error import RowError
+from service.catalogue import CATALOGUE
 from service.config import Config
 from service.control_topics import AppTopics
 from service.dataflow.vertices import AggregateVertex, SinkVertex, SourceVertex
@@ -39,7 +40,6 @@ from service.migration.lowering import Edges, lower
 from service.migration.records import StatusRecord
 from service.migration.requests import Request, parse
 from service.migration.routing_table import RoutingTable
-from service.telemetry import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {
@@ -178,9 +178,15 @@ def test_the_reading_order_lists_every_document() -> None:
 
 
 def test_the_metrics_table_is_the_catalogue() -> None:
-    documented = [(name, kind, says) for name, kind, says, _ in table_of("Metrics")]
-    assert documented == [
-        (spec.name, "counter" if spec.counter else "gauge", spec.help) for spec in CATALOGUE
+    assert [tuple(row) for row in table_of("Metrics")] == [
+        (
+            spec.name,
+            spec.kind,
+            ", ".join(f"`{label}`" for label in spec.labels).strip("`"),
+            spec.help,
+            spec.on.strip("`"),
+        )
+        for spec in CATALOGUE
     ]
 
 

@@ -19,6 +19,7 @@ from service.dataflow.operator import (
     Pact,
 )
 from service.dataflow.progress.summary import identity
+from service.dataflow.transport.credit import CreditClass
 from service.dataflow.transport.frame import FrameKind
 from service.dataflow.transport.memory import MemoryNetwork
 from service.dataflow.worker import Worker, WorkerLimits
@@ -265,6 +266,9 @@ def test_a_peer_that_takes_nothing_blocks_the_sender_until_it_takes() -> None:
         sent += 1
     assert 1 <= sent <= 2
     settle(pair)
+    used, free = pair.workers[0].credit_bytes()[CreditClass.DATA]
+    assert used >= 1000
+    assert free == 0
     before = feed.steps
     collect.closed = False
     collect.context.activate()

@@ -75,6 +75,8 @@ def test_a_read_takes_several_portions_in_order_and_says_whether_all_were_there(
     read, full = feed.read(30)
     assert (_numbers(read), full) == ([30, 31, 32, 33, 34], False)
     assert feed.records_in == 35
+    sizes = (len(value_of(1, _BID, {"auction": number})) for number in range(35))
+    assert feed.bytes_in == sum(sizes)
 
 
 def test_a_read_never_takes_more_than_was_asked_for(feed, broker):

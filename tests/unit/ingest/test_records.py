@@ -7,7 +7,7 @@ from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ingest.records import RawRecords, raw_records
+from service.ingest.records import SAMPLES_MAX, RawRecords, raw_records
 
 
 def _raw(values, positions=None) -> RawRecords:
@@ -43,6 +43,25 @@ def test_values_come_out_as_they_went_in(values):
     assert _values(raw) == values
     assert [raw.value(row) for row in range(len(raw))] == values
     assert raw.unmarked == sum(not value or value[0] != 0 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("count", "rows"),
+    [(0, []), (1, [0]), (8, list(range(8))), (9, [0, 2, 4, 6, 8]), (4_000, range(0, 4_000, 500))],
+)
+def test_the_times_of_a_few_records_stand_for_all(count, rows):
+    messages = [
+        Message(topic="t0", partition=0, offset=at, value=b"x", timestamp=(1, 1_000 + at))
+        for at in range(count)
+    ]
+    samples = raw_records(messages, ("t0",)).sampled_times()
+    assert [time for time, _ in samples] == [(1_000 + row) * 1_000 for row in rows]
+    assert sum(stands_for for _, stands_for in samples) == count
+    assert len(samples) <= SAMPLES_MAX
+
+
+def test_records_without_a_time_are_left_out():
+    assert _raw([b"x"] * 5).sampled_times() == []
 
 
 def test_places_are_those_of_the_messages():

@@ -77,8 +77,8 @@ def test_health_is_the_age_of_the_last_turn(heartbeat, clock):
 
 def test_metrics_tell_what_was_published_with_their_labels_and_the_live_age(heartbeat, clock):
     reading = {
-        "megaphone_state_rows": 5,
-        "megaphone_ingest_rejected_total": {"truncated": 2, "empty": 1},
+        "megaphone_state_rows": {"stats": 5},
+        "megaphone_ingest_rejected_records_total": {"truncated": 2, "empty": 1},
     }
     beat(heartbeat, reading=reading)
     clock.ns = 2_000_000_000
@@ -90,10 +90,15 @@ def test_metrics_tell_what_was_published_with_their_labels_and_the_live_age(hear
         for sample in family.samples
         if {"app": "shop", "slot": "worker-0"}.items() <= sample.labels.items()
     }
+    assert found.pop(("megaphone_process_resident_bytes", None)) > 1 << 20
+    assert found.pop(("megaphone_process_cpu_seconds_total", None)) > 0
+    assert found.pop(("megaphone_process_start_timestamp_seconds", None)) > 1_600_000_000
     assert found == {
+        ("megaphone_process_state_info", None): 1,
+        ("megaphone_process_build_info", None): 1,
         ("megaphone_state_rows", None): 5,
-        ("megaphone_ingest_rejected_total", "truncated"): 2,
-        ("megaphone_ingest_rejected_total", "empty"): 1,
+        ("megaphone_ingest_rejected_records_total", "truncated"): 2,
+        ("megaphone_ingest_rejected_records_total", "empty"): 1,
         ("megaphone_process_loop_age_seconds", None): 2,
     }
 
