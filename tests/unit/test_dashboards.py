@@ -1,0 +1,99 @@
+"""The dashboards: what is committed is what their definition gives, and they ask for what there is.
+
+Whether Prometheus has an answer to each query: tests/integration/test_prometheus.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dashboards.__main__ import FOLDER, stale
+from dashboards.boards import BOARDS
+from dashboards.panel import WIDTH
+from service.catalogue import CATALOGUE, Kind
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(FOLDER.glob("*.json"))
+UIDS = {f"megaphone-{name}" for name in ("overview", "migration", "ingest", "state", "process")}
+METRIC = re.compile(r"\bmegaphone_[a-z_]+")
+RULES = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
+
+
+def names(text: str) -> set[str]:
+    """Metrics of the catalogue that a text names; series of a histogram stand for it."""
+    found = set()
+    for name in METRIC.findall(text):
+        if name in KNOWN:
+            found.add(name)
+            continue
+        whole = re.sub(r"_(bucket|sum|count)$", "", name)
+        assert KNOWN.get(whole) is Kind.HISTOGRAM, f"{name} is not in service/catalogue.py"
+        found.add(whole)
+    return found
+
+
+KNOWN = {spec.name: spec.kind for spec in CATALOGUE}
+
+
+def test_what_is_committed_is_what_the_definition_gives() -> None:
+    assert stale() == [], "run `python -m dashboards`"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_dashboard_has_its_uid_three_variables_and_the_provisioned_source(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    board = json.loads(text)
+    assert board["uid"] == path.stem
+    assert [each["name"] for each in board["templating"]["list"]] == ["app", "operator", "worker"]
+    provisioned = ROOT / "deploy" / "grafana" / "provisioning" / "datasources" / "prometheus.yml"
+    (source,) = re.findall(r"^    uid: (\S+)$", provisioned.read_text(), re.MULTILINE)
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    for panel in [*panels, *board["annotations"]["list"], *board["templating"]["list"]]:
+        assert panel["datasource"] == {"type": "prometheus", "uid": source}
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    for panel in panels:
+        assert panel["description"].endswith(".")
+        for target in panel["targets"]:
+            assert 'app="$app"' in target["expr"]
+            assert "vector(" not in target["expr"]
+    assert {each["name"] for each in board["annotations"]["list"]} == {"Plan begins", "Plan ends"}
+
+
+def test_uids_are_those_that_links_name() -> None:
+    assert {path.stem for path in FILES} == UIDS
+
+
+def test_panels_fill_their_lines_and_do_not_overlap() -> None:
+    for path in FILES:
+        cells: set[tuple[int, int]] = set()
+        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
+            place = panel["gridPos"]
+            assert place["x"] + place["w"] <= WIDTH
+            own = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert not own & cells, f"{path.stem}: {panel['title']}"
+            cells |= own
+
+
+def test_every_metric_is_on_a_dashboard_and_nothing_else_is_asked_for() -> None:
+    asked = set()
+    for path in FILES:
+        asked |= names(path.read_text(encoding="utf-8"))
+    assert asked == set(KNOWN)
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    assert len(names(re.sub(r"app:megaphone_\w+:\w+", "", RULES))) > 15
+
+
+def test_titles_are_unique_on_a_dashboard() -> None:
+    for board in BOARDS:
+        titles = [panel.title for row in board.rows for panel in row.panels]
+        assert len(set(titles)) == len(titles), board.uid
