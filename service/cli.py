@@ -11,8 +11,10 @@ import importlib
 import inspect
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated
 
 import typer
@@ -30,7 +32,7 @@ from service.cli_options import (
     HttpPort,
     Registry,
     Servers,
-    SlotNumber,
+    SlotText,
     StateDir,
     StateMemory,
     Target,
@@ -59,7 +61,8 @@ from service.migrate_cli import migrate, shortcuts
 from service.nexmark.queries import QueryTopics, built_in
 from service.parent import tie_to_parent
 from service.preflight import check_topics, require_kafka
-from service.process import MemberProcess, ProcessOptions
+from service.process import MemberProcess
+from service.process_options import ProcessOptions, slot_of
 from service.sizes import bytes_of
 from service.standalone.command import run_without_kafka
 from service.state_cli import app as state_app
@@ -212,7 +215,7 @@ def controller(
     bins: Bins = 1024,
     until_end: UntilEnd = False,
     checkpoint_every: CheckpointEvery = 0.0,
-    address: Address = "tcp://127.0.0.1:*",
+    address: Address = "",
     http_port: HttpPort = None,
     query: QueryTopics = QueryTopics(),
     tied: Tied = False,
@@ -242,11 +245,11 @@ def worker(
     target: Target,
     bootstrap_servers: Servers,
     app_name: AppName,
-    slot: SlotNumber,
+    slot: SlotText,
     state_dir: StateDir = Path("megaphone-state"),
     state_memory: StateMemory = "",
     registry: Registry = "",
-    address: Address = "tcp://127.0.0.1:*",
+    address: Address = "",
     http_port: HttpPort = None,
     query: QueryTopics = QueryTopics(),
     tied: Tied = False,
@@ -256,7 +259,7 @@ def worker(
     options = ProcessOptions(
         bootstrap_servers,
         app_name,
-        Slot(Role.WORKER, slot),
+        slot_of(Role.WORKER, slot, gethostname()),
         state_dir,
         address,
         http_port,
@@ -270,10 +273,10 @@ def gateway(
     target: Target,
     bootstrap_servers: Servers,
     app_name: AppName,
-    slot: SlotNumber,
+    slot: SlotText,
     state_dir: StateDir = Path("megaphone-state"),
     registry: Registry = "",
-    address: Address = "tcp://127.0.0.1:*",
+    address: Address = "",
     http_port: HttpPort = None,
     query: QueryTopics = QueryTopics(),
     tied: Tied = False,
@@ -283,7 +286,7 @@ def gateway(
     options = ProcessOptions(
         bootstrap_servers,
         app_name,
-        Slot(Role.GATEWAY, slot),
+        slot_of(Role.GATEWAY, slot, gethostname()),
         state_dir,
         address,
         http_port,
@@ -373,6 +376,8 @@ def _check_bins(bins: int) -> None:
 def _slot_of(arguments: list[str]) -> str:
     """What the command line says this process is, for the failure's line."""
     role = arguments[1] if len(arguments) > 1 else "megaphone"
-    if "--slot" in arguments[:-1]:
-        return f"{role}-{arguments[arguments.index('--slot') + 1]}"
+    if role in (Role.WORKER, Role.GATEWAY) and "--slot" in arguments[:-1]:
+        text = arguments[arguments.index("--slot") + 1]
+        with suppress(UsageError):
+            return str(slot_of(Role(role), text, gethostname()))
     return role

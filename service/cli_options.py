@@ -105,8 +105,21 @@ Windows = Annotated[
     Preset,
     typer.Option(help="Windows of q5, q7 and q8: of seconds, or those of Megaphone's authors."),
 ]
-SlotNumber = Annotated[int, typer.Option("--slot", min=0, help="Which slot this process plays.")]
-Address = Annotated[str, typer.Option(help="Where peers connect to; * takes a free port.")]
+SlotText = Annotated[
+    str,
+    typer.Option(
+        "--slot",
+        metavar="N|any|ordinal",
+        help="Which slot this process plays: a number; any that is free when the job begins, as "
+        "the controller says; or ordinal, the number that its host's name ends with.",
+    ),
+]
+Address = Annotated[
+    str,
+    typer.Option(
+        help="Where to listen for peers, such as tcp://127.0.0.1:*; without it, links.address."
+    ),
+]
 HttpPort = Annotated[
     int | None,
     typer.Option(

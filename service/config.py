@@ -71,6 +71,15 @@ class LimitsConfig(_Section):
     peer_timeout_s: float = Field(gt=0)
     stop_timeout_s: float = Field(gt=0)
     record_bytes_max: int = Field(gt=0)
+    ready_lag_s: float = Field(gt=0)
+
+
+class LinksConfig(_Section):
+    """Where peers connect to."""
+
+    address: str = Field(min_length=1)
+    advertise: str
+    trusted_network: bool
 
 
 class HttpConfig(_Section):
@@ -95,6 +104,7 @@ class Config(BaseSettings):
     worker: WorkerConfig
     control: ControlConfig
     limits: LimitsConfig
+    links: LinksConfig
     http: HttpConfig
 
     @classmethod

@@ -19,6 +19,7 @@ import secrets
 import msgspec
 
 from service.accepted_log import LogWriter
+from service.addresses import advertised
 from service.clock import Clock, SystemClock
 from service.config import Config
 from service.control_topics import (
@@ -118,8 +119,9 @@ class ControllerProcess:
         self._past = past = find_past(servers, topics, timeout)
         cut = None if past.manifest is None else past.manifest.cut
         self._counts = ControllerCounts(cut, options.checkpoint_every_s)
-        self._links = links or socket_links(_SLOT, self._incarnation, config.limits)
-        self._endpoint = self._links.bind(options.address)
+        self._links = links or socket_links(_SLOT, self._incarnation, config.limits, config.links)
+        listens = self._links.bind(options.address or config.links.address)
+        self._endpoint = advertised(listens, config.links.advertise, servers)
         self._machine_clock = ControllerClock(
             wall_us=self._clock.wall_us(),
             promised_us=past.history.clock,

@@ -45,7 +45,8 @@ class ControllerOptions:
     gateways: int
     bins: int
     until_end: bool
-    address: str = "tcp://127.0.0.1:*"
+    #: Where to listen for peers; empty: links.address.
+    address: str = ""
     http_port: int | None = None
     #: Between two checkpoints of the schedule; 0: none but those asked for.
     checkpoint_every_s: float = 0.0

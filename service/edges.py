@@ -75,6 +75,10 @@ class KafkaEdges:
         self.feeds: dict[str, SourceFeed] = {}
         self.writers: list[KafkaSinkWriter] = []
 
+    def plays(self, slot: Slot) -> None:
+        """Be `slot` from now on, before any feed or writer is made."""
+        self._slot = slot
+
     def prepare(self) -> None:
         """Resolve schemas, compile their kernels, look for the topics written to (ED1).
 

@@ -7,6 +7,8 @@ Invariants
   HB1  What HTTP tells was published with a heartbeat and is never changed: the loop replaces it
        whole, so a scrape never walks through what the loop is changing.
   HB2  Health is the age of the loop's last turn, read live: it must be true of a loop that hangs.
+  HB3  Who takes any slot has a key of its own on the topic, which is gone once it has one, stops or
+       fails.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from service.ids import Slot
 from service.log import Log
 from service.migration.records import MemberDetails, MemberRecord, MemberState, encode
 from service.process_reading import process_reading
-from service.telemetry import Reading, registry_of
+from service.telemetry import ProcessCollector, Reading, registry_with
 
 #: What a process that fails still waits for its last word to be stored.
 _LAST_WORD_S = 1.0
@@ -54,6 +56,8 @@ class Heartbeat:
             UsageError: the port is taken.
         """
         self._slot = slot
+        #: On the topic.
+        self._key = f"{slot}.{incarnation}" if slot.is_any else str(slot)
         self._incarnation = str(incarnation)
         self._members = topics.members
         self._records = records
@@ -62,12 +66,14 @@ class Heartbeat:
         self._hang_s = config.limits.peer_timeout_s
         self._turned_ns = self._next_ns = clock.monotonic_ns()
         self._reading: Reading = {}
-        self._ready: Verdict = (False, "starting")
+        self._state = "starting"
+        self._ready: Verdict = (False, self._state)
         self._endpoint = ""
+        self._collector = ProcessCollector(topics.app, str(slot), self._read)
         self._http = AdminServer(
             config.http.host,
             config.http.port if http_port is None else http_port,
-            registry_of(topics.app, str(slot), self._read),
+            registry_with(self._collector),
             self._healthy,
             lambda: self._ready,
         )
@@ -80,6 +86,12 @@ class Heartbeat:
     def listens_at(self, endpoint: str) -> None:
         """Note where peers connect to."""
         self._endpoint = endpoint
+
+    def plays(self, slot: Slot) -> None:
+        """Be `slot` from now on; it was given by a generation (HB3)."""
+        self._records.write(self._members, self._key, None)
+        self._slot, self._key = slot, str(slot)
+        self._collector.plays(self._key)
 
     def turn(self, now_ns: int) -> bool:
         """The loop is alive at `now_ns` of the monotonic clock; whether a beat is due."""
@@ -97,14 +109,16 @@ class Heartbeat:
         reading: Reading,
         *,
         ready: bool,
+        behind: str = "",
     ) -> None:
-        """Tell how this process is, everywhere.
+        """Tell how this process is, everywhere; `behind` says why it is not ready, if it runs.
 
         Raises:
             BrokerError: an earlier beat, or another record of the process, was not stored.
         """
         self._reading = reading
-        self._ready = (ready, str(state))
+        self._state = str(state)
+        self._ready = (ready, f"{state}{behind and ', '}{behind}")
         self._records.poll()
         record = MemberRecord(
             slot=str(self._slot),
@@ -116,7 +130,9 @@ class Heartbeat:
             generation=generation,
             details=details,
         )
-        self._records.write(self._members, record.slot, encode(record))
+        self._records.write(self._members, self._key, encode(record))
+        if self._slot.is_any and state in (MemberState.STOPPED, MemberState.FAILED):
+            self._records.write(self._members, self._key, None)
 
     def last_word(self, reason: str, generation: int | None, log: Log) -> None:
         """Tell why this process fails; if nobody can hear it, only the log says so."""
@@ -133,7 +149,7 @@ class Heartbeat:
 
     def _read(self) -> Reading:
         live = {"megaphone_process_loop_age_seconds": self._age_s()}
-        return {**self._reading, **live, **process_reading(self._ready[1])}
+        return {**self._reading, **live, **process_reading(self._state)}
 
     def _healthy(self) -> Verdict:
         age = self._age_s()

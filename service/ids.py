@@ -6,6 +6,8 @@ tables (bins, sink groups, partitions) name slots, never processes.
 
 Invariants
   I1  Within a generation, peer w < W is worker slot w; peer W + g is gateway slot g.
+  I2  `worker-any` and `gateway-any` are no slots: a process is called so until a generation gives
+      it one. No owner table, file or frame ever names them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ class Role(StrEnum):
 
 
 _SLOT = re.compile(r"(worker|gateway)-(\d{1,5})")
+#: The ordinal of who takes any slot (I2).
+_ANY = -1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,8 +53,20 @@ class Slot:
             raise UsageError(f"{text!r} is no slot; expected worker-N, gateway-N or controller")
         return cls(Role(match[1]), int(match[2]))
 
+    @classmethod
+    def any_of(cls, role: Role) -> Slot:
+        """In the place of a slot, what a process is called that takes any of its role's (I2)."""
+        return cls(role, _ANY)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether no slot has been given yet (I2)."""
+        return self.ordinal == _ANY
+
     def __str__(self) -> str:
-        return self.role if self.role is Role.CONTROLLER else f"{self.role}-{self.ordinal}"
+        if self.role is Role.CONTROLLER:
+            return self.role
+        return f"{self.role}-any" if self.is_any else f"{self.role}-{self.ordinal}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +83,9 @@ class Membership:
 
     def peer(self, slot: Slot) -> int:
         """Index of a member slot (I1)."""
-        if slot.role is Role.WORKER and slot.ordinal < self.workers:
+        if slot.role is Role.WORKER and 0 <= slot.ordinal < self.workers:
             return slot.ordinal
-        if slot.role is Role.GATEWAY and slot.ordinal < self.gateways:
+        if slot.role is Role.GATEWAY and 0 <= slot.ordinal < self.gateways:
             return self.workers + slot.ordinal
         raise UsageError(
             f"slot {slot} is no member of a job with {self.workers} workers "

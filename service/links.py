@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from service.config import LimitsConfig
+from service.config import LimitsConfig, LinksConfig
 from service.dataflow.transport.base import Transport
 from service.dataflow.transport.counters import TransportCounters
 from service.dataflow.transport.link import LinkLimits, PeerAddress
+from service.dataflow.transport.security import LoopbackOnly, TrustedNetwork
 from service.dataflow.transport.zeromq import ZmqTransport
 from service.ids import Slot
 
@@ -31,7 +32,7 @@ class Links(Transport, Protocol):
     def start(
         self, generation: int, index: int, observer: int, peers: Mapping[int, PeerAddress]
     ) -> None:
-        """Begin `generation` as peer `index` and greet `peers`."""
+        """Begin `generation` as peer `index`, in the slot its entry names, and greet `peers`."""
         ...
 
     @property
@@ -54,7 +55,9 @@ class Links(Transport, Protocol):
 STOP_ASKED: dict[str, object] = {"kind": "stop_asked"}
 
 
-def socket_links(slot: Slot, incarnation: int, limits: LimitsConfig) -> ZmqTransport:
+def socket_links(
+    slot: Slot, incarnation: int, limits: LimitsConfig, links: LinksConfig
+) -> ZmqTransport:
     """Sockets for one boot of `slot`."""
     return ZmqTransport(
         slot,
@@ -63,4 +66,5 @@ def socket_links(slot: Slot, incarnation: int, limits: LimitsConfig) -> ZmqTrans
             hello_timeout_ns=int(limits.start_timeout_s * 1e9),
             peer_timeout_ns=int(limits.peer_timeout_s * 1e9),
         ),
+        security=TrustedNetwork() if links.trusted_network else LoopbackOnly(),
     )

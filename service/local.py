@@ -25,7 +25,8 @@ from service.errors import MegaphoneError
 from service.ids import Membership
 from service.ingest.registry import SchemaRegistry
 from service.log import Log
-from service.process import MemberProcess, ProcessOptions
+from service.process import MemberProcess
+from service.process_options import ProcessOptions
 from service.stop_signals import StopSignals
 
 

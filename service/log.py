@@ -15,6 +15,7 @@ from typing import TextIO
 import msgspec
 
 from service.clock import Clock, SystemClock
+from service.ids import Slot
 
 Field = str | int | float | bool | None
 
@@ -27,6 +28,10 @@ class Log:
         self._slot = slot
         self._stream = stream or sys.stderr
         self._clock = clock or SystemClock()
+
+    def plays(self, slot: Slot) -> None:
+        """Name the process by another slot from now on."""
+        self._slot = str(slot)
 
     def info(self, event: str, **fields: Field) -> None:
         """A fact worth a line."""

@@ -52,7 +52,7 @@ class LogReader:
             BrokerError: the broker did not say where that is.
         """
         self._bootstrap = bootstrap_servers
-        self._slot = str(slot)
+        self._slot = slot
         self._incarnation = str(incarnation)
         self._limits = limits
         self._deadline_ns = now_ns + int(limits.start_timeout_s * 1e9)
@@ -74,16 +74,28 @@ class LogReader:
         # One by one, so that what stands behind the generation is left for `read`.
         while entries := self._tail.poll(_JOIN_WAIT_S, limit=1):
             record = decode_log(entries[0].value or b"")
-            if isinstance(record, Generation) and self._names_this_boot(record):
-                self._generation = record
+            if isinstance(record, Generation) and (slot := self._of_this_boot(record)):
+                self._generation, self._slot = record, slot
                 return record
         if now_ns > self._deadline_ns:
+            seconds = self._limits.start_timeout_s
+            if self._slot.is_any:
+                role = self._slot.role
+                raise PeerLost(
+                    f"no generation gave this {role} a slot within {seconds:g} s; is the controller "
+                    f"running, with the same --app, and do its --{role}s leave one for it?"
+                )
             raise PeerLost(
-                f"no generation that names {self._slot} began within "
-                f"{self._limits.start_timeout_s:g} s; are the controller and all the workers and "
-                "gateways it waits for running, with the same --app?"
+                f"no generation that names {self._slot} began within {seconds:g} s; are the "
+                "controller and all the workers and gateways it waits for running, with the same "
+                "--app?"
             )
         return None
+
+    @property
+    def slot(self) -> Slot:
+        """Who this boot plays; from the generation on no longer any."""
+        return self._slot
 
     def begin(self, now_ns: int) -> None:
         """Silence counts from here on."""
@@ -137,11 +149,14 @@ class LogReader:
             "the job again to go on from its last checkpoint"
         )
 
-    def _names_this_boot(self, generation: Generation) -> bool:
-        return any(
-            binding.slot == self._slot and binding.incarnation == self._incarnation
-            for binding in generation.slots
-        )
+    def _of_this_boot(self, generation: Generation) -> Slot | None:
+        """The slot in which a generation names this boot, if it does."""
+        for binding in generation.slots:
+            slot = Slot.parse(binding.slot)
+            ours = slot == self._slot or (self._slot.is_any and slot.role is self._slot.role)
+            if ours and binding.incarnation == self._incarnation:
+                return slot
+        return None
 
 
 def addresses_of(generation: Generation) -> dict[int, PeerAddress]:

@@ -21,13 +21,12 @@ from __future__ import annotations
 import gc
 import secrets
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
+from service.addresses import advertised
 from service.checkpointing import Checkpointing
 from service.clock import Clock, SystemClock, sleep
 from service.config import Config
@@ -39,7 +38,7 @@ from service.departure import Departure, expect_controller
 from service.edges import KafkaEdges
 from service.errors import MegaphoneError
 from service.heartbeat import Heartbeat
-from service.ids import Membership, Role, Slot
+from service.ids import Membership, Role
 from service.ingest.registry import SchemaRegistry
 from service.links import STOP_ASKED, Links, socket_links
 from service.log import Log
@@ -47,7 +46,8 @@ from service.log_reader import LogReader, addresses_of
 from service.member import Member
 from service.migration.records import Generation, MemberDetails, MemberState
 from service.migration.reports import DrainedReport, PeerReport, plain
-from service.readings import details_of, reading_of, state_rows
+from service.process_options import ProcessOptions
+from service.readings import behind_of, details_of, reading_of, state_rows
 from service.slot_folder import SlotFolder
 from service.statestore.checkpoint import SlotFiles
 from service.stop_signals import StopSignals
@@ -60,18 +60,6 @@ _RECEIPT_WAIT_S = 0.002
 #: At other times only the sinks' frontiers wait, and each look costs a progress batch.
 _RECEIPTS_EVERY_NS = 10_000_000
 _IDLE_WAIT_S = 0.010
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessOptions:
-    """What the command line says about one process."""
-
-    bootstrap_servers: str
-    app: str
-    slot: Slot
-    state_dir: Path
-    address: str = "tcp://127.0.0.1:*"
-    http_port: int | None = None
 
 
 class Stage(Enum):
@@ -146,8 +134,9 @@ class MemberProcess:
         self._shares_thread = links is not None
         self._reader = LogReader(servers, topics, slot, incarnation, limits, now)
         self._records = RecordWriter(servers, f"{app}.{slot}")
-        self._links = links or socket_links(slot, incarnation, limits)
-        self._endpoint = self._links.bind(options.address)
+        self._links = links or socket_links(slot, incarnation, limits, config.links)
+        listens = self._links.bind(options.address or config.links.address)
+        self._endpoint = advertised(listens, config.links.advertise, servers)
         self._heartbeat = Heartbeat(
             slot, incarnation, topics, self._records, config, options.http_port, self._clock
         )
@@ -267,6 +256,12 @@ class MemberProcess:
 
     def _build(self, generation: Generation) -> None:
         """Build the dataflow that `generation` says and begin to load its state."""
+        if self._slot.is_any:
+            self._slot = slot = self._reader.slot
+            self._edges.plays(slot)
+            self._folder.plays(slot)
+            self._heartbeat.plays(slot)
+            self._log.plays(slot)
         worker = self._config.worker
         self._generation = generation
         self._member = Member(
@@ -391,15 +386,17 @@ class MemberProcess:
         edges, lag = self._edges, self._edges.lag
         if self._stage is Stage.RUNNING:
             edges.commit_advisory()
-        ready = state is MemberState.RUNNING and self._links.connected
         now_us = self._clock.monotonic_ns() // _US
+        running = state is MemberState.RUNNING and self._links.connected
+        behind = behind_of(member, now_us, self._config.limits.ready_lag_s)
         heartbeat.beat(
             state,
             self._generation_number,
             details_of(member, edges, lag, heartbeat.http, self._teller),
             reading_of(member, edges, lag, self._teller, self._links, now_us)
             | self._folder.reading(),
-            ready=ready,
+            ready=running and not behind,
+            behind=behind,
         )
 
     def _end(self) -> None:

@@ -143,6 +143,13 @@ def _reading_of_writers(member: Member, edges: KafkaEdges) -> dict[str, Value]:
     }
 
 
+def behind_of(member: Member, now_us: int, most_s: float) -> str:
+    """Why a member has yet to catch up; nothing if no frontier is more than `most_s` behind."""
+    oldest = min((time for time in member.frontiers().values() if time is not None), default=None)
+    lag_s = 0.0 if oldest is None else (member.ticks.now_us(now_us) - oldest) / 1e6
+    return f"its oldest open epoch is {lag_s:.1f} s behind" if lag_s > most_s else ""
+
+
 def tier_reading(slot: SlotDatabase) -> dict[str, Value]:
     """What a worker with a memory budget tells Prometheus of it."""
     tables = slot.tables

@@ -61,8 +61,8 @@ class SlotFolder:
         self, state_dir: Path, bootstrap_servers: str, app: str, slot: Slot, config: Config
     ) -> None:
         """Name the folder; nothing is made yet."""
-        self.path = state_dir / app / str(slot)
-        self._slot = str(slot)
+        self._parent = state_dir / app
+        self.plays(slot)
         self._bootstrap = bootstrap_servers
         self._topics = AppTopics(app)
         self._timeout_s = config.limits.broker_timeout_s
@@ -72,6 +72,11 @@ class SlotFolder:
         #: What is told of the newest checkpoint's part here.
         self._part: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+
+    def plays(self, slot: Slot) -> None:
+        """Be the folder of `slot` from now on, before anything is read or written."""
+        self.path = self._parent if slot.is_any else self._parent / str(slot)
+        self._slot = str(slot)
 
     def check(self) -> None:
         """Make the folder and see that it can be written.
@@ -83,7 +88,8 @@ class SlotFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             trial.write_bytes(b"")
-            trial.unlink()
+            # Several may try the folder of their app at once.
+            trial.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(
                 f"state folder {self.path} cannot be written: {error.strerror}; "

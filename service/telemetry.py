@@ -83,8 +83,12 @@ class ProcessCollector(Collector):
 
     def __init__(self, app: str, slot: str, read: Callable[[], Reading]) -> None:
         """Label everything with `app` and `slot`; `read` is called at each scrape."""
-        self._labels = [app, slot]
+        self._labels = (app, slot)
         self._read = read
+
+    def plays(self, slot: str) -> None:
+        """Label everything with another slot from now on."""
+        self._labels = (self._labels[0], slot)
 
     def collect(self) -> Iterable[Metric]:
         """Families for what the process knows; what it does not have is absent, not zero."""
@@ -121,6 +125,11 @@ _NAMES = frozenset(spec.name for spec in CATALOGUE)
 
 def registry_of(app: str, slot: str, read: Callable[[], Reading]) -> CollectorRegistry:
     """A registry with one process's collector and nothing else."""
+    return registry_with(ProcessCollector(app, slot, read))
+
+
+def registry_with(collector: ProcessCollector) -> CollectorRegistry:
+    """A registry with this collector and nothing else."""
     registry = CollectorRegistry()
-    registry.register(ProcessCollector(app, slot, read))
+    registry.register(collector)
     return registry

@@ -13,14 +13,18 @@ Invariants
   RC3  A member that says it has stopped is lost only if its report of having done its part does not
        come within FAREWELL_US: the two travel by different ways and may arrive in either order.
   RC4  Silence counts only while the controller itself was awake.
+  RC5  Who takes any slot of its role (I2 of `ids`) is given one that nobody plays when the
+       generation begins, by its record and not before, the one that came first the lowest. Of two
+       at one address the later is there: the earlier one's boot is over.
 Caller: passes heartbeats written after it began to read; those of earlier runs mean nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.ids import Membership
+from service.ids import Membership, Role, Slot
 from service.migration.records import MemberRecord, MemberState, SlotBinding
 
 #: From the last heartbeat before a farewell to the loss of the member (RC3).
@@ -53,6 +57,10 @@ class RollCall:
         #: Members that need not be heard of any more, as their part is done.
         self._excused: set[str] = set()
         self._seats: dict[str, _Seat] = {}
+        #: Who takes any slot, by role and in the order they came (RC5); by incarnation.
+        self._seekers: dict[str, dict[str, _Seat]] = {
+            str(Slot.any_of(role)): {} for role in (Role.WORKER, Role.GATEWAY)
+        }
         self._begun = False
         self._now_us = now_us
         self._deadline_us = now_us + wait_us
@@ -61,16 +69,18 @@ class RollCall:
 
     @property
     def missing(self) -> list[str]:
-        """Slots that nobody plays yet, or that two processes claim."""
+        """Slots that nobody plays yet or would be given, or that two processes claim."""
+        given = self._given()
         return [
             slot
             for slot in self.slots
-            if slot not in self._seats or self._seats[slot].rival is not None
+            if (self._seats[slot].rival is not None if slot in self._seats else slot not in given)
         ]
 
     def begin(self) -> list[SlotBinding]:
         """The generation begins with those who are there; from now on RC2 holds."""
         assert not self.missing, "RC1: the generation begins when every slot is played by one"
+        self._seats |= self._given()
         self._begun = True
         return [
             SlotBinding(slot=slot, incarnation=record.incarnation, address=record.address)
@@ -83,10 +93,14 @@ class RollCall:
 
     def seen(self, record: MemberRecord) -> str | None:
         """Take in a heartbeat; returns the problem it reveals. Slots of no member are ignored."""
-        if record.slot not in self.slots or record.slot in self._excused:
+        seeks = record.slot in self._seekers and not self._begun
+        if not seeks and (record.slot not in self.slots or record.slot in self._excused):
             return None
         if record.state is MemberState.FAILED:
             return f"{record.slot} failed: {record.details.reason or 'it gave no reason'}"
+        if seeks:
+            self._seen_seeking(record, self._seekers[record.slot])
+            return None
         return self._seen_begun(record) if self._begun else self._seen_waiting(record)
 
     def passed(self, now_us: int) -> str | None:
@@ -96,8 +110,9 @@ class RollCall:
         if gap > self._silence_us // 2:
             # The controller slept (RC4): nobody could be heard, so nobody was silent.
             self._deadline_us += gap
-            for seat in self._seats.values():
-                seat.seen_us += gap
+            for seats in (self._seats, *self._seekers.values()):
+                for seat in seats.values():
+                    seat.seen_us += gap
         if self._begun:
             for slot, seat in self._seats.items():
                 stopped = seat.record.state is MemberState.STOPPED and slot not in self._excused
@@ -116,6 +131,8 @@ class RollCall:
                 del self._seats[slot]
             else:
                 self._seats[slot] = _Seat(rival, now_us)
+        for sought in self._seekers.values():
+            self._forget(sought, lambda seat: now_us - seat.seen_us > self._silence_us)
         if self.missing and now_us > self._deadline_us:
             return (
                 f"{', '.join(self.missing)} did not come within {self._wait_us / 1e6:g} s; "
@@ -141,6 +158,31 @@ class RollCall:
         else:
             seat.rival = record
         return None
+
+    def _seen_seeking(self, record: MemberRecord, sought: dict[str, _Seat]) -> None:
+        """Somebody takes any slot of its role, or does so no more (RC5)."""
+        if record.state is MemberState.STOPPED:
+            sought.pop(record.incarnation, None)
+            return
+        known = sought.get(record.incarnation)
+        if known is not None:
+            known.record, known.seen_us = record, self._now_us
+            return
+        self._forget(sought, lambda seat: seat.record.address == record.address)
+        sought[record.incarnation] = _Seat(record, self._now_us)
+
+    def _forget(self, sought: dict[str, _Seat], gone: Callable[[_Seat], bool]) -> None:
+        for incarnation in [each for each, seat in sought.items() if gone(seat)]:
+            del sought[incarnation]
+
+    def _given(self) -> dict[str, _Seat]:
+        """Who would be given which free slot (RC5)."""
+        given: dict[str, _Seat] = {}
+        for name, sought in self._seekers.items():
+            role = name.removesuffix("any")
+            free = [slot for slot in self.slots if slot.startswith(role)]
+            given |= zip((slot for slot in free if slot not in self._seats), sought.values())
+        return given
 
     def _leave(self, slot: str, seat: _Seat) -> None:
         if seat.rival is None:

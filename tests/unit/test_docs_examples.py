@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 import megaphone
-from service import migrate_view, status
+from service import migrate_view, process_options, status
 from service.dataflow import flow, keyed, row_operations, timed_joins
 from service.ingest import captured, files, lists, shape
 from service.migration import matching, plan_file, rebalance
@@ -40,7 +40,7 @@ def test_the_example_of_a_class_or_function_runs_as_printed(module: ModuleType) 
 
 @pytest.mark.parametrize(
     "module",
-    [matching, migrate_view, plan_file, rebalance, status],
+    [matching, migrate_view, plan_file, process_options, rebalance, status],
     ids=lambda module: module.__name__,
 )
 def test_the_example_of_an_inner_function_runs_as_printed(module: ModuleType) -> None:

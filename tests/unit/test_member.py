@@ -21,6 +21,7 @@ from service.ids import Membership
 from service.ingest.source import ReadRows
 from service.member import Member
 from service.migration.records import Generation, LogRecord
+from service.readings import behind_of
 from tests.fakes.control import FIRST, HORIZON, generation, move, promise, stop
 
 SCHEMA = pa.schema([("key", pa.int64()), ("v", pa.int64())])
@@ -366,3 +367,16 @@ def test_a_log_that_breaks_its_rules_ends_the_process() -> None:
     job = Job()
     with pytest.raises(ProtocolViolation, match="HZ2"):
         job.read(stop(HORIZON - 1))
+
+
+def test_a_member_has_yet_to_catch_up_while_an_epoch_is_open_for_too_long() -> None:
+    job = Job()
+    job.tick(20)
+    job.step()
+    for member in job.members:
+        assert behind_of(member, 9_000_000, 10.0) == ""
+        assert behind_of(member, 12_000_000, 10.0) == "its oldest open epoch is 12.0 s behind"
+    job.read(stop(200))
+    job.step()
+    assert all(member.complete for member in job.members)
+    assert [behind_of(member, 12_000_000, 10.0) for member in job.members] == ["", ""]

@@ -46,8 +46,8 @@ class LoopbackOnly:
         """Refuse what is not loopback or ipc."""
         if not endpoint.startswith(_LOOPBACK):
             raise UsageError(
-                f"{endpoint} is not on this machine and the links are not encrypted; "
-                "use a loopback address, or declare the network trusted"
+                f"{endpoint} is not on this machine and the links are not encrypted; use a "
+                "loopback address, or declare the network trusted (links.trusted_network)"
             )
 
     def prepare_listener(self, socket: zmq.Socket[bytes]) -> None:

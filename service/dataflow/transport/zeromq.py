@@ -117,7 +117,7 @@ class ZmqTransport:
             generation: above every generation started before.
             index: the peer index of this process.
             observer: the peer index of the observer.
-            peers: who else is there, by index; an entry for this process is skipped, the observer
+            peers: who is there, by index; an entry for this process names its slot, the observer
                 may be absent.
         """
         assert generation > self._generation, "a generation begins once"
@@ -125,6 +125,7 @@ class ZmqTransport:
         for peer in list(self._links):
             self._disconnect(peer)
         self._generation = generation
+        self._slot = peers[index].slot if index in peers else self._slot
         self._index = index
         self._observer = observer
         self._failure = None

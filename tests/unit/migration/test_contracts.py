@@ -209,6 +209,8 @@ def test_what_the_status_command_prints_fits_the_contract() -> None:
 
 def test_a_member_of_the_status_document_says_who_and_how_it_is() -> None:
     document = example("status")
+    document["members"][0] |= {"slot": "worker-any", "state": "waiting", "generation": None}
+    assert fits("status", document)
     for field, value in (("slot", "node-1"), ("role", "leader"), ("state", "ok")):
         broken = copy.deepcopy(document)
         broken["members"][0][field] = value

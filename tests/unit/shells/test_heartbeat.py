@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.config import load_config
 from service.control_topics import AppTopics, RecordWriter
 from service.heartbeat import Heartbeat
-from service.ids import Slot
+from service.ids import Role, Slot
 from service.log import Log
-from service.migration.records import MemberDetails, MemberState
+from service.migration.records import MemberDetails, MemberState, decode_member
 
 
 class HandClock:
@@ -116,3 +116,58 @@ def test_a_last_word_that_nobody_hears_is_logged(heartbeat, monkeypatch):
     heartbeat.last_word("out of luck", None, Log("worker-0", stream))
     assert "farewell.unheard" in stream.getvalue()
     assert get(heartbeat, "/readyz") == (503, "failed\n")
+
+
+class Written:
+    """Stands where a `RecordWriter` does and keeps what is written."""
+
+    def __init__(self) -> None:
+        self.records = []
+
+    def write(self, topic, key, value):
+        state = None if value is None else decode_member(value).state
+        self.records.append((key, state))
+
+    def poll(self):
+        """Nothing fails."""
+
+    def flush(self, timeout_s):
+        """Nothing waits."""
+
+
+@pytest.fixture
+def seeker(clock):
+    """The heartbeat of boot 7 of a worker that takes any slot, and what it writes."""
+    written = Written()
+    slot = Slot.any_of(Role.WORKER)
+    made = Heartbeat(slot, 7, AppTopics("shop"), written, load_config(), 0, clock)
+    yield made, written.records
+    made.close()
+
+
+def test_who_takes_any_slot_has_a_key_of_its_own_until_it_has_one(seeker):
+    heartbeat, records = seeker
+    beat(heartbeat, MemberState.WAITING, ready=False)
+    heartbeat.plays(Slot.parse("worker-3"))
+    beat(heartbeat, MemberState.STARTING, {"megaphone_process_loop_age_seconds": 0})
+    beat(heartbeat, MemberState.STOPPED)
+    assert records == [
+        ("worker-any.7", MemberState.WAITING),
+        ("worker-any.7", None),
+        ("worker-3", MemberState.STARTING),
+        ("worker-3", MemberState.STOPPED),
+    ]
+    assert 'slot="worker-3"' in get(heartbeat, "/metrics")[1]
+
+
+@pytest.mark.parametrize("state", [MemberState.STOPPED, MemberState.FAILED])
+def test_who_ends_without_a_slot_says_so_and_leaves_nothing_behind(seeker, state):
+    heartbeat, records = seeker
+    beat(heartbeat, state, ready=False)
+    assert records == [("worker-any.7", state), ("worker-any.7", None)]
+
+
+def test_who_runs_but_is_behind_says_how_far(heartbeat):
+    behind = "its oldest open epoch is 12.0 s behind"
+    heartbeat.beat(MemberState.RUNNING, 1, MemberDetails(), {}, ready=False, behind=behind)
+    assert get(heartbeat, "/readyz") == (503, f"running, {behind}\n")

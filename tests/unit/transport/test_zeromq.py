@@ -13,7 +13,7 @@ from service.dataflow.transport.link import LinkLimits, PeerAddress
 from service.dataflow.transport.security import TrustedNetwork
 from service.dataflow.transport.zeromq import ZmqTransport
 from service.errors import PeerLost, ProtocolViolation, UsageError
-from service.ids import Slot
+from service.ids import Role, Slot
 
 SECOND_NS = 1_000_000_000
 
@@ -53,6 +53,20 @@ def test_nothing_but_hello_goes_out_before_the_peers_hello(lone):
     for sequence, expected in ((1, b"early"), (2, b"and in order")):
         _, header, body = peer.router.recv_multipart()
         assert (decode_header(header).sequence, body) == (sequence, expected)
+
+
+def test_who_took_any_slot_plays_the_one_that_its_own_entry_names(zmq_cluster):
+    cluster = zmq_cluster(2, start=False)
+    cluster[0].close()
+    cluster.transports[0] = seeker = ZmqTransport(Slot.any_of(Role.WORKER), 1000)
+    cluster.addresses[0] = PeerAddress(Slot.parse("worker-0"), 1000, seeker.bind())
+    for index, transport in enumerate(cluster.transports):
+        transport.start(1, index, 2, cluster.addresses)
+    # A peer takes frames of worker-0.1.1000 and of no other name for worker-0's.
+    cluster.until(lambda: all(transport.connected for transport in cluster.transports))
+    seeker.send(1, FrameKind.PROGRESS, 0, (5,))
+    (frame,) = cluster.collect(1, 1)
+    assert (frame.sender, frame.time) == (0, (5,))
 
 
 def test_a_peer_that_says_no_hello_is_lost_by_name_and_address(lone):
