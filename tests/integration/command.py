@@ -35,9 +35,13 @@ class Command:
     """A running command; use it in a `with` statement, which leaves nothing of it behind."""
 
     def __init__(
-        self, *arguments: str, environment: Mapping[str, str] | None = None, cwd: Path = ROOT
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+        module: str = "service",
     ) -> None:
-        """Start `megaphone ARGUMENTS`."""
+        """Start `megaphone ARGUMENTS`, or another command by its module."""
         self.started = time.monotonic()
         self._guard = threading.Lock()
         self._lines: list[Document] = []
@@ -45,7 +49,7 @@ class Command:
         self.noise: list[str] = []
         variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=cwd,
             env=variables,
             stdin=subprocess.DEVNULL,

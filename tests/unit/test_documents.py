@@ -140,8 +140,9 @@ def test_every_invariant_cited_is_stated_in_the_file_it_links_to() -> None:
 
 
 def test_every_option_named_is_an_option() -> None:
-    # Of pip-compile, of mypy, and of every command.
+    # Of pip-compile, of mypy, of docker and kubectl, and of every command.
     known = {"--upgrade", "--strict", "--help"}
+    known |= {"--build-arg", "--profile", "--scale", "--selector", "--tag", "--volumes"}
     left = [typer.main.get_command(app) for app in (service_cli.app, loadgen_cli.app)]
     while left:
         command = left.pop()

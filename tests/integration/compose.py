@@ -1,0 +1,175 @@
+"""docker-compose.yml without a container engine: our services as processes of this machine.
+
+Flow: docker-compose.yml, variables -> [Composition] -> command and environment of each service, as
+written there; only what a container has of its own is replaced: the name of Kafka's, the one port
+that all may use, the folder of a volume.
+
+Cannot catch: what an image lacks, what a network keeps apart, what a read-only file system refuses.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import yaml
+
+from loadgen.broker import ensure_topic
+from tests.integration.command import ROOT, Command
+
+FILE = ROOT / "docker-compose.yml"
+_VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?::-([^}]*))?\})")
+_MODULES = {"megaphone": "service", "nexmark-loadgen": "loadgen"}
+_CHECK_S = 30.0
+#: Four processes import and compile at once; cores may be shared with others.
+_START_S = 150.0
+
+Service = Mapping[str, object]
+
+
+def interpolate(text: str, variables: Mapping[str, str]) -> str:
+    """A compose file's text with its `${NAME:-default}` replaced, `$$` standing for `$`."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return "$"
+        given = variables.get(found[1]) or found[2]
+        assert given is not None, f"{found[0]} has no default"
+        return given
+
+    return _VARIABLE.sub(value, text)
+
+
+def services(variables: Mapping[str, str]) -> dict[str, Service]:
+    """The services of docker-compose.yml by name."""
+    text = interpolate(FILE.read_text(encoding="utf-8"), variables)
+    found: dict[str, Service] = yaml.safe_load(text)["services"]
+    return found
+
+
+class Container:
+    """One container of a service of ours, as a process."""
+
+    def __init__(self, service: Service, kafka: str, state: Path) -> None:
+        """Start it."""
+        own = {
+            "kafka:19092": kafka,
+            "tcp://0.0.0.0:7070": "tcp://0.0.0.0:*",
+            "/var/lib/megaphone": str(state),
+        }
+
+        def here(text: object) -> str:
+            text = str(text)
+            for theirs, ours in own.items():
+                text = text.replace(theirs, ours)
+            return text
+
+        command, environment = service["command"], service["environment"]
+        assert isinstance(command, list)
+        assert isinstance(environment, dict)
+        self.environment = {name: here(value) for name, value in environment.items()}
+        if "MEGAPHONE_HTTP__PORT" in self.environment:
+            self._port = self.environment["MEGAPHONE_HTTP__PORT"] = str(_free_port())
+        self._check = service["healthcheck"]
+        self.command = Command(
+            *map(here, command[1:]), environment=self.environment, module=_MODULES[command[0]]
+        )
+
+    @property
+    def ready(self) -> bool:
+        """What its health check asks, asked without a process of its own."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=_CHECK_S):
+                return True
+        except OSError:
+            return False  # it is not up, or it answers and is not ready yet
+
+    @property
+    def healthy(self) -> bool:
+        """Whether its own health check says so."""
+        assert isinstance(self._check, dict)
+        kind, program, *arguments = self._check["test"]
+        assert (kind, program) == ("CMD", "python")
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            timeout=_CHECK_S,
+            check=False,
+        )
+        return done.returncode == 0
+
+    @property
+    def slot(self) -> str:
+        """Which one it was given."""
+        return str(self.command.await_line("member.started")["slot"])
+
+
+class Composition:
+    """The job of docker-compose.yml; use it in a `with` statement, which leaves nothing behind."""
+
+    def __init__(self, kafka: str, state: Path, variables: Mapping[str, str]) -> None:
+        """Make the topics as the service `topics` would; start nothing yet."""
+        self._kafka = kafka
+        self._state = state
+        self._stack = ExitStack()
+        self.services = services(variables)
+        #: Containers by service.
+        self.up: dict[str, list[Container]] = {}
+        (script,) = self.services["topics"]["command"]
+        (listed,) = re.findall(r"for topic in (.*); do", script)
+        (partitions,) = re.findall(r"--partitions (\d+)", script)
+        self.topics = [name.partition(":")[0] for name in listed.split()]
+        for name in self.topics:
+            ensure_topic(kafka, name, int(partitions))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def start(self, *names: str) -> None:
+        """Start services, as many containers of each as they say."""
+        for name in names:
+            service = self.services[name]
+            deploy = service.get("deploy", {})
+            assert isinstance(deploy, dict)
+            self.up[name] = []
+            for _ in range(int(deploy.get("replicas", 1))):
+                container = Container(service, self._kafka, self._state)
+                self._stack.enter_context(container.command)
+                self.up[name].append(container)
+
+    def await_healthy(self, *names: str) -> None:
+        """Wait until every container of these services is what its health check calls healthy."""
+        for name in names:
+            for container in self.up[name]:
+                container.command.await_(
+                    lambda found=container: found.ready, f"{name} ready", timeout_s=_START_S
+                )
+                assert container.healthy, name
+
+    def containers(self, *names: str) -> list[Container]:
+        """All containers of these services."""
+        return [container for name in names for container in self.up[name]]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

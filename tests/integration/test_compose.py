@@ -1,0 +1,94 @@
+"""docker-compose.yml as a user runs it: every service of ours by its own command and environment.
+
+Real processes, a real Kafka; see `compose` for what stands in for containers. The oracle is
+`demo.proof` over all that was read and written. That the file is a composition, and what Kafka's
+service says, is tested in tests/unit/deploy.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from types import SimpleNamespace
+
+import pytest
+from confluent_kafka import Producer
+
+from loadgen.broker import offsets_at
+from service.config import load_config
+from service.status import read_status
+from tests.integration.bids import faults, judge
+from tests.integration.compose import Composition
+from tests.integration.test_checkpoint import AGAIN, manifests
+
+ROLES = ("controller", "gateway", "worker")
+BINS = 1024
+
+
+@pytest.mark.timeout(300)
+def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
+    bootstrap_servers, app_name, unique_name, tmp_path
+):
+    prefix, config = unique_name("t"), load_config()
+    variables = {"APP": app_name, "TOPICS": prefix, "WORKERS": "2", "RATE": "2000"}
+    producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 0})
+
+    def written():
+        return sum(offsets_at(bootstrap_servers, output, end=True).values())
+
+    def request(**body):
+        producer.produce(f"{app_name}.control", json.dumps(body).encode(), partition=0)
+        assert producer.flush(10) == 0
+
+    def owners():
+        return set(read_status(bootstrap_servers, app_name, config).owners)
+
+    with Composition(bootstrap_servers, tmp_path / "state", variables) as composed:
+        events, output = composed.topics
+        composed.start(*ROLES)
+        composed.await_healthy(*ROLES)
+        controller, *members = composed.containers(*ROLES)
+        assert {member.slot for member in members} == {"gateway-0", "worker-0", "worker-1"}
+
+        composed.start("loadgen")
+        wait = controller.command.await_
+        wait(lambda: written() > 1_000, "results")
+        request(id="in", kind="rescale", workers=1)
+        wait(lambda: owners() == {0}, "one worker's bins")
+        request(id="out", kind="rescale", workers=2)
+        wait(lambda: owners() == {0, 1}, "two workers' bins")
+        request(id="kept", kind="checkpoint")
+        wait(lambda: manifests(bootstrap_servers, app_name), "a checkpoint")
+
+        # A lost container ends the others, and all of them are started again (`restart:`).
+        lost = composed.up["worker"][0]
+        name = lost.slot
+        lost.command.signal(signal.SIGKILL)
+        for container in (controller, *members):
+            if container is not lost:
+                container.command.finish(1)
+                assert any(name in message for message in container.command.errors())
+        before = written()
+        composed.start(*ROLES)
+        composed.await_healthy(*ROLES)
+        controller, *members = composed.containers(*ROLES)
+        (manifest,) = manifests(bootstrap_servers, app_name)
+        for worker in composed.up["worker"]:
+            assert worker.command.await_line("state.restored")["cut"] == manifest.cut
+        controller.command.await_(lambda: written() > before + 1_000, "results after the loss")
+
+        (load,) = composed.up["loadgen"]
+        load.command.signal(signal.SIGTERM)
+        load.command.finish(0)
+        # As `docker compose stop`: everybody is asked at once.
+        for container in (controller, *members):
+            container.command.signal(signal.SIGTERM)
+        for container in (controller, *members):
+            container.command.finish(0)
+            assert container.command.noise == []
+    published = sum(offsets_at(bootstrap_servers, events, end=True).values())
+    shape = SimpleNamespace(bins=BINS, workers=2)
+    found = judge(
+        bootstrap_servers, shape, (events, output), tmp_path / "proof", published=published
+    )
+    assert set(faults(found)) <= AGAIN, faults(found)
