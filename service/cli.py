@@ -376,8 +376,8 @@ def _check_bins(bins: int) -> None:
 def _slot_of(arguments: list[str]) -> str:
     """What the command line says this process is, for the failure's line."""
     role = arguments[1] if len(arguments) > 1 else "megaphone"
-    if role in (Role.WORKER, Role.GATEWAY) and "--slot" in arguments[:-1]:
-        text = arguments[arguments.index("--slot") + 1]
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    if role in (Role.WORKER, Role.GATEWAY) and "--slot" in words[:-1]:
         with suppress(UsageError):
-            return str(slot_of(Role(role), text, gethostname()))
+            return str(slot_of(Role(role), words[words.index("--slot") + 1], gethostname()))
     return role

@@ -82,8 +82,8 @@ class LogReader:
             if self._slot.is_any:
                 role = self._slot.role
                 raise PeerLost(
-                    f"no generation gave this {role} a slot within {seconds:g} s; is the controller "
-                    f"running, with the same --app, and do its --{role}s leave one for it?"
+                    f"no generation gave this {role} a slot within {seconds:g} s; is a controller "
+                    f"of the same --app running, and do its --{role}s leave one?"
                 )
             raise PeerLost(
                 f"no generation that names {self._slot} began within {seconds:g} s; are the "

@@ -25,7 +25,7 @@ ROLES = ("controller", "gateway", "worker")
 BINS = 1024
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
     bootstrap_servers, app_name, unique_name, tmp_path
 ):
@@ -40,8 +40,9 @@ def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
         producer.produce(f"{app_name}.control", json.dumps(body).encode(), partition=0)
         assert producer.flush(10) == 0
 
-    def owners():
-        return set(read_status(bootstrap_servers, app_name, config).owners)
+    def at_rest(*workers):
+        status = read_status(bootstrap_servers, app_name, config)
+        return status.plan is None and set(status.owners) == set(workers)
 
     with Composition(bootstrap_servers, tmp_path / "state", variables) as composed:
         events, output = composed.topics
@@ -54,9 +55,9 @@ def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
         wait = controller.command.await_
         wait(lambda: written() > 1_000, "results")
         request(id="in", kind="rescale", workers=1)
-        wait(lambda: owners() == {0}, "one worker's bins")
+        wait(lambda: at_rest(0), "all bins at one worker")
         request(id="out", kind="rescale", workers=2)
-        wait(lambda: owners() == {0, 1}, "two workers' bins")
+        wait(lambda: at_rest(0, 1), "bins at both workers")
         request(id="kept", kind="checkpoint")
         wait(lambda: manifests(bootstrap_servers, app_name), "a checkpoint")
 
@@ -72,9 +73,11 @@ def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
         composed.start(*ROLES)
         composed.await_healthy(*ROLES)
         controller, *members = composed.containers(*ROLES)
-        (manifest,) = manifests(bootstrap_servers, app_name)
-        for worker in composed.up["worker"]:
-            assert worker.command.await_line("state.restored")["cut"] == manifest.cut
+        restored = {
+            worker.command.await_line("state.restored")["cut"] for worker in composed.up["worker"]
+        }
+        assert len(restored) == 1
+        assert restored <= {each.cut for each in manifests(bootstrap_servers, app_name)}
         controller.command.await_(lambda: written() > before + 1_000, "results after the loss")
 
         (load,) = composed.up["loadgen"]

@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app, load_flow
+from service.cli import _slot_of, app, load_flow
 from service.errors import UsageError
 from service.nexmark.queries import QueryTopics
 from service.preflight import topics_of
@@ -94,3 +94,18 @@ def test_every_command_explains_itself_and_each_of_its_options():
         result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, [command, "--help"])
         assert result.exit_code == 0
         assert "--tied" not in result.stdout, "the launcher's own option is nobody else's business"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["worker", "a:b", "--slot", "3"], "worker-3"),
+        (["gateway", "a:b", "--slot=any", "--app", "x"], "gateway-any"),
+        (["worker", "--slot=third"], "worker"),
+        (["worker", "a:b", "--slot"], "worker"),
+        (["status", "--slot", "3"], "status"),
+        ([], "megaphone"),
+    ],
+)
+def test_a_failure_is_told_by_who_the_command_line_says_failed(arguments, said):
+    assert _slot_of(["megaphone", *arguments]) == said
