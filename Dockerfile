@@ -19,6 +19,11 @@ COPY megaphone lib/megaphone
 COPY loadgen lib/loadgen
 COPY service lib/service
 COPY deploy/image bin
+# What an installer would leave: the version, which /metrics tells.
+ARG VERSION=0.1.0
+RUN mkdir "lib/megaphone_kafka-$VERSION.dist-info" \
+ && printf 'Metadata-Version: 2.1\nName: megaphone-kafka\nVersion: %s\n' "$VERSION" \
+      > "lib/megaphone_kafka-$VERSION.dist-info/METADATA"
 
 # Kernels, by the code that will run them, under the paths that they will have then.
 ARG CPU=generic

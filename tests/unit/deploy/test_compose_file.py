@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from service.broker.properties import KAFKA_VERSION
 from service.config import load_config
@@ -180,7 +181,24 @@ def test_what_is_kept_is_in_volumes_that_are_declared(composed):
     assert named == declared == {"kafka", "state", "prometheus", "grafana"}
     shown = [mount.split(":") for mount in mounts if mount.startswith(".")]
     assert len(shown) == 3
-    assert all(mode == "ro" for *_, mode in shown)
+    assert all(mode == "ro" and (ROOT / path).is_dir() for path, _, mode in shown)
+
+
+def test_prometheus_asks_the_services_at_the_port_they_answer_at(composed):
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    asked = [
+        (name, str(found["port"]))
+        for scrape in config["scrape_configs"]
+        for found in scrape.get("dns_sd_configs", [])
+        for name in found["names"]
+    ]
+    answering = [
+        (name, composed[name]["environment"]["MEGAPHONE_HTTP__PORT"])
+        for name in ("controller", "gateway", "worker")
+    ]
+    assert sorted(asked) == answering
+    for name, port in answering:
+        assert composed[name]["environment"]["MEGAPHONE_HTTP__HOST"] == "0.0.0.0", port
 
 
 def test_a_plain_stop_is_given_the_time_it_may_take(composed):

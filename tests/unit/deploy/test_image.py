@@ -85,6 +85,7 @@ def test_the_version_is_the_projects():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     labels = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', TEXT))
     assert labels["version"] == project["version"]
+    assert f"ARG VERSION={project['version']}\n" in TEXT
     assert labels["licenses"] == project["license"]
     assert {"title", "description", "base.name"} <= set(labels)
 
