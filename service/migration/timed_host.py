@@ -37,7 +37,7 @@ from service.migration.ordered import sorted_rows
 from service.migration.records import Checkpoint, LogRecord
 from service.migration.state_host import StateHost
 from service.migration.waiting_times import EpochPart, WaitingTimes
-from service.statestore.timed import NEVER, TimedStore
+from service.statestore.timed import NEVER, PartsStore, TimedStore
 
 
 @dataclass(slots=True)
@@ -84,6 +84,8 @@ class TimedHost(StateHost):
         self._first_watermark = watermark
         self._delay = delay
         self._sorts = sorts
+        #: The store, where it takes the batches of an epoch as they came.
+        self._parts = store if isinstance(store, PartsStore) and not sorts else None
         self._late_columns = None if late is None else list(late)
         self.waiting = self._missed = WaitingTimes(bins)
         #: Epochs of which something came and that are not complete, and the same as a heap.
@@ -137,7 +139,7 @@ class TimedHost(StateHost):
             # Every control source has promised beyond it, and so has this process's own.
             assert number < self._horizon(), "S1: a complete time lies below the horizon"
             before, now = self.clock.advance(number)
-            self._go_through(EpochPart(number, before, now, epoch.rights, self._rows_of(epoch)))
+            self._go_through(EpochPart(number, before, now, epoch.rights), epoch.batches)
 
     def _entered(self, port: int, message: Message) -> _Epoch:
         """The epoch of a message just pulled from `port` (TH4)."""
@@ -159,48 +161,55 @@ class TimedHost(StateHost):
     def _has_room(self) -> bool:
         return all(output.ready() for output in self._outs)
 
-    def _rows_of(self, epoch: _Epoch) -> pa.RecordBatch | None:
-        """The rows of an epoch, in order if that matters to the store."""
-        if not epoch.batches:
-            return None
+    def _together(self, batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        """The rows of an epoch as one batch, in order if that matters to the store."""
+        if not batches:
+            return batches
         if self._sorts:
-            return sorted_rows(epoch.batches)
-        return epoch.batches[0] if len(epoch.batches) == 1 else pa.concat_batches(epoch.batches)
+            return [sorted_rows(batches)]
+        return batches if len(batches) == 1 else [pa.concat_batches(batches)]
 
-    def _go_through(self, part: EpochPart) -> None:
+    def _go_through(self, part: EpochPart, batches: list[pa.RecordBatch]) -> None:
         """Let the bins that need not wait go through an epoch, and keep it for the others (TH2)."""
         waits = part.epoch >= self.waiting.hold_min
         if not waits and not self._departures:
-            self._live(part, None)
+            whole = batches if self._parts is not None else self._together(batches)
+            self._live(part, whole, None)
         else:
             owned = self._owned_at(part.epoch)
             free = owned & (self.waiting.hold_from > part.epoch)
-            rows, part.rows = part.rows, None
+            going = self._together(batches)
             numbers = None
-            going = rows
-            if rows is not None:
+            if going:
+                (rows,) = going
                 numbers = bins_of(self._keys(rows), self.store.bin_bits)
                 goes = free[numbers]
                 if not goes.all():
-                    going = rows.filter(pa.array(goes))
+                    going = [rows.filter(pa.array(goes))]
                     part.rows = rows.filter(pa.array(~goes))
                     numbers = numbers[~goes]
-            self._live(EpochPart(part.epoch, part.before, part.now, part.rights, going), free)
+            self._live(part, going, free)
             if waits and self._missed.keep(part, owned, numbers):
                 return
             assert part.rows is None, "S1: a row for a bin that is not here, nor comes"
         for right in part.rights:
             right.drop()
 
-    def _live(self, part: EpochPart, bins: NDArray[np.bool_] | None) -> None:
-        """Apply an epoch's rows, then fire what is due, of these bins or of all."""
+    def _live(
+        self, part: EpochPart, batches: list[pa.RecordBatch], bins: NDArray[np.bool_] | None
+    ) -> None:
+        """Apply rows of an epoch, then fire what is due, of these bins or of all."""
         time = (part.epoch,)
         before, now = lowered(part.before, self._delay), lowered(part.now, self._delay)
-        if part.rows is not None and part.rows.num_rows:
-            self.rows_applied += part.rows.num_rows
-            if self.meter.wants(part.rows.num_rows):
-                self.meter.count(bins_of(self._keys(part.rows), self.store.bin_bits))
-            given = self._timed.apply_at(part.rows, time, before)
+        if count := sum(rows.num_rows for rows in batches):
+            self.rows_applied += count
+            if self.meter.wants(count):
+                for rows in batches:
+                    self.meter.count(bins_of(self._keys(rows), self.store.bin_bits))
+            if self._parts is not None and len(batches) > 1:
+                given = self._parts.apply_parts(batches, time, before, now)
+            else:
+                given = self._timed.apply_at(batches[0], time, before, now)
             if given.rows.num_rows:
                 self._output.send(part.rights[0], given.rows)
             if given.late is not None and given.late.num_rows:
@@ -208,7 +217,7 @@ class TimedHost(StateHost):
                 if self._late_columns is not None:
                     self._outs[1].send(part.rights[1], given.late.select(self._late_columns))
         # A timer of the past, set by a row, is due as well.
-        if (now > before or part.rows is not None) and self._timed.due(now):
+        if (now > before or batches) and self._timed.due(now):
             some = None if bins is None else frozenset(np.flatnonzero(bins).tolist())
             fired = self._timed.fire(now, time, some)
             if fired.num_rows:
@@ -231,7 +240,7 @@ class TimedHost(StateHost):
         complete = self._has_room()
         if complete:
             for part, bins in waiting.going():
-                self._live(part, bins)
+                self._live(part, [] if part.rows is None else [part.rows], bins)
                 if not self._has_room():
                     complete = False
                     break

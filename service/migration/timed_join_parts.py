@@ -79,10 +79,16 @@ def timed_join_parts(
         key,
         replace(form, vertex=vertex.name, required=needed),
         late=program.output,
-        # Left rows of one time, whose order matters, are put in order where the best is chosen.
-        sorted=not isinstance(vertex, BestWithinVertex)
-        or any(pa.types.is_fixed_size_list(kind) for kind in schemas[0].types),
+        sorted=_needs_order(vertex, schemas[0]),
     )
+
+
+def _needs_order(vertex: TimedJoinVertex, left: pa.Schema) -> bool:
+    """Whether the rows of one time must come in order for what leaves to be the same."""
+    if isinstance(vertex, BestWithinVertex):
+        # Left rows, whose order matters, are put in order where the best is chosen.
+        return any(pa.types.is_fixed_size_list(kind) for kind in left.types)
+    return not (isinstance(vertex, WindowJoinVertex) and vertex.semi)
 
 
 def _best_within(

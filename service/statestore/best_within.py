@@ -14,7 +14,8 @@ Invariants
        the same row again. Where `once` promises one left row a key, right rows are not kept while
        it is there: a further one then takes rows from its own epoch on.
   BW3  A right row is kept, beside where it is an interval's best, while a left row on time could
-       still claim it: until the watermark is beyond its event time. Memory may take twice as long.
+       still claim it: until the watermark is beyond its event time, and not at all if that of its
+       own epoch is. Memory may take twice as long.
   BW4  A left row is late if its event time or its `until` is below the watermark. A right row is
        late if its event time is below the watermark and in no open interval of its key.
   BW5  Results leave by (`until`, key, order of the left rows), and `until` is never below the
@@ -36,17 +37,19 @@ from numpy.typing import NDArray
 from service.errors import UsageError
 from service.statestore import _best_rows
 from service.statestore._best_rows import BEST, INTERVALS
-from service.statestore.join import LEFT, RIGHT, SIDE
+from service.statestore.join import LEFT, RIGHT
 from service.statestore.row_format import Records, RowFormat
 from service.statestore.row_table import Found, RowTable
 from service.statestore.timed import ALL, TimedRows
 from service.statestore.timed_row_store import (
     Int64s,
+    distinct_of,
     greatest_of,
     keys_of,
     part_of,
     shifted,
     times_of,
+    with_nulls,
 )
 from service.statestore.timers import Timers, TimerTable
 
@@ -97,7 +100,8 @@ class BestWithin:
                 not both int64 or both float64.
         """
         self.key = key
-        self._columns = (list(left), list(right))
+        #: Of each side, beside the key.
+        self.columns = (list(left), list(right))
         self._choice = choice
         #: Columns of what leaves.
         self.output = out
@@ -122,17 +126,17 @@ class BestWithin:
         self._ordering = kept.ordering()
         self._nothing = kept.encode([pa.nulls(1, kind) for _, kind in others], 1)
 
-    def apply_at(
+    def apply_sides(
         self,
         table: RowTable,
         timers: TimerTable,
-        rows: pa.RecordBatch,
+        sides: tuple[pa.RecordBatch, pa.RecordBatch],
         version: int,
         watermark: int,
+        ahead: int,
     ) -> TimedRows:
         """Open intervals, offer rows to them; nothing leaves before an interval ends (BW1, BW4)."""
-        sides = keys_of(rows, SIDE)
-        left, right = part_of(rows, sides == LEFT), part_of(rows, sides == RIGHT)
+        left, right = sides
         late = []
         if left.num_rows:
             tardy = self._times(left, LEFT) < watermark
@@ -142,7 +146,7 @@ class BestWithin:
                 left = part_of(left, ~tardy)
             self._open(table, timers, self._in_order(left), version)
         if right.num_rows:
-            tardy = self._take(table, timers, right, version, watermark)
+            tardy = self._take(table, timers, right, version, watermark, ahead)
             if tardy.any():
                 late.append(part_of(right, tardy))
         return TimedRows(self._no_rows, self._as_given(late) if late else None)
@@ -151,7 +155,7 @@ class BestWithin:
         self, table: RowTable, timers: TimerTable, due: Timers, version: int, watermark: int
     ) -> pa.RecordBatch:
         """Give the results of the intervals that ended (BW5), and let rows go (BW3)."""
-        ended = np.unique(due.keys[due.tags == _CLOSE])
+        ended = distinct_of(due.keys[due.tags == _CLOSE])
         found = table.find(ended, INTERVALS)
         best = table.find(ended, BEST)
         lines = self._first + found.addresses
@@ -162,16 +166,15 @@ class BestWithin:
         # Within a key they are in order already, and the sort is stable.
         chosen = chosen[np.lexsort((found.positions[chosen], untils[chosen]))]
         results = self._results(table, found, best, chosen)
-        table.retain(found, ~over, version)
-        table.retain(best, ~over, version)
-        self._let_go(table, timers, np.unique(due.keys[due.tags == _LET_GO]), version, watermark)
+        table.retain_each([(found, ~over), (best, ~over)], version)
+        self._let_go(table, timers, distinct_of(due.keys[due.tags == _LET_GO]), version, watermark)
         return results
 
     def _in_order(self, left: pa.RecordBatch) -> pa.RecordBatch:
         """Left rows so that the order of one key's does not depend on that in which they came."""
-        if len(np.unique(keys_of(left, self.key))) == left.num_rows:
+        if len(distinct_of(keys_of(left, self.key))) == left.num_rows:
             return left
-        names = [self.key, *self._columns[LEFT]]
+        names = [self.key, *self.columns[LEFT]]
         lists = pa.types.is_fixed_size_list
         sortable = [name for name in names if not lists(left.schema.field(name).type)]
         return left.take(pc.sort_indices(left, [(name, "ascending") for name in sortable]))
@@ -195,15 +198,15 @@ class BestWithin:
             nothing,
             np.full(count, _best_rows.NONE, dtype=np.int64),
         )
-        columns = [*map(pa.array, lines), *rows.select(self._columns[LEFT]).columns]
-        table.add(keys, self.formats[INTERVALS].encode(columns, count), version, INTERVALS)
-        table.add(keys, self._no_best(count), version, BEST)
+        columns = [*map(pa.array, lines), *rows.select(self.columns[LEFT]).columns]
+        opened = self.formats[INTERVALS].encode(columns, count)
+        table.add_each(keys, (opened, self._no_best(count)), version)
         timers.set(keys, untils, np.full(count, _CLOSE, dtype=np.int64))
-        waiting = table.find(np.unique(keys), WAITING)
+        waiting = table.find(distinct_of(keys), WAITING)
         if not len(waiting):
             return
         columns = table.read(WAITING, waiting.addresses)
-        names = self._columns[RIGHT]
+        names = self.columns[RIGHT]
         claimed = pa.RecordBatch.from_arrays(columns, names=names)
         records = self.formats[BEST].encode(columns, len(waiting))
         self._offer(table, waiting.keys[waiting.positions], claimed, records, version)
@@ -218,18 +221,21 @@ class BestWithin:
         rows: pa.RecordBatch,
         version: int,
         watermark: int,
+        ahead: int,
     ) -> NDArray[np.bool_]:
-        """Offer right rows to the intervals that are open, and keep those that must wait.
+        """Offer right rows to the intervals that are open, and keep those that must wait (BW3).
 
         Returns:
             Which of them came too late (BW4).
         """
         keys = keys_of(rows, self.key)
-        records = self.formats[BEST].encode(rows.select(self._columns[RIGHT]).columns, len(keys))
+        records = self.formats[BEST].encode(rows.select(self.columns[RIGHT]).columns, len(keys))
         held, open_now = self._offer(table, keys, rows, records, version)
         times = self._times(rows, RIGHT)
         on_time = times >= watermark
-        waits = on_time & ~open_now if self._choice.once else on_time
+        waits = on_time & _outlasts(times, ahead)
+        if self._choice.once:
+            waits &= ~open_now
         if waits.any():
             places = np.flatnonzero(waits)
             some = _these(records, places)
@@ -328,16 +334,22 @@ class BestWithin:
         if not len(found):
             return
         times = shifted(table.cells[found.addresses + self._time], self._choice.offsets[RIGHT])
-        keep = (times >= watermark) & (watermark != ALL)
+        keep = _outlasts(times, watermark)
         table.retain(found, keep, version)
         if keep.any():
             _set_let_go(timers, *greatest_of(found.keys[found.positions[keep]], times[keep]))
 
     def _as_given(self, late: list[pa.RecordBatch]) -> pa.RecordBatch:
-        """Tagged rows with the columns of the output; those of the other side are null."""
-        rows = late[0] if len(late) == 1 else pa.concat_batches(late)
-        columns = rows.select([self.key, *self._columns[LEFT], *self._columns[RIGHT]]).columns
-        return pa.RecordBatch.from_arrays(columns, schema=self.output)
+        """Rows of either side with the columns of the output; those of the other one are null."""
+        names = [self.key, *self.columns[LEFT], *self.columns[RIGHT]]
+        return pa.concat_batches([with_nulls(rows, names, self.output) for rows in late])
+
+
+def _outlasts(times: Int64s, watermark: int) -> NDArray[np.bool_]:
+    """Which right rows a left row could still claim, on time at this watermark (BW3)."""
+    if watermark == ALL:
+        return np.zeros(len(times), dtype=np.bool_)
+    return times >= watermark
 
 
 def _set_let_go(timers: TimerTable, keys: Int64s, times: Int64s) -> None:

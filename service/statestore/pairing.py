@@ -34,6 +34,7 @@ from service.statestore.row_table import RowTable
 from service.statestore.timed import NEVER, TimedRows
 from service.statestore.timed_row_store import (
     Int64s,
+    distinct_of,
     distinct_pairs,
     greatest_of,
     keys_of,
@@ -173,6 +174,7 @@ class PairProgram:
         rows: pa.RecordBatch,
         version: int,
         watermark: int,
+        ahead: int,
     ) -> TimedRows:
         """Keep the rows, and return the pairs that they complete (PA1, PA3)."""
         times, ends, tardy = self._judged(rows, watermark)
@@ -209,7 +211,7 @@ class PairProgram:
         self, table: RowTable, timers: TimerTable, due: Timers, version: int, watermark: int
     ) -> pa.RecordBatch:
         """Let rows go that can be in no further pair (PA2), and give those that were in none."""
-        keys = np.unique(due.keys)
+        keys = distinct_of(due.keys)
         alone = self._no_rows
         for side in (LEFT, RIGHT):
             found = table.find(keys, side)

@@ -141,6 +141,19 @@ class RowTable:
         """
         self._change(_row_heap.CHAIN, keys, _same(group, keys), records, version)
 
+    def add_each(self, keys: Int64s, groups: Sequence[Records], version: int) -> None:
+        """Chain row r of groups[g] behind those of keys[r] in group g, for each r, in one go.
+
+        Raises:
+            StateError: as `add`.
+        """
+        starts = np.cumsum([0, *(len(records.cells) for records in groups)])
+        bounds = [records.bounds[:-1] + start for records, start in zip(groups, starts)]
+        cells = np.concatenate([records.cells for records in groups])
+        records = Records(cells, np.concatenate((*bounds, starts[-1:])))
+        numbers = np.repeat(np.arange(len(groups)), len(keys))
+        self._change(_row_heap.CHAIN, np.tile(keys, len(groups)), numbers, records, version)
+
     def put(self, keys: Int64s, records: Records, version: int, group: int = 0) -> None:
         """Make row r the only row of keys[r], for each r in order: insert or update.
 
@@ -199,15 +212,22 @@ class RowTable:
 
         Cost: that of the rows found; memory goes back when three quarters of a bin are gone.
         """
-        listed = np.zeros(len(found.keys), dtype=np.bool_)
-        listed[found.positions[~keep]] = True
+        self.retain_each([(found, keep)], version)
+
+    def retain_each(self, groups: Sequence[tuple[Found, NDArray[np.bool_]]], version: int) -> None:
+        """`retain` for what `find` gave of several groups for the same keys, in one go."""
+        asked = groups[0][0].keys
+        listed = np.zeros(len(asked), dtype=np.bool_)
+        for found, keep in groups:
+            listed[found.positions[~keep]] = True
         changed = np.flatnonzero(listed)
         if not len(changed):
             return
-        keys = found.keys[changed]
+        keys = asked[changed]
         touched = self._keys.touch(keys)
         assert len(touched.keys) == len(keys), "keys are distinct"
-        self._heap.retain(found.group, touched, keep[listed[found.positions]])
+        for found, keep in groups:
+            self._heap.retain(found.group, touched, keep[listed[found.positions]])
         self._keys.store(touched, version)
         counts = touched.state[_row_heap.COUNT :: _row_heap.GROUP_COLUMNS].sum(axis=0)
         self._keys.remove(touched.keys[counts == 0])

@@ -13,11 +13,13 @@ Invariants every such store keeps, beside those of `HostedStore`
        and then W2 gives the same rows in the same order as firing up to W2 at once.
   TS3  A bin's state and timers depend on the rows and watermarks of that bin alone, so that a bin
        which moved and was given its rows later, time by time, ends the same.
+  TS4  What a store gives does not depend on whether it was told what lies `ahead`.
 Source: DESIGN §4 (watermarks).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -45,8 +47,14 @@ class TimedRows:
 class TimedStore(HostedStore, Protocol):
     """State of one vertex on one slot, with timers."""
 
-    def apply_at(self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int) -> TimedRows:
-        """Change the state by the rows of `time`; `watermark` is that of the time before (TS1)."""
+    def apply_at(
+        self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int, ahead: int = NEVER
+    ) -> TimedRows:
+        """Change the state by the rows of `time`; `watermark` is that of the time before (TS1).
+
+        `ahead` is the watermark of `time` itself, up to which `fire` is called next, if something
+        is due; NEVER if it is not known. A store may spare itself what would not outlast it (TS4).
+        """
         ...
 
     def due(self, watermark: int) -> bool:
@@ -57,6 +65,21 @@ class TimedStore(HostedStore, Protocol):
         self, watermark: int, time: tuple[int, ...], bins: frozenset[int] | None = None
     ) -> pa.RecordBatch:
         """Fire what is due at or below `watermark`, of all bins or these; perhaps no rows (TS2)."""
+        ...
+
+
+@runtime_checkable
+class PartsStore(TimedStore, Protocol):
+    """A store to which the order of a time's rows says nothing, and which puts them together."""
+
+    def apply_parts(
+        self,
+        parts: Sequence[pa.RecordBatch],
+        time: tuple[int, ...],
+        watermark: int,
+        ahead: int = NEVER,
+    ) -> TimedRows:
+        """As `apply_at`, of the rows of several batches."""
         ...
 
 

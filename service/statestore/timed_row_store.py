@@ -11,7 +11,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from service.errors import NotYetSupported
 from service.statestore.columns import numbers_of
+from service.statestore.join import LEFT, RIGHT, SIDE
 from service.statestore.row_format import RowFormat
 from service.statestore.row_store import RowBins
 from service.statestore.row_table import RowTable
@@ -54,14 +55,61 @@ class TimedRowProgram(Protocol):
         rows: pa.RecordBatch,
         version: int,
         watermark: int,
+        ahead: int,
     ) -> TimedRows:
-        """Change the table by the rows of a time, its keys to `version`; returns what they give."""
+        """Change the table by the rows of a time, its keys to `version`; returns what they give.
+
+        `ahead` as `TimedStore.apply_at` has it.
+        """
         ...
 
     def fire(
         self, table: RowTable, timers: TimerTable, due: Timers, version: int, watermark: int
     ) -> pa.RecordBatch:
         """Change the table by timers that came due; returns what they give."""
+        ...
+
+
+@runtime_checkable
+class SidedProgram(Protocol):
+    """As `TimedRowProgram`, of tagged rows of two sides (`join`), each side by itself."""
+
+    @property
+    def key(self) -> str:
+        """As of `TimedRowProgram`."""
+        ...
+
+    @property
+    def formats(self) -> Sequence[RowFormat]:
+        """As of `TimedRowProgram`."""
+        ...
+
+    @property
+    def output(self) -> pa.Schema:
+        """As of `TimedRowProgram`."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[Sequence[str]]:
+        """Of each side the columns that are read beside the key."""
+        ...
+
+    def apply_sides(
+        self,
+        table: RowTable,
+        timers: TimerTable,
+        sides: tuple[pa.RecordBatch, pa.RecordBatch],
+        version: int,
+        watermark: int,
+        ahead: int,
+    ) -> TimedRows:
+        """As `TimedRowProgram.apply_at`; rows of a side have the key and its columns."""
+        ...
+
+    def fire(
+        self, table: RowTable, timers: TimerTable, due: Timers, version: int, watermark: int
+    ) -> pa.RecordBatch:
+        """As of `TimedRowProgram`."""
         ...
 
 
@@ -76,7 +124,7 @@ def stays_in_memory(vertex: str) -> NotYetSupported:
 class TimedRowStore(RowBins):
     """Typed rows of the vertex named `vertex`, with event time."""
 
-    def __init__(self, vertex: str, program: TimedRowProgram, bin_bits: int) -> None:
+    def __init__(self, vertex: str, program: TimedRowProgram | SidedProgram, bin_bits: int) -> None:
         """Make an empty store with 2**bin_bits bins."""
         super().__init__(vertex, program.formats, bin_bits)
         self.program = program
@@ -95,10 +143,32 @@ class TimedRowStore(RowBins):
         """As `apply_at`, where no watermark is known."""
         return self.apply_at(rows, time, NEVER).rows
 
-    def apply_at(self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int) -> TimedRows:
+    def apply_at(
+        self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int, ahead: int = NEVER
+    ) -> TimedRows:
         """Change the state by the rows of `time`, judged by the watermark of the time before."""
+        return self.apply_parts([rows], time, watermark, ahead)
+
+    def apply_parts(
+        self,
+        parts: Sequence[pa.RecordBatch],
+        time: tuple[int, ...],
+        watermark: int,
+        ahead: int = NEVER,
+    ) -> TimedRows:
+        """As `apply_at`, of the rows of several batches."""
         self._changes += 1
-        return self.program.apply_at(self.table, self.pending, rows, self._changes, watermark)
+        program, table, timers = self.program, self.table, self.pending
+        if isinstance(program, SidedProgram):
+            left, right = (
+                _side_of(parts, side, [program.key, *program.columns[side]])
+                for side in (LEFT, RIGHT)
+            )
+            return program.apply_sides(
+                table, timers, (left, right), self._changes, watermark, ahead
+            )
+        rows = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+        return program.apply_at(table, timers, rows, self._changes, watermark, ahead)
 
     def due(self, watermark: int) -> bool:
         """Whether `fire` could give or change something: False if not, True perhaps."""
@@ -147,9 +217,34 @@ def part_of(rows: pa.RecordBatch, chosen: NDArray[np.bool_]) -> pa.RecordBatch:
     return rows.take(pa.array(places))
 
 
+def _side_of(parts: Sequence[pa.RecordBatch], side: int, names: list[str]) -> pa.RecordBatch:
+    """These columns of the rows of a side; what has no other rows is not copied."""
+    found = [part_of(rows.select(names), keys_of(rows, SIDE) == side) for rows in parts]
+    some = [rows for rows in found if rows.num_rows] or found[:1]
+    return some[0] if len(some) == 1 else pa.concat_batches(some)
+
+
 def keys_of(rows: pa.RecordBatch, key: str) -> Int64s:
     """The column of keys."""
     return np.ascontiguousarray(numbers_of(rows, key).view(np.int64))
+
+
+def with_nulls(rows: pa.RecordBatch, names: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
+    """The columns of these names as the schema calls them; nulls where `rows` have none."""
+    columns = [
+        rows.column(name) if name in rows.schema.names else pa.nulls(rows.num_rows, field.type)
+        for name, field in zip(names, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def distinct_of(numbers: Int64s) -> Int64s:
+    """The distinct ones, ascending: some thousand are sorted sooner than NumPy hashes them."""
+    ordered = np.sort(numbers)
+    new = np.ones(len(ordered), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    found: Int64s = ordered[new]
+    return found
 
 
 def greatest_of(groups: Int64s, values: Int64s) -> tuple[Int64s, Int64s]:

@@ -58,7 +58,9 @@ class TimedTextStore(TextKeyedStore):
         """As `apply_at`, where no watermark is known."""
         return self.apply_at(rows, time, NEVER).rows
 
-    def apply_at(self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int) -> TimedRows:
+    def apply_at(
+        self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int, ahead: int = NEVER
+    ) -> TimedRows:
         """As `TimedStore.apply_at`, of rows with keys and, in KEY_ID, their hashes (TS2).
 
         Raises:
@@ -68,7 +70,7 @@ class TimedTextStore(TextKeyedStore):
         hashes = numbers_of(rows, KEY_ID).view(np.int64)
         ids = self.keys.resolve(rows.column(self._key.name), hashes)
         named = rows.set_column(place, rows.schema.field(place), pa.array(ids))
-        given = self._timed.apply_at(named, time, watermark)
+        given = self._timed.apply_at(named, time, watermark, ahead)
         late = None if given.late is None else self._with_keys(given.late)
         told = TimedRows(self._with_keys(given.rows), late)
         # Of rows that are late, or wait for nothing, nothing is kept.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from service.statestore.row_format import RowFormat
 from service.statestore.row_table import Found, RowTable
 from service.statestore.timed import ALL
-from service.statestore.timed_row_store import shifted
+from service.statestore.timed_row_store import distinct_of, shifted
 from service.statestore.timers import Timers, TimerTable
 
 Int64s = NDArray[np.int64]
@@ -64,7 +64,7 @@ class WindowRows(ABC):
         self, table: RowTable, timers: TimerTable, due: Timers, version: int, watermark: int
     ) -> pa.RecordBatch:
         """Give the windows whose end has come, and forget those that nothing can change (WR1)."""
-        found = table.find(np.unique(due.keys))
+        found = table.find(distinct_of(due.keys))
         keys = found.keys[found.positions]
         ends = self._at(table, found.addresses, _END)
         now = due.tags == _GIVE
@@ -95,7 +95,7 @@ class WindowRows(ABC):
         closed = ends <= watermark
         if not closed.any():
             return self._no_rows
-        found = table.find(np.unique(keys[closed]))
+        found = table.find(distinct_of(keys[closed]))
         own = found.keys[found.positions]
         given = _among(own, self._at(table, found.addresses, _END), keys[closed], ends[closed])
         return self._given(table, found, given)

@@ -9,7 +9,8 @@ Invariants
   WJ1  A left row on time leaves once for each window that holds it and, before that window closes,
        a right row of its key: when the later of the two is applied.
   WJ2  Of the right side one mark is kept for a key and window, however many rows come; a left row
-       is kept for a window until it leaves. Both go when the window closes.
+       is kept for a window until it leaves. Both go when the window closes, and of one that closes
+       with the time in which they come nothing is kept.
   WJ3  A row is late if all windows that hold it have closed.
   WJ4  Of one time, rows that waited leave first, by key, and in the order in which they came.
 Cost: about 0.5 us a row, for each window that it is in.
@@ -23,20 +24,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.statestore.join import LEFT, RIGHT, SIDE
+from service.statestore.join import LEFT, RIGHT
 from service.statestore.pairing import Windows
 from service.statestore.row_format import RowFormat
 from service.statestore.row_table import RowTable
 from service.statestore.timed import TimedRows
 from service.statestore.timed_row_store import (
     Int64s,
+    distinct_of,
     distinct_pairs,
     keys_of,
     part_of,
     shifted,
     times_of,
+    with_nulls,
 )
 from service.statestore.timers import Timers, TimerTable
+from service.statestore.window_results import among, grouped
 
 _START = "window.start"
 
@@ -70,6 +74,8 @@ class SemiProgram:
         #: Columns of what leaves.
         self.output = output
         self._left = list(left)
+        #: Of each side, beside the key.
+        self.columns = (self._left, [times[RIGHT]])
         self._times = times
         self._offsets = offsets
         self._windows = windows
@@ -82,44 +88,48 @@ class SemiProgram:
         )
         self._places = tuple(form.place_of(_START) for form in self.formats)
 
-    def apply_at(
+    def apply_sides(
         self,
         table: RowTable,
         timers: TimerTable,
-        rows: pa.RecordBatch,
+        sides: tuple[pa.RecordBatch, pa.RecordBatch],
         version: int,
         watermark: int,
+        ahead: int,
     ) -> TimedRows:
         """Note which windows have right rows, and return the left rows that these let leave."""
-        sides = keys_of(rows, SIDE)
-        left, right = part_of(rows, sides == LEFT), part_of(rows, sides == RIGHT)
+        left, right = sides
         late, given = [], []
+        #: Marks of this time whose windows close with it: they are not kept.
+        marks = np.empty((2, 0), dtype=np.int64)
         if right.num_rows:
             which, starts, tardy = self._windows_of(right, RIGHT, watermark)
             late.append(part_of(right, tardy))
-            keys, starts = distinct_pairs(keys_of(right, self.key)[which], starts)
-            given.append(self._note(table, timers, keys, starts, version))
+            marks, _ = grouped(np.array([keys_of(right, self.key)[which], starts]))
+            leaving, marks = self._note(table, timers, marks, version, ahead)
+            given.append(leaving)
         if left.num_rows:
             which, starts, tardy = self._windows_of(left, LEFT, watermark)
             late.append(part_of(left, tardy))
-            inside = left.take(pa.array(which))
-            given.append(self._choose(table, timers, inside, starts, version))
+            each_once = np.array_equal(which, np.arange(left.num_rows))
+            inside = left if each_once else left.take(pa.array(which))
+            given.append(self._choose(table, timers, inside, starts, marks, version, ahead))
         told = [rows for rows in given if rows.num_rows]
-        tardy_rows = [rows for rows in late if rows.num_rows]
+        tardy_rows = [self._as_given(rows) for rows in late if rows.num_rows]
         return TimedRows(
             pa.concat_batches(told) if told else self._no_rows,
-            self._as_given(pa.concat_batches(tardy_rows)) if tardy_rows else None,
+            pa.concat_batches(tardy_rows) if tardy_rows else None,
         )
 
     def fire(
         self, table: RowTable, timers: TimerTable, due: Timers, version: int, watermark: int
     ) -> pa.RecordBatch:
         """Forget windows that have closed (WJ2); nothing leaves."""
-        keys = np.unique(due.keys)
+        keys = distinct_of(due.keys)
         for side in (LEFT, RIGHT):
             found = table.find(keys, side)
-            ends = shifted(self._starts(table, found.addresses, side), self._windows.size)
-            table.retain(found, ends > watermark, version)
+            starts = self._starts(table, found.addresses, side)
+            table.retain(found, self._stays(starts, watermark), version)
         return self._no_rows
 
     def _windows_of(
@@ -131,23 +141,34 @@ class SemiProgram:
         return which, starts, self._windows.late(side, times, watermark)
 
     def _note(
-        self, table: RowTable, timers: TimerTable, keys: Int64s, starts: Int64s, version: int
-    ) -> pa.RecordBatch:
-        """Mark the windows of right rows, and take the left rows out that waited for them."""
-        found = table.find(np.unique(keys), RIGHT)
-        had = self._starts(table, found.addresses, RIGHT)
-        new = ~_among(keys, starts, found.keys[found.positions], had)
-        keys, starts = keys[new], starts[new]
-        waiting = table.find(np.unique(keys), LEFT)
+        self, table: RowTable, timers: TimerTable, marks: Int64s, version: int, ahead: int
+    ) -> tuple[pa.RecordBatch, Int64s]:
+        """Mark the windows of right rows, and take the left rows out that waited for them.
+
+        Args:
+            table: the rows.
+            timers: what forgets them.
+            marks: keys and windows, each pair once.
+            version: what changed keys are to have.
+            ahead: windows that end up to there are not marked (WJ2).
+
+        Returns:
+            The left rows, and the marks that were not kept.
+        """
+        had = self._kept(table, marks[0], RIGHT)
+        marks = marks[:, ~among(marks, had)]
+        waiting = table.find(distinct_of(marks[0]), LEFT)
         begun = self._starts(table, waiting.addresses, LEFT)
         of = waiting.keys[waiting.positions]
-        leaves = _among(of, begun, keys, starts)
+        leaves = among(np.array([of, begun]), marks)
         columns = table.read(LEFT, waiting.addresses[leaves])[1:]
         given = self._with_windows(of[leaves], columns, begun[leaves])
         table.retain(waiting, ~leaves, version)
+        stays = self._stays(marks[1], ahead)
+        keys, starts = np.ascontiguousarray(marks[:, stays])
         table.add(keys, self.formats[RIGHT].encode([pa.array(starts)], len(keys)), version, RIGHT)
         timers.set(keys, shifted(starts, self._windows.size))
-        return given
+        return given, marks[:, ~stays]
 
     def _choose(
         self,
@@ -155,22 +176,36 @@ class SemiProgram:
         timers: TimerTable,
         rows: pa.RecordBatch,
         starts: Int64s,
+        marks: Int64s,
         version: int,
+        ahead: int,
     ) -> pa.RecordBatch:
-        """The left rows whose window has a right row; the others are kept."""
+        """The left rows whose window has a right row; others are kept if it stays open (WJ2)."""
         keys = keys_of(rows, self.key)
-        found = table.find(np.unique(keys), RIGHT)
-        had = self._starts(table, found.addresses, RIGHT)
-        leaves = _among(keys, starts, found.keys[found.positions], had)
+        had = np.concatenate((self._kept(table, keys, RIGHT), marks), axis=1)
+        leaves = among(np.array([keys, starts]), had)
         columns = rows.select(self._left).columns
-        stay = pa.array(~leaves)
-        kept = [pa.array(starts[~leaves]), *(column.filter(stay) for column in columns)]
-        others = keys[~leaves]
+        waits = ~leaves & self._stays(starts, ahead)
+        stay = pa.array(waits)
+        kept = [pa.array(starts[waits]), *(column.filter(stay) for column in columns)]
+        others = keys[waits]
         table.add(others, self.formats[LEFT].encode(kept, len(others)), version, LEFT)
-        timers.set(*distinct_pairs(others, shifted(starts[~leaves], self._windows.size)))
+        timers.set(*distinct_pairs(others, shifted(starts[waits], self._windows.size)))
         gone = pa.array(leaves)
         given = [column.filter(gone) for column in columns]
         return self._with_windows(keys[leaves], given, starts[leaves])
+
+    def _kept(self, table: RowTable, keys: Int64s, side: int) -> Int64s:
+        """Keys and windows of what is kept under these keys."""
+        (distinct,), _ = grouped(keys[None])
+        found = table.find(distinct, side)
+        starts = self._starts(table, found.addresses, side)
+        return np.array([found.keys[found.positions], starts])
+
+    def _stays(self, starts: Int64s, watermark: int) -> NDArray[np.bool_]:
+        """Which windows that begin then have not closed at this watermark."""
+        stays: NDArray[np.bool_] = shifted(starts, self._windows.size) > watermark
+        return stays
 
     def _starts(self, table: RowTable, addresses: Int64s, side: int) -> Int64s:
         starts: Int64s = table.cells[addresses + self._places[side]]
@@ -183,28 +218,8 @@ class SemiProgram:
         return pa.RecordBatch.from_arrays([pa.array(keys), *columns, *window], schema=self.output)
 
     def _as_given(self, late: pa.RecordBatch) -> pa.RecordBatch:
-        """Tagged rows with the columns of the output; of a right row there is the key alone."""
-        given = late.select([self.key, *self._left]).columns
-        rest = [pa.nulls(late.num_rows, pa.int64())] * 2
-        return pa.RecordBatch.from_arrays([*given, *rest], schema=self.output)
-
-
-def _among(
-    keys: Int64s, times: Int64s, other_keys: Int64s, other_times: Int64s
-) -> NDArray[np.bool_]:
-    """Which pairs of a key and a time are among the others. Cost: sorting both."""
-    count = len(keys)
-    if not count or not len(other_keys):
-        return np.zeros(count, dtype=np.bool_)
-    all_keys = np.concatenate((other_keys, keys))
-    all_times = np.concatenate((other_times, times))
-    order = np.lexsort((all_times, all_keys))
-    all_keys, all_times = all_keys[order], all_times[order]
-    differs = np.append(True, (all_keys[1:] != all_keys[:-1]) | (all_times[1:] != all_times[:-1]))
-    groups = np.cumsum(differs) - 1
-    is_other = order < len(other_keys)
-    has_other = np.zeros(len(all_keys), dtype=np.bool_)
-    has_other[groups[is_other]] = True
-    found = np.empty(len(all_keys), dtype=np.bool_)
-    found[order] = has_other[groups]
-    return found[len(found) - count :]
+        """Rows of a side with the columns of the output; of a right row there is the key alone."""
+        names = [self.key, *self._left]
+        if late.schema.names != names:
+            late = late.select([self.key])
+        return with_nulls(late, [*names, "", ""], self.output)

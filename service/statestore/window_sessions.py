@@ -21,7 +21,7 @@ from service.statestore.aggregate import AggregateProgram
 from service.statestore.columns import KEY_ID
 from service.statestore.row_table import RowTable
 from service.statestore.timed import TimedRows
-from service.statestore.timed_row_store import keys_of, shifted
+from service.statestore.timed_row_store import distinct_of, keys_of, shifted
 from service.statestore.timers import TimerTable
 from service.statestore.window_form import END, START, times_in
 from service.statestore.window_rows import WindowRows
@@ -66,6 +66,7 @@ class WindowSessions(WindowRows):
         rows: pa.RecordBatch,
         version: int,
         watermark: int,
+        ahead: int,
     ) -> TimedRows:
         """Put rows into sessions, and sessions together (SE1).
 
@@ -74,7 +75,7 @@ class WindowSessions(WindowRows):
         """
         keys = keys_of(rows, self.key)
         times = times_in(rows, self._time, self._offset)
-        found = table.find(np.unique(keys))
+        found = table.find(distinct_of(keys))
         before = len(found)
         own = found.keys[found.positions]
         starts, ends = self._window_of(table, found.addresses)

@@ -93,7 +93,9 @@ class WindowStore(VertexStore):
         """`apply_at` before any watermark is known."""
         return self.apply_at(rows, time, NEVER).rows
 
-    def apply_at(self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int) -> TimedRows:
+    def apply_at(
+        self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int, ahead: int = NEVER
+    ) -> TimedRows:
         """Fold the rows of `time` into their panes; `watermark` is that of the time before (TS1).
 
         Raises:

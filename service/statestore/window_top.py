@@ -24,7 +24,7 @@ from service.statestore import _window_kernels as kernels
 from service.statestore.number_types import number_type
 from service.statestore.row_table import RowTable
 from service.statestore.timed import TimedRows
-from service.statestore.timed_row_store import keys_of
+from service.statestore.timed_row_store import distinct_of, keys_of
 from service.statestore.timers import TimerTable
 from service.statestore.window_form import END, START, WindowForm
 from service.statestore.window_rows import WindowRows
@@ -77,6 +77,7 @@ class WindowTop(WindowRows):
         rows: pa.RecordBatch,
         version: int,
         watermark: int,
+        ahead: int,
     ) -> TimedRows:
         """Keep the rows that are among the best of their windows (WP1)."""
         which, starts, ends = self._form_of_rows.windows_of(rows)
@@ -120,7 +121,7 @@ class WindowTop(WindowRows):
         """Let rows go that are beaten by others; which of the new ones are not."""
         if not len(ranks):
             return np.zeros(0, dtype=np.bool_)
-        found = table.find(np.unique(identity[0]))
+        found = table.find(distinct_of(identity[0]))
         before = np.array([found.keys[found.positions], *self._window_of(table, found.addresses)])
         all_ranks = np.concatenate((self._at(table, found.addresses, _RANK), ranks))
         everyone = np.ascontiguousarray(np.concatenate((before, identity), axis=1))

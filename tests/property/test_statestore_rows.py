@@ -91,6 +91,16 @@ class Rows(RuleBasedStateMachine):
     def add(self, batch):
         self.change("add", batch, list.append)
 
+    @rule(rows=st.lists(st.tuples(KEYS, *ROWS), min_size=1, max_size=20))
+    def add_each(self, rows):
+        self.version += 1
+        keys, *groups = zip(*rows)
+        records = [records_of(group, each) for group, each in enumerate(groups)]
+        self.table.add_each(int64s(keys), records, self.version)
+        for key, *each in rows:
+            for group, row in enumerate(each):
+                self.model.setdefault((group, key), []).append(row)
+
     @rule(batch=BATCH)
     def put(self, batch):
         def replace(kept, row):
@@ -106,16 +116,27 @@ class Rows(RuleBasedStateMachine):
 
         self.change("put_absent", batch, keep)
 
-    @rule(keys=st.lists(KEYS, unique=True), group=st.integers(0, 1), data=st.data())
-    def retain(self, keys, group, data):
+    @rule(
+        keys=st.lists(KEYS, unique=True),
+        groups=st.sampled_from([(0,), (1,), (0, 1), (1, 0)]),
+        data=st.data(),
+    )
+    def retain(self, keys, groups, data):
         self.version += 1
-        found = self.table.find(int64s(keys), group)
-        keep = data.draw(st.lists(st.booleans(), min_size=len(found), max_size=len(found)))
-        self.table.retain(found, np.array(keep, dtype=np.bool_), self.version)
-        kept = iter(keep)
-        for key in keys:
-            rows = self.model.get((group, key), [])
-            rows[:] = [row for row in rows if next(kept)]
+        chosen, kept = [], {}
+        for group in groups:
+            found = self.table.find(int64s(keys), group)
+            keep = data.draw(st.lists(st.booleans(), min_size=len(found), max_size=len(found)))
+            chosen.append((found, np.array(keep, dtype=np.bool_)))
+            kept[group] = iter(keep)
+        if len(chosen) == 1:
+            self.table.retain(*chosen[0], self.version)
+        else:
+            self.table.retain_each(chosen, self.version)
+        for group in groups:
+            for key in keys:
+                rows = self.model.get((group, key), [])
+                rows[:] = [row for row in rows if next(kept[group])]
 
     @rule(keys=st.lists(KEYS, unique=True))
     def remove(self, keys):

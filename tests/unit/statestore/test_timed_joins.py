@@ -69,6 +69,16 @@ def test_a_right_row_at_the_watermark_still_waits_for_a_left_one() -> None:
     assert (store.row_count, store.due(ALL)) == (0, False)
 
 
+def test_a_right_row_that_the_watermark_of_its_own_time_lets_go_never_waits() -> None:
+    store = best_store()
+    store.apply_at(rows_of((RIGHT, 1, 2, 7, "gone"), (RIGHT, 1, 3, 9, "waits")), (0,), NEVER, 3)
+    assert waiting(store, 1) == 1
+    store.apply_at(rows_of((RIGHT, 1, 5, 1, "last"), (LEFT, 1, 3, 4, "")), (1,), 3, ALL)
+    assert waiting(store, 1) == 1
+    assert [row["r.text"] for row in store.fire(ALL, (1,)).to_pylist()] == ["waits"]
+    assert (store.row_count, store.due(ALL)) == (0, False)
+
+
 def test_intervals_that_come_behind_one_whose_best_row_grew_are_found() -> None:
     store = best_store()
     # Room in the bin, so that nothing is laid out anew in between.
@@ -99,12 +109,31 @@ def test_with_the_promise_of_one_left_row_nothing_waits_behind_it() -> None:
     assert kept == {False: 52, True: 0}
 
 
-def test_a_window_keeps_one_mark_of_the_right_side_and_no_left_row_that_left() -> None:
+def semi_store() -> TimedRowStore:
     names = ["k", *LEFTS, "window_start", "window_end"]
     program = SemiProgram(
         "k", LEFTS, ("l.at", "r.at"), Windows(10, 10), pa.schema([(name, INT) for name in names])
     )
-    store = TimedRowStore("semi", program, 0)
+    return TimedRowStore("semi", program, 0)
+
+
+def test_of_a_window_that_closes_with_its_time_nothing_is_kept() -> None:
+    store = semi_store()
+    rows = [(RIGHT, 1, 3), (LEFT, 1, 4), (LEFT, 2, 5), (RIGHT, 1, 12), (LEFT, 2, 13)]
+    given = store.apply_at(rows_of(*((*row, 0, "") for row in rows)), (0,), NEVER, 10)
+    assert given.rows["l.at"].to_pylist() == [4]
+    kept = [
+        [len(store.table.find(np.array([key]), side)) for side in (LEFT, RIGHT)] for key in (1, 2)
+    ]
+    assert kept == [[0, 1], [1, 0]]
+    later = store.apply_at(rows_of((LEFT, 1, 14, 0, ""), (RIGHT, 2, 15, 0, "")), (1,), 10, ALL)
+    assert sorted(later.rows["l.at"].to_pylist()) == [13, 14]
+    assert store.fire(ALL, (1,)).num_rows == 0
+    assert (store.row_count, store.due(ALL)) == (0, False)
+
+
+def test_a_window_keeps_one_mark_of_the_right_side_and_no_left_row_that_left() -> None:
+    store = semi_store()
     kept = []
     for epoch in range(5):
         rights = [(RIGHT, 1, at, 0, "") for at in range(10)]
