@@ -21,9 +21,10 @@ Cost: see docs/TIME.md.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -177,29 +178,40 @@ class _Run:
         self.outputs: list[Any] = []
         self.at: int | None = None
 
-    def call(self, objects: Objects, key: int, now: int, function: Callable[..., Any]) -> None:
-        """Call `function` with the state of a key and keep what it returns."""
-        self.at = key
-        kept = objects.states.get(key)
-        if kept is None:
-            objects.came.append(key)
-            initial = self.program.forms.initial
-            kept = _Kept(None if initial is None else initial(), set())
-        assert isinstance(kept, _Kept), "the store keeps nothing else"
-        timers = self.timers
-        timers._key, timers._times, timers.now = key, kept.times, now
-        result = function(kept.state)
-        if not (isinstance(result, tuple) and len(result) == 2):
-            raise TypeError(f"it must return a pair, (state, outputs), not {result!r}")
-        kept.state, outputs = result
-        if kept.state is None and not kept.times:
-            objects.states.pop(key, None)
-            objects.went.append(key)
-        else:
-            objects.states[key] = kept
-        for output in () if outputs is None else outputs:
-            self.keys.append(key)
-            self.outputs.append(output)
+    def calls(
+        self,
+        objects: Objects,
+        calls: Iterable[tuple[int, int, tuple[Any, ...]]],
+        function: Callable[..., Any],
+    ) -> None:
+        """Call `function` for each (key, event time, what it is given behind the state).
+
+        Each key's state is what its last call returned; every name in the loop is local.
+        """
+        states, came, went = objects.states, objects.came, objects.went
+        find, timers, initial = states.get, self.timers, self.program.forms.initial
+        keys, outputs = self.keys, self.outputs
+        key = None
+        try:
+            for key, now, given in calls:
+                kept: Any = find(key)
+                if kept is None:
+                    came.append(key)
+                    states[key] = kept = _Kept(None if initial is None else initial(), set())
+                timers._key, timers._times, timers.now = key, kept.times, now
+                result = function(kept.state, *given)
+                if not (isinstance(result, tuple) and len(result) == 2):
+                    raise TypeError(f"it must return a pair, (state, outputs), not {result!r}")
+                kept.state, told = result
+                if kept.state is None and not kept.times:
+                    del states[key]
+                    went.append(key)
+                if told is not None:
+                    for output in told:
+                        keys.append(key)
+                        outputs.append(output)
+        finally:
+            self.at = key
 
 
 class ProcessStore(ObjectStore):
@@ -229,7 +241,9 @@ class ProcessStore(ObjectStore):
         """As `apply_at`, where no watermark is known."""
         return self.apply_at(rows, time, NEVER).rows
 
-    def apply_at(self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int) -> TimedRows:
+    def apply_at(
+        self, rows: pa.RecordBatch, time: tuple[int, ...], watermark: int, ahead: int = NEVER
+    ) -> TimedRows:
         """Run `on_row` over the rows that are in time (PS3).
 
         Raises:
@@ -251,9 +265,8 @@ class ProcessStore(ObjectStore):
         run = _Run(program, timers)
 
         def each_row() -> None:
-            on_row, given = program.on_row, program.forms.given(rows)
-            for key, row, now in zip(keys.tolist(), given, times.tolist()):
-                run.call(self._objects, key, now, lambda state, row=row: on_row(state, row, timers))
+            given = ((row, timers) for row in program.forms.given(rows))
+            run.calls(self._objects, zip(keys.tolist(), times.tolist(), given), program.on_row)
 
         return TimedRows(self._ran(run, keys, rows, time, each_row), late)
 
@@ -277,22 +290,29 @@ class ProcessStore(ObjectStore):
         heap = list(zip(due.times.tolist(), due.keys.tolist(), strict=True))
         heapify(heap)
 
-        def each_timer() -> None:
-            on_timer = self._process.on_timer
-            assert on_timer is not None, "who sets timers has a function for them"
+        on_timer, states, changes = self._process.on_timer, self._objects.states, timers._changes
+
+        def calls() -> Iterator[tuple[int, int, tuple[KeyTimers]]]:
             while heap:
                 now, key = heappop(heap)
-                kept = self._objects.states.get(key)
+                kept = states.get(key)
                 # Another timer of the key may have cancelled it.
                 if not isinstance(kept, _Kept) or now not in kept.times:
                     continue
                 kept.times.discard(now)
-                timers._changes.pop((now, key), None)
+                changes.pop((now, key), None)
                 timers._after = now
-                run.call(self._objects, key, now, lambda state: on_timer(state, timers))
-                for change in [each for each in timers._changes if each[0] <= watermark]:
-                    if timers._changes.pop(change):
+                before = len(changes)
+                yield key, now, (timers,)
+                # What is due already was set, if at all, by this call, and stands last.
+                for change in list(islice(reversed(changes), len(changes) - before)):
+                    if change[0] <= watermark and changes.pop(change):
                         heappush(heap, change)
+
+        def each_timer() -> None:
+            if heap:
+                assert on_timer is not None, "who sets timers has a function for them"
+                run.calls(self._objects, calls(), on_timer)
 
         rows = pa.RecordBatch.from_pylist(
             [], schema=pa.schema([(self._process.forms.key, pa.int64())])
