@@ -211,7 +211,8 @@ class _Lowering:
                 outputs=1,
                 connectivity={(0, 0): _SAME},
             )
-            self._graph.connect((operator, 1), (receiver, 0), Pact.ROUTED, CreditClass.DATA)
+            # Not the window of rows: W would stand still just while most of them are under way.
+            self._graph.connect((operator, 1), (receiver, 0), Pact.ROUTED, CreditClass.STATE)
             self._words[number] = receiver, 0
         self._outputs[number] = (operator, 0)
         self._schemas[number] = self._edges.schema(vertex)

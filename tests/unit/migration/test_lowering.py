@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from service.dataflow.event_time import Watermarks
 from service.dataflow.flow import Flow, Stream, count, highest, total
 from service.dataflow.operator import OperatorContext, Pact
 from service.dataflow.transport.credit import CreditClass
@@ -15,6 +16,7 @@ from service.dataflow.vertices import (
     SinkVertex,
     SourceVertex,
 )
+from service.dataflow.window_values import tumbling
 from service.errors import GraphError, UsageError
 from service.migration.control_source import ControlSource
 from service.migration.lowering import Edges, Lowered, lower
@@ -77,6 +79,17 @@ def test_equal_flows_are_lowered_to_equal_graphs() -> None:
     one, other = lowered(two_stages()), lowered(two_stages())
     assert one.dataflow.freeze().digest() == other.dataflow.freeze().digest()
     assert one.dataflow.edges == other.dataflow.edges
+
+
+def test_words_about_event_time_do_not_wait_for_the_window_of_rows() -> None:
+    flow = Flow("job")
+    source = KafkaSource(["events"], record="bid", fields=["a", "b"])
+    stream = flow.source("in", source, watermarks=Watermarks("b"))
+    counts = stream.key_by("a").window(tumbling("1s")).aggregate("counts", n=count())
+    plan = lowered(counts.sink("out", SINK))
+    words = number_of(plan, "in.words")
+    (credit,) = [edge.credit for edge in plan.dataflow.edges if edge.target == (words, 0)]
+    assert credit is CreditClass.STATE
 
 
 def test_rows_and_state_are_exchanged_on_credit_of_their_own_and_nothing_else_leaves() -> None:
