@@ -142,7 +142,10 @@ class Router:
                     f"{self._vertex!r} was given {nulls} nulls in column {name!r}; "
                     "filter them or fill them in before key_by"
                 )
+        workers = self._control.table.workers
+        if workers == 1:
+            return iter([(rows, 0)] if rows.num_rows else [])
         keys = rows.column(self._key).to_numpy(zero_copy_only=False)
         target = np.empty(keys.shape[0], dtype=np.uint32)
         _aim(keys, self._bin_bits, self._control.table.owners_at(epoch), target)
-        return parts_of(rows, target, self._control.table.workers)
+        return parts_of(rows, target, workers)

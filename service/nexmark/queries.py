@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,6 +46,8 @@ SCHEMAS = {
 }
 
 
+#: Of (expires, id, price).
+_PRICE = itemgetter(2)
 #: Fields that are event times.
 _TIMES = ("date_time", "expires")
 
@@ -222,7 +225,7 @@ def _with_one_more(
     """A seller's last auctions with one more, and the mean of their prices."""
     insort(last, auction)
     del last[:-Q6_PRICES]
-    return last, sum(price for *_, price in last) / len(last)
+    return last, sum(map(_PRICE, last)) / len(last)
 
 
 def q7(topics: QueryTopics) -> Flow:
