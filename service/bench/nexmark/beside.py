@@ -5,8 +5,8 @@ rows -> oracle.
 
 Invariants
   NB1  A peer's figure counts only if its rows are those of the oracle.
-  NB2  A peer is given the fields that the query needs, as objects that are there before its clock
-       starts, and one core, as ours is.
+  NB2  A peer is given the fields that the query needs, by event time, as objects that are there
+       before its clock starts, and one core, as ours is. Its clock stops with its last result.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json as pa_json
 
@@ -35,7 +36,15 @@ _FIELDS: dict[str, dict[str, list[str]]] = {
     "q1": {"bid": list(RULES["q1"].columns)},
     "q2": {"bid": list(RULES["q2"].columns)},
     "q3": {"auction": ["id", "seller", "category"], "person": ["id", "name", "city", "state"]},
+    "q4": {
+        "auction": ["id", "reserve", "date_time", "expires", "category"],
+        "bid": ["auction", "price", "date_time"],
+    },
     "q5": {"bid": ["auction", "date_time"]},
+    "q6": {
+        "auction": ["id", "reserve", "date_time", "expires", "seller"],
+        "bid": ["auction", "price", "date_time"],
+    },
     "q7": {"bid": ["auction", "bidder", "price", "date_time", "extra"]},
     "q8": {"auction": ["seller", "date_time"], "person": ["id", "name", "date_time"]},
 }
@@ -90,9 +99,10 @@ def run_beside(python: Path, module: str, query: str, stream: Drawn) -> Beside:
 
 
 def _lines(query: str, stream: Drawn) -> Iterator[bytes]:
-    """The events a peer is given, each a line, of the types in turn as they were sent."""
+    """The events a peer is given, each a line, by event time and of equal times as they came."""
     encoder = JsonEncoder()
     for batch in stream.batches:
+        lines, times = [], []
         for kind, fields in _FIELDS[query].items():
             rows = batch[kind].select(fields)
             columns = dict(zip(fields, rows.columns, strict=True))
@@ -100,12 +110,12 @@ def _lines(query: str, stream: Drawn) -> Iterator[bytes]:
                 columns["kind"] = pa.array([kind] * rows.num_rows)
             if rows.num_rows:
                 data, offsets = encoder.encode(columns)
-                texts = pa.Array.from_buffers(
-                    pa.large_binary(),
-                    rows.num_rows,
-                    [None, pa.py_buffer(offsets), pa.py_buffer(data)],
-                )
-                yield b"\n".join(texts.to_pylist()) + b"\n"
+                buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+                lines.append(pa.Array.from_buffers(pa.large_binary(), rows.num_rows, buffers))
+                times.append(batch[kind].column("date_time").to_numpy())
+        if lines:
+            order = np.argsort(np.concatenate(times), kind="stable")
+            yield b"\n".join(pa.concat_arrays(lines).take(pa.array(order)).to_pylist()) + b"\n"
 
 
 def _rows(query: str, path: Path) -> pa.Table:

@@ -53,7 +53,9 @@ def nexmark(
     peer: Annotated[
         Peer | None, typer.Option(help="Run this beside; installs it the first time")
     ] = None,
-    peer_events: Annotated[int, typer.Option(min=1_000, help="Events a peer is given")] = 1_000_000,
+    peer_events: Annotated[
+        int, typer.Option(min=1_000, help="Events a peer is given, of those that the query reads")
+    ] = 1_000_000,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file")] = None,
     output: Annotated[Output, typer.Option(help="text or json")] = Output.TEXT,
 ) -> None:

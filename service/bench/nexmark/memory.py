@@ -7,7 +7,8 @@ Invariants
   NM1  What is timed begins with batches that are there, as decoding leaves them, and ends when the
        job has stopped: all windows closed, all results given. No Kafka, no codec, no start-up.
   NM2  Batches come as slices of the columns a source asks for; nothing is prepared that decoding
-       would not give.
+       would not give. One has about as many rows as a poll of what the query reads, whatever else
+       was sent meanwhile: a topic of few events fills its polls, too, when there is a backlog.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class MemoryOptions:
     #: How state moves while it runs: "none", or a strategy; there and back, a quarter of all bins.
     migration: str = "none"
     bins: int = BINS
+    #: Rows that are read at once, of all sources together; 0: batches as they were drawn.
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +139,14 @@ def run_query(flow: Flow, stream: Drawn, options: MemoryOptions) -> Ran:
     Raises:
         MegaphoneError: the job failed, or a plan did not complete.
     """
+    read = [vertex for vertex in flow.vertices if isinstance(vertex, SourceVertex)]
+    groups = list(_groups(stream, [vertex.name for vertex in read], options.rows))
     sources = {}
-    for vertex in flow.vertices:
-        if isinstance(vertex, SourceVertex):
-            fields = list(vertex.kafka.fields)
-            kind = vertex.name
-            sources[vertex.inputs[0]] = _Batches(
-                [each[kind].select(fields) for each in stream.batches]
-            )
+    for vertex in read:
+        fields, kind = list(vertex.kafka.fields), vertex.name
+        sources[vertex.inputs[0]] = _Batches(
+            [pa.concat_batches([each[kind].select(fields) for each in group]) for group in groups]
+        )
     around, clock = _Around(sources), SystemClock()
     shape = shape_of(
         flow, workers=options.workers, gateways=1, bins=options.bins, partitions=1, until_end=True
@@ -180,6 +183,22 @@ def run_query(flow: Flow, stream: Drawn, options: MemoryOptions) -> Ran:
         sum(each.bytes for each in around.statuses.values()),
         sum(each.bins for each in around.statuses.values()),
     )
+
+
+def _groups(
+    stream: Drawn, kinds: Sequence[str], rows: int
+) -> Iterator[list[dict[str, pa.RecordBatch]]]:
+    """Batches of the stream that are read as one: of at least so many rows of these types."""
+    group: list[dict[str, pa.RecordBatch]] = []
+    count = 0
+    for each in stream.batches:
+        group.append(each)
+        count += sum(each[kind].num_rows for kind in kinds)
+        if count >= rows:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
 
 
 def _all_done(statuses: Mapping[str, StatusRecord]) -> bool:

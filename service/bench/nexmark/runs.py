@@ -4,14 +4,15 @@ Flow: SuiteOptions -> [make_runs] -> Runs -> [figures_of] -> document, table, re
 
 Invariants
   NR1  A ratio is taken inside a run: ours and the peer's are measured one after the other, on one
-       core, on the same events; the events of a peer are fewer, as it takes some us for each.
+       core, on the same stream; the peer is given as much of it as has `peer_events` of what the
+       query reads, as it takes some us for each. Both take long beside their start.
   NR2  Every rate is of runs whose rows are those of the oracle, or the figure says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.bench.document import Figure
@@ -24,12 +25,15 @@ from service.bench.peers import Peer
 from service.dataflow.flow import Flow
 from service.dataflow.flow_shape import stateful_of
 from service.nexmark.queries import BUILT_IN, QueryTopics
+from service.nexmark.rules import RULES
 
 #: Events a second that every query must reach in memory, and the three without state.
 RATE, RATE_STATELESS = 1e6, 8e6
 _STATELESS = ("q0", "q1", "q2")
 #: How many times faster than the peer.
 OVER_PEER = 20.0
+#: Rows that are read at once in the runs that are timed.
+_ROWS = 65_536
 #: Workers of the runs in which state moves.
 _WORKERS = 2
 
@@ -45,6 +49,7 @@ class SuiteOptions:
     groups: Sequence[int]
     migrations: Sequence[str]
     runs: int
+    #: Events that a peer is given, of those that the query reads.
     peer_events: int
 
 
@@ -99,10 +104,9 @@ def make_runs(
         for query in made:
             query.checks.extend(_checks(query.query, stream, options, say))
     full = drawn(StreamOptions(options.events))
-    small = drawn(StreamOptions(options.peer_events)) if python is not None else None
     with one_core():
         for query in made:
-            _time(query, full, small, options.runs, peer, python)
+            _time(query, full, options, peer, python)
             say(f"{query.query}: {max(query.rates):,.0f} events/s at best")
     return Runs(options, None if peer is None else str(peer), made)
 
@@ -129,24 +133,19 @@ def query_flow(query: str, stream: Drawn) -> Flow:
 
 
 def _time(
-    made: QueryRuns,
-    full: Drawn,
-    small: Drawn | None,
-    runs: int,
-    peer: Peer | None,
-    python: Path | None,
+    made: QueryRuns, full: Drawn, options: SuiteOptions, peer: Peer | None, python: Path | None
 ) -> None:
     """Run for the clock, the first time for nothing."""
-    query, once = made.query, MemoryOptions()
-    run_query(query_flow(query, full), replace(full, batches=full.batches[:4]), once)
-    for _ in range(runs):
-        ran = run_query(query_flow(query, full), full, once)
-        made.rates.append(full.options.events / ran.seconds)
-        if small is None or python is None or peer is None or not can_express(query):
+    query, once = made.query, MemoryOptions(rows=_ROWS)
+    some = full.beginning(RULES[query].inputs, options.peer_events)
+    run_query(query_flow(query, full), full.beginning(RULES[query].inputs, _ROWS), once)
+    for _ in range(options.runs):
+        ours = full.events / run_query(query_flow(query, full), full, once).seconds
+        made.rates.append(ours)
+        if python is None or peer is None or not can_express(query):
             continue
         module = f"service.bench.nexmark.{peer}_side"
-        theirs = small.options.events / run_beside(python, module, query, small).seconds
-        ours = small.options.events / run_query(query_flow(query, small), small, once).seconds
+        theirs = some.events / run_beside(python, module, query, some).seconds
         made.peers.append(theirs)
         made.ratios.append(ours / theirs)
 
@@ -160,7 +159,7 @@ def figures_of(made: Runs) -> Iterator[Figure]:
         )
         if each.ratios:
             yield Figure.of(f"{each.query}: {made.peer}", "events/s", each.peers)
-            ratio = f"{each.query}: in memory over {made.peer}, same events"
+            ratio = f"{each.query}: in memory over {made.peer}, same stream"
             yield Figure.of(ratio, "", each.ratios, at_least=OVER_PEER)
         for check in each.checks:
             name = f"{each.query}: differences from the oracle, {check.label}"

@@ -5,6 +5,7 @@ Flow: StreamOptions -> [drawn] -> Drawn: batches in the order sent, and Recorded
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,19 @@ class Drawn:
     options: StreamOptions
     #: Per batch, the events of each type in the order sent.
     batches: list[dict[str, pa.RecordBatch]]
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
+        return sum(rows.num_rows for batch in self.batches for rows in batch.values())
+
+    def beginning(self, kinds: Sequence[str], rows: int) -> Drawn:
+        """Its first batches, up to that in which so many rows of these types have come."""
+        for number, batch in enumerate(self.batches):
+            rows -= sum(batch[kind].num_rows for kind in kinds)
+            if rows <= 0:
+                return Drawn(self.options, self.batches[: number + 1])
+        return self
 
     def recorded(self) -> Recorded:
         """All of them, as the oracle takes them."""
