@@ -26,7 +26,7 @@ from service.statestore.best_within import BestWithin, Choice
 from service.statestore.join import SIDE
 from service.statestore.pairing import WINDOW, Interval, PairProgram, Windows
 from service.statestore.row_format import is_typed
-from service.statestore.timed_row_store import TimedRowProgram, TimedRowStore
+from service.statestore.timed_row_store import SidedProgram, TimedRowProgram, TimedRowStore
 from service.statestore.window_semi_join import SemiProgram
 
 #: The vertices that `timed_join_parts` takes.
@@ -62,7 +62,7 @@ def timed_join_parts(
             others = pa.schema([others.field(right)])
     output = _output(vertex, key, schemas[0], others)
     columns = form.schema.names
-    program: TimedRowProgram
+    program: TimedRowProgram | SidedProgram
     if isinstance(vertex, WindowJoinVertex) and vertex.semi:
         program, columns = _semi(vertex, key, times, form, output)
         needed = [times[0].column], [times[1].column]
