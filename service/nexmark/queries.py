@@ -17,8 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from service.dataflow.event_time import Watermarks
 from service.dataflow.flow import Flow, Stream, count, highest, mean, oldest, total
@@ -143,10 +145,14 @@ def _in_euros(bids: pa.RecordBatch) -> pa.RecordBatch:
 def q2(topics: QueryTopics) -> Flow:
     """Auction and price of bids on auctions that 123 divides: a filter."""
     bids = topics.read(Flow("q2"), "bid", RULES["q2"].columns)
-    auction = pc.field("auction")
-    # Arrow has no remainder; its division of whole numbers drops what this finds.
-    divided = auction == auction / Q2_MODULUS * Q2_MODULUS
-    return topics.write(bids.filter("chosen", divided), "auction")
+    return topics.write(bids.filter("chosen", _divided), "auction")
+
+
+def _divided(bids: pa.RecordBatch) -> NDArray[np.bool_]:
+    """Which auctions 123 divides: NumPy divides by one number sooner than Arrow by a column."""
+    auctions = bids.column("auction").to_numpy(zero_copy_only=False)
+    divided: NDArray[np.bool_] = auctions // Q2_MODULUS * Q2_MODULUS == auctions
+    return divided
 
 
 def q3(topics: QueryTopics) -> Flow:
