@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from service.dataflow.row_vertices import BatchFunction
 from service.dataflow.sides import Tagged
 from service.statestore.hosted import HostedStore
 
@@ -36,3 +37,5 @@ class KeyedParts:
     #: Whether the rows of one time must come in the order of their columns; a store to which their
     #: order says nothing is spared the sorting.
     sorted: bool = True
+    #: Leaves out of a batch what S makes nothing of, where nobody asks for late rows (F5).
+    combine: BatchFunction | None = None

@@ -275,6 +275,7 @@ class _Lowering:
             self._control,
             parts.required,
             parts.text_key,
+            None if number in self._late else parts.combine,
         )
         routing = self._graph.add(
             f"{vertex.name}.F",

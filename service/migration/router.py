@@ -9,6 +9,8 @@ Invariants
   F2  Rows of one batch for one worker keep their order (GR1 of `grouping`).
   F3  Of batches that may be routed, those that came earlier are routed earlier.
   F4  No null passes in a key, nor in a column that the kernels of S read as plain numbers.
+  F5  Of a batch those rows stay behind of which S would make nothing beside the others, whatever
+      else it has or will be given; who asks for late rows is sent all.
 Source: Megaphone (VLDB 2019) §3.4; DESIGN §7.
 """
 
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from service.dataflow.grouping import TARGETS, parts_of
 from service.dataflow.operator import Capability, OperatorContext, payload_size
+from service.dataflow.row_vertices import BatchFunction
 from service.errors import GraphError
 from service.hashing import KEYS, mix64
 from service.migration.control_source import ControlSource
@@ -61,17 +64,19 @@ class Router:
         control: ControlSource,
         required: list[str] | None = None,
         text_key: str | None = None,
+        combine: BatchFunction | None = None,
     ) -> None:
         """Route rows of `vertex` by `key`; send only `columns`, which S needs.
 
         Those that are `required`, by default all, may hold no null (F4). With a `text_key`, `key`
-        is a column of its hashes, which is made here.
+        is a column of its hashes, which is made here. `combine` leaves rows out (F5).
         """
         self._vertex = vertex
         self._key = key
         self._columns = columns
         self._required = columns if required is None else required
         self._text_key = text_key
+        self._combine = combine
         self._bin_bits = bin_bits
         self._control = control
         self._held: deque[HeldRows] = deque()
@@ -142,6 +147,8 @@ class Router:
                     f"{self._vertex!r} was given {nulls} nulls in column {name!r}; "
                     "filter them or fill them in before key_by"
                 )
+        if self._combine is not None:
+            rows = self._combine(rows)
         workers = self._control.table.workers
         if workers == 1:
             return iter([(rows, 0)] if rows.num_rows else [])

@@ -119,6 +119,8 @@ def _by_text(parts: KeyedParts, key: str, kind: pa.DataType) -> KeyedParts:
         schema=_with_text(parts.schema, key, kind),
         late=None if parts.late is None else _with_text(parts.late, key, kind),
         text_key=key,
+        # F knows hashes only, and two keys may have one.
+        combine=None,
     )
 
 

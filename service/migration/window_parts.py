@@ -98,7 +98,15 @@ def window_top(
     required = list(dict.fromkeys([*form.columns, vertex.by]))
     store = TimedRowStore(vertex.name, program, bin_bits)
     # Which of equal rows come first decides only where not all of them are given.
-    return KeyedParts(columns, required, store, program.output, key, sorted=not vertex.ties)
+    return KeyedParts(
+        columns,
+        required,
+        store,
+        program.output,
+        key,
+        sorted=not vertex.ties,
+        combine=program.contending if vertex.ties else None,
+    )
 
 
 def window_fold(

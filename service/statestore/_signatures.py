@@ -84,6 +84,7 @@ KEEP_ONE: list[Signature] = [
 
 # _window_kernels
 ASSIGN: Signature = _int(_ints_read, _int, _int, _ints, _flags)
+TUMBLE: Signature = _void(_ints_read, _int, _ints, _ints)
 IDENTIFY: Signature = _void(_lines_read, _int, _int, _int, _ints)
 MARK_OF: Signature = _void(_ints_read, _int, _ints)
 CLAIM: Signature = _int(_small_ints_read, _ints_read, _lines_read, _int, _lines)

@@ -20,7 +20,7 @@ from service.statestore._kernels import AHEAD, TOUCHED_STATE
 from service.statestore._layout import FIRST_COLUMN, Int64s
 from service.statestore._prefetch import prefetch
 
-_LAST = (1 << 63) - 1
+_FIRST, _LAST = -(1 << 63), (1 << 63) - 1
 
 
 @njit(inline="always")
@@ -59,6 +59,25 @@ def assign(
         late[row] = number < first
         count += number < first
     return count
+
+
+@njit(kinds.TUMBLE, cache=True, nogil=True)
+def tumble(
+    times: NDArray[np.int64], size: int, starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> None:
+    """Start and end of the window of each time, of windows of one size that follow one another.
+
+    Both are cut off at the ends of int64. Times mostly lie in the window of the one before.
+    """
+    for row in range(times.shape[0]):
+        time = times[row]
+        if row > 0 and starts[row - 1] <= time and time < ends[row - 1]:
+            starts[row], ends[row] = starts[row - 1], ends[row - 1]
+            continue
+        rest = time % size
+        left = size - rest
+        starts[row] = time - rest if time >= _FIRST + rest else _FIRST
+        ends[row] = time + left if time <= _LAST - left else _LAST
 
 
 @njit(kinds.IDENTIFY, cache=True, nogil=True)
@@ -197,6 +216,13 @@ def group(
     mask = table.shape[0] - 1
     count = 0
     for row in range(identity.shape[1]):
+        # Windows of all rows come in long runs.
+        again = row > 0
+        for line in range(identity.shape[0]):
+            again = again and identity[line, row] == identity[line, row - 1]
+        if again:
+            positions[row] = positions[row - 1]
+            continue
         hashed = np.uint64(0)
         for line in range(identity.shape[0]):
             hashed = mix64(hashed ^ np.uint64(identity[line, row]))

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.errors import UsageError
+from service.statestore import _folds
 from service.statestore import _window_kernels as kernels
 from service.statestore.number_types import number_type
 from service.statestore.row_table import RowTable
@@ -103,6 +104,18 @@ class WindowTop(WindowRows):
         self._wait(timers, keys, identity[2], watermark)
         return TimedRows(self._again(table, keys, identity[2], watermark), told)
 
+    def contending(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of a batch that no others of it keep from being among the best of a window.
+
+        Equal ones stay, so that it does not matter which of them came first: only with `ties`.
+        """
+        which, starts, ends = self._form_of_rows.windows_of(rows)
+        identity = np.array([keys_of(rows, self.key)[which], starts, ends])
+        chosen = self._contenders(identity, self._ranks(rows)[which])
+        if len(chosen) == len(which):
+            return rows
+        return rows.take(pa.array(distinct_of(which[chosen])))
+
     def _contenders(self, identity: Int64s, ranks: Int64s) -> Int64s:
         """Rows of a batch that could be among the best of their windows."""
         rows = len(ranks)
@@ -112,7 +125,7 @@ class WindowTop(WindowRows):
         count = kernels.group(identity, room, groups, first)
         if self._count == 1:
             best = np.full(count, _LEAST, dtype=np.int64)
-            np.maximum.at(best, groups, ranks)
+            _folds.raise_to(groups, ranks, best)
             return np.flatnonzero(ranks == best[groups])
         order = np.lexsort((~ranks, groups))
         return np.sort(order[self._best(groups[order], ranks[order])])

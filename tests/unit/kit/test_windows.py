@@ -110,6 +110,26 @@ def test_moves_change_nothing(seed: int, text: bool) -> None:
         assert cluster.output("too late") == []
 
 
+def test_late_rows_of_a_top_are_all_told_where_they_are_asked_for() -> None:
+    flow = mp.Flow("best")
+    rows = flow.source(
+        "rows",
+        mp.KafkaSource(["rows"], record="row", fields=["key", "time", "v"]),
+        watermarks=mp.Watermarks("time", out_of_orderness="5ms"),
+    )
+    best = rows.key_by("key").window(mp.tumbling("10ms")).top("best", by="v")
+    best.sink("out", mp.KafkaSink("out", key="key", schema=1))
+    best.late("late").sink("too late", mp.KafkaSink("late", key="time", schema=2))
+    with Cluster(flow, workers=2, gateways=1) as cluster:
+        for each in ([(1, 3, 5), (1, 4, 7)], [(1, 50, 1)], [(1, 5, 1), (1, 6, 9), (2, 7, 3)]):
+            named = [dict(zip(("key", "time", "v"), row)) for row in each]
+            cluster.send("rows", named, partition=0)
+            cluster.advance(30_000)
+        cluster.finish()
+        assert [(row["key"], row["v"]) for row in cluster.output("out")] == [(1, 7)]
+        assert sorted(row["time"] for row in cluster.output("too late")) == [5, 6, 7]
+
+
 @pytest.mark.parametrize("crash", [False, True])
 def test_windows_survive_a_stop_and_a_crash(crash: bool) -> None:
     rows = shuffled(7, 400)

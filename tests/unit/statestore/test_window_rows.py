@@ -103,6 +103,39 @@ def test_each_window_gives_its_best_rows(
     assert all(store.row_count == 0 for store in slots.stores)
 
 
+@given(
+    steps=STEPS,
+    sizes=st.sampled_from([(10, 10), (10, 4), (6, 1)]),
+    count=st.integers(1, 3),
+    lowest=st.booleans(),
+    lateness=st.sampled_from([0, 7]),
+)
+def test_what_others_of_its_batch_keep_from_being_best_changes_no_result(
+    steps: Any, sizes: tuple[int, int], count: int, lowest: bool, lateness: int
+) -> None:
+    def make() -> TimedRowStore:
+        return top_of(*sizes, count, ties=True, lowest=lowest, lateness=lateness)
+
+    def thinned(rows: list[Row]) -> list[Row]:
+        program = make().program
+        assert isinstance(program, WindowTop)
+        kept = listed(program.contending(batch(rows))) if rows else rows
+        assert not Counter(kept) - Counter(rows)
+        return kept
+
+    whole, _, _ = played(Slots.of(make(), make()), make, steps)
+    fewer = [(thinned(rows), *others) for rows, *others in steps]
+    found, _, _ = played(Slots.of(make(), make()), make, fewer)
+    assert Counter(found) == Counter(whole)
+
+
+def test_of_a_batch_only_rows_that_may_be_best_are_sent() -> None:
+    program = top_of(10, 10, 1, ties=True).program
+    assert isinstance(program, WindowTop)
+    rows = batch([(1, 3, 7), (1, 4, 9), (1, 5, 9), (2, 3, 1), (1, 13, 2)])
+    assert listed(program.contending(rows)) == [(1, 4, 9), (1, 5, 9), (2, 3, 1), (1, 13, 2)]
+
+
 def test_a_window_whose_best_row_comes_late_is_given_again_whole() -> None:
     store = top_of(10, 10, 1, ties=True, lateness=5)
     store.apply_at(batch([(1, 3, 7), (1, 4, 7), (1, 5, 6)]), (1,), NEVER)
