@@ -6,30 +6,21 @@ document of docs/contracts/status-record.schema.json.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import msgspec
 import typer
 
 from service.asking import Conversation
-from service.config import load_config
+from service.cli_options import AppName, Knobs, Output, Servers, with_knobs
 from service.migration.records import RequestState
 
 
-class Output(StrEnum):
-    """How answers are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
+@with_knobs
 def checkpoint(
-    bootstrap_servers: Annotated[
-        str,
-        typer.Option(help="Kafka to use, host:port[,host:port].", envvar="KAFKA_BOOTSTRAP_SERVERS"),
-    ],
-    app_name: Annotated[str, typer.Option("--app", help="The job.", envvar="MEGAPHONE_APP")],
+    bootstrap_servers: Servers,
+    app_name: AppName,
+    knobs: Knobs,
     identity: Annotated[
         str, typer.Option("--id", help="Name of the request; without it, a new one.")
     ] = "",
@@ -42,7 +33,7 @@ def checkpoint(
 
     Exit status 1 if it was rejected or aborted; the one before it then stands.
     """
-    with Conversation(bootstrap_servers, app_name, load_config()) as conversation:
+    with Conversation(bootstrap_servers, app_name, knobs.load()) as conversation:
         name = identity or conversation.new_id("checkpoint")
         conversation.ask(name, {"kind": "checkpoint"})
         *_, status = conversation.follow(name)

@@ -7,12 +7,9 @@ inexact, 2 usage or environment, 3 a figure missed.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
 import sys
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 from socket import gethostname
 from typing import Annotated
@@ -30,6 +27,7 @@ from service.cli_options import (
     CheckpointEvery,
     Gateways,
     HttpPort,
+    Knobs,
     Registry,
     Servers,
     SlotText,
@@ -39,26 +37,31 @@ from service.cli_options import (
     Tied,
     UntilEnd,
     Workers,
+    example,
     query_arguments,
+    with_knobs,
     with_query,
 )
-from service.clock import SystemClock
-from service.config import Config, load_config
+from service.completion import completion
+from service.config import Config
+from service.config_cli import check_config
+from service.control_cli import app as control_app
 from service.controller_process import ControllerProcess
 from service.controller_start import ControllerOptions
 from service.dataflow.flow import Flow
 from service.dataflow.flow_shape import uses_kafka
-from service.drawing import svg_of, table_of
+from service.dlq_cli import app as dlq_app
+from service.doctor.command import doctor
 from service.errors import MegaphoneError, UsageError
 from service.fail_points import arm
 from service.hashing import bin_bits_of
 from service.ids import Role, Slot
-from service.ingest.registry import SchemaRegistry, open_registry
 from service.launcher import ChildSpec, Launcher
 from service.local import run_local as run_roles_here
 from service.log import Log
+from service.looking_cli import graph, status
 from service.migrate_cli import migrate, shortcuts
-from service.nexmark.queries import QueryTopics, built_in
+from service.nexmark.queries import QueryTopics
 from service.parent import tie_to_parent
 from service.preflight import check_topics, require_kafka
 from service.process import MemberProcess
@@ -66,9 +69,9 @@ from service.process_options import ProcessOptions, slot_of
 from service.sizes import bytes_of
 from service.standalone.command import run_without_kafka
 from service.state_cli import app as state_app
-from service.status import print_status
+from service.targets import load_flow, registry_of
+from service.topics_cli import create_topics
 
-_BUILT_IN_PREFIX = "nexmark:"
 #: Owners take up to 6 bytes each in JSON, a record of the log at most 1 MB.
 BINS_MAX = 1 << 16
 
@@ -76,57 +79,25 @@ app = typer.Typer(
     name="megaphone",
     help="Stateful stream processing on Kafka whose state moves while it runs.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_app, name="bench")
 app.add_typer(migrate, name="migrate")
 app.add_typer(shortcuts)
 app.add_typer(state_app, name="state")
-app.command()(checkpoint)
+app.add_typer(control_app, name="control")
+app.add_typer(dlq_app, name="dlq")
+app.command(epilog=example("checkpoint --app bids"))(checkpoint)
+app.command(epilog=example("status --app bids --watch"))(status)
+app.command(epilog=example("graph examples.two_stages:flow --svg flow.svg"))(graph)
+app.command(epilog=example("doctor examples.filtered:flow --app large"))(doctor)
+app.command(epilog=example("check-config knobs.toml --changed"))(check_config)
+app.command(epilog=example("completion bash"))(completion)
+app.command(epilog=example("create-topics examples.filtered:flow --partitions 4"))(create_topics)
 
 
-class Output(StrEnum):
-    """How answers are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-def load_flow(target: str, topics: QueryTopics) -> Flow:
-    """The flow that `target` names.
-
-    Raises:
-        UsageError: no such module or attribute, or it is no flow.
-    """
-    if target.startswith(_BUILT_IN_PREFIX):
-        return built_in(target.removeprefix(_BUILT_IN_PREFIX), topics)
-    module_name, colon, attribute = target.partition(":")
-    if not colon or not module_name or not attribute:
-        raise UsageError(f"{target!r} is no target; write module:flow or nexmark:auction_bids")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"module {error.name!r} of {target!r} was not found") from error
-    if not hasattr(module, attribute):
-        raise UsageError(f"module {module_name!r} has no {attribute!r}; write module:flow")
-    found = getattr(module, attribute)
-    if inspect.isfunction(found):
-        if inspect.signature(found).parameters:
-            raise UsageError(f"{target!r} takes arguments; name a function without any, or a flow")
-        found = found()
-    if not isinstance(found, Flow):
-        raise UsageError(f"{target!r} is {type(found).__name__}, not a megaphone.Flow")
-    return found
-
-
-def _registry(text: str) -> SchemaRegistry:
-    default = Path(__file__).parent / "nexmark" / "schemas"
-    return open_registry(text or str(default), SystemClock())
-
-
-@app.command()
+@app.command(epilog=example("run examples.filtered:flow --app large --workers 2 --bins 64"))
+@with_knobs
 @with_query
 def run(
     target: Target,
@@ -144,6 +115,7 @@ def run(
     state_dir: StateDir = Path("megaphone-state"),
     state_memory: StateMemory = "",
     registry: Registry = "",
+    knobs: Knobs = Knobs(),
     query: QueryTopics = QueryTopics(),
 ) -> None:
     """Run a flow on this machine: a controller, gateways and workers, each a process.
@@ -155,7 +127,7 @@ def run(
     end of its sources, and nothing is kept for a later run.
     """
     _check_bins(bins)
-    config = load_config(_state_memory(state_memory))
+    config = knobs.load(worker__state_memory_bytes=_state_memory(state_memory))
     flow = load_flow(target, query)
     flow.check()
     if local and not uses_kafka(flow.vertices):
@@ -177,10 +149,10 @@ def run(
     )
     check_topics(flow, bootstrap_servers, config.limits.broker_timeout_s)
     if local:
-        run_roles_here(options, state_dir, config, flow, _registry(registry))
+        run_roles_here(options, state_dir, config, flow, registry_of(registry))
         return
     common = [target, "--bootstrap-servers", bootstrap_servers, "--app", app_name]
-    common += query_arguments(query)
+    common += [*query_arguments(query), *knobs.arguments()]
     job = ["--workers", str(workers), "--gateways", str(gateways), "--bins", str(bins)]
     if until_end:
         job.append("--until-end")
@@ -204,7 +176,8 @@ def run(
     raise typer.Exit(launcher.run())
 
 
-@app.command()
+@app.command(epilog=example("controller nexmark:auction_bids --app bids --workers 2 --gateways 1"))
+@with_knobs
 @with_query
 def controller(
     target: Target,
@@ -217,12 +190,13 @@ def controller(
     checkpoint_every: CheckpointEvery = 0.0,
     address: Address = "",
     http_port: HttpPort = None,
+    knobs: Knobs = Knobs(),
     query: QueryTopics = QueryTopics(),
     tied: Tied = False,
 ) -> None:
     """Run the controller of a job: admits members, answers requests, plans moves, stops the job."""
     _check_bins(bins)
-    config = _begin(tied=tied)
+    config = _begin(knobs, tied=tied)
     flow = load_flow(target, query)
     require_kafka(flow)
     options = ControllerOptions(
@@ -239,7 +213,8 @@ def controller(
     ControllerProcess(options, config, flow, Log("controller")).run()
 
 
-@app.command()
+@app.command(epilog=example("worker nexmark:auction_bids --app bids --slot 0"))
+@with_knobs
 @with_query
 def worker(
     target: Target,
@@ -251,11 +226,12 @@ def worker(
     registry: Registry = "",
     address: Address = "",
     http_port: HttpPort = None,
+    knobs: Knobs = Knobs(),
     query: QueryTopics = QueryTopics(),
     tied: Tied = False,
 ) -> None:
     """Run a worker: hosts bins of state and writes results."""
-    config = _begin(tied=tied, state_memory=state_memory)
+    config = _begin(knobs, tied=tied, state_memory=state_memory)
     options = ProcessOptions(
         bootstrap_servers,
         app_name,
@@ -267,7 +243,8 @@ def worker(
     _run_member(options, config, load_flow(target, query), registry)
 
 
-@app.command()
+@app.command(epilog=example("gateway nexmark:auction_bids --app bids --slot 0"))
+@with_knobs
 @with_query
 def gateway(
     target: Target,
@@ -278,11 +255,12 @@ def gateway(
     registry: Registry = "",
     address: Address = "",
     http_port: HttpPort = None,
+    knobs: Knobs = Knobs(),
     query: QueryTopics = QueryTopics(),
     tied: Tied = False,
 ) -> None:
     """Run a gateway: reads Kafka partitions and routes their records."""
-    config = _begin(tied=tied)
+    config = _begin(knobs, tied=tied)
     options = ProcessOptions(
         bootstrap_servers,
         app_name,
@@ -298,9 +276,9 @@ def _state_memory(text: str) -> int | None:
     return bytes_of(text, "--state-memory") if text else None
 
 
-def _begin(*, tied: bool, state_memory: str = "") -> Config:
+def _begin(knobs: Knobs, *, tied: bool, state_memory: str = "") -> Config:
     """What every role does first."""
-    config = load_config(_state_memory(state_memory))
+    config = knobs.load(worker__state_memory_bytes=_state_memory(state_memory))
     arm(_slot_of(sys.argv), os.environ)
     if tied:
         tie_to_parent(config.limits.stop_timeout_s)
@@ -309,44 +287,13 @@ def _begin(*, tied: bool, state_memory: str = "") -> Config:
 
 def _run_member(options: ProcessOptions, config: Config, flow: Flow, registry: str) -> None:
     require_kafka(flow)
-    MemberProcess(options, config, flow, _registry(registry), Log(str(options.slot))).run()
+    MemberProcess(options, config, flow, registry_of(registry), Log(str(options.slot))).run()
 
 
-@app.command()
+@app.command(epilog=example("broker"))
 def broker() -> None:
     """Run a local Kafka broker until Ctrl-C and print its address."""
     serve()
-
-
-@app.command()
-def status(
-    bootstrap_servers: Servers,
-    app_name: AppName,
-    output: Annotated[
-        Output, typer.Option(help="text for people; json as docs/contracts/status.schema.json.")
-    ] = Output.TEXT,
-) -> None:
-    """Show members, owners of bins, frontiers and the plan under way."""
-    print_status(bootstrap_servers, app_name, load_config(), as_json=output is Output.JSON)
-
-
-@app.command()
-@with_query
-def graph(
-    target: Target,
-    svg: Annotated[
-        Path | None, typer.Option("--svg", help="Write the picture to this file, too.")
-    ] = None,
-    query: QueryTopics = QueryTopics(),
-) -> None:
-    """Show the vertices of a flow and the streams between them; runs nothing."""
-    flow = load_flow(target, query)
-    typer.echo(table_of(flow), nl=False)
-    if svg is not None:
-        try:
-            svg.write_text(svg_of(flow), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"--svg {svg} cannot be written: {error.strerror}") from error
 
 
 def main() -> None:

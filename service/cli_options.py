@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -14,16 +15,42 @@ from typing import Annotated, Any
 
 import typer
 
+from service.config import FILE_VARIABLE, Config, load_config
 from service.durations import microseconds_of
-from service.nexmark.queries import QueryTopics
+from service.nexmark.queries import BUILT_IN, QueryTopics
 from service.nexmark.rules import PRESETS
 from service.nexmark.wire import Format, Topics
+
+
+class Output(StrEnum):
+    """How answers are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def example(line: str) -> str:
+    """How a command's help shows one line that works; tests/unit/shells/test_verbs.py reads it.
+
+    >>> example("broker")
+    'Example: megaphone broker'
+    """
+    return f"Example: megaphone {line}"
+
+
+def targets_like(incomplete: str) -> list[str]:
+    """Built-in targets that begin so, for shells that complete words."""
+    return [
+        name for name in (f"nexmark:{each}" for each in BUILT_IN) if name.startswith(incomplete)
+    ]
+
 
 Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
         help="What to run: module:flow, or a built-in such as nexmark:auction_bids.",
+        autocompletion=targets_like,
     ),
 ]
 Servers = Annotated[
@@ -136,22 +163,80 @@ Tied = Annotated[
 ]
 
 
-def with_query(command: Callable[..., None]) -> Callable[..., None]:
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="TOML of knobs, over the defaults and under the environment.",
+        envvar=FILE_VARIABLE,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KNOB=VALUE", help="One knob, such as gateway.tick_ms=5; over all else."
+    ),
+]
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """What a command line says of knobs; the rest is said by files and the environment."""
+
+    file: Path | None = None
+    settings: tuple[str, ...] = ()
+
+    def load(self, **options: object) -> Config:
+        """The configuration in force.
+
+        Args:
+            options: knobs said by options of their own, `section__knob`; None says nothing.
+
+        Raises:
+            UsageError: see `load_config`.
+        """
+        own = {name.replace("__", ".", 1): value for name, value in options.items()}
+        return load_config(self.file, self.settings, own)
+
+    def arguments(self) -> list[str]:
+        """The options again, for the processes that `megaphone run` starts."""
+        named = [] if self.file is None else ["--config", str(self.file)]
+        return named + [word for each in self.settings for word in ("--set", each)]
+
+
+def knobs_from(config_file: ConfigFile = None, settings: Settings = None) -> Knobs:
+    """What the options say of knobs."""
+    return Knobs(config_file, tuple(settings or ()))
+
+
+def with_knobs(command: Command) -> Command:
+    """Give a command the options of knobs in the place of its argument `knobs`."""
+    return _with(command, "knobs", knobs_from)
+
+
+def with_query(command: Command) -> Command:
     """Give a command the options of built-in queries in the place of its argument `query`."""
+    return _with(command, "query", query_of)
+
+
+def _with(command: Command, name: str, of: Callable[..., object]) -> Command:
+    """Give a command the arguments of `of` in the place of its argument `name`."""
     own = inspect.signature(command, eval_str=True)
-    asked = inspect.signature(query_of, eval_str=True).parameters
+    asked = inspect.signature(of, eval_str=True).parameters
 
     @wraps(command)
     def run(**given: Any) -> None:
-        command(query=query_of(**{name: given.pop(name) for name in asked}), **given)
+        value = of(**{each: given.pop(each) for each in asked})
+        command(**given, **{name: value})
 
-    kept = [each for each in own.parameters.values() if each.name != "query"]
+    kept = [each for each in own.parameters.values() if each.name != name]
     parameters = [
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*kept, *asked.values())
     ]
     # What typer reads; `wraps` has left the signature of the command.
     run.__dict__["__signature__"] = own.replace(parameters=parameters)
-    del run.__dict__["__wrapped__"]
+    run.__dict__.pop("__wrapped__", None)
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
 

@@ -1,30 +1,29 @@
 """The one frozen tree of knobs.
 
-Flow: default.toml < environment (MEGAPHONE_SECTION__KNOB) < command line -> [Config]; sub-trees,
-not the tree, go to constructors.
+Flow: default.toml < a file < environment (MEGAPHONE_SECTION__KNOB) < command line -> [Config];
+sub-trees, not the tree, go to constructors.
 
 Invariants
   N1  Every knob stands in default.toml with its unit and reason; an unknown one is an error.
   N2  Read once, checked once: relations between knobs are checked here.
+  N3  A secret is a SecretStr: neither `knobs_of` nor an error shows its value.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from service.config_layers import Layer, Origin, Said, of_environment, of_file, of_settings
 from service.errors import UsageError
 
-_PREFIX = "MEGAPHONE_"
+#: Variable that names the file of knobs where the command line does not.
+FILE_VARIABLE = "MEGAPHONE_CONFIG"
 #: With less than 16 MiB a worker would do little else than read and write single rows.
 STATE_MEMORY_LEAST = 16 << 20
 _DEFAULTS = Path(__file__).with_name("default.toml")
@@ -89,16 +88,8 @@ class HttpConfig(_Section):
     port: int = Field(ge=0, le=65535)
 
 
-class Config(BaseSettings):
+class Config(_Section):
     """All knobs; see default.toml."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
-        env_nested_delimiter="__",
-        toml_file=_DEFAULTS,
-        extra="forbid",
-        frozen=True,
-    )
 
     gateway: GatewayConfig
     worker: WorkerConfig
@@ -106,18 +97,6 @@ class Config(BaseSettings):
     limits: LimitsConfig
     links: LinksConfig
     http: HttpConfig
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Command line, then environment, then default.toml."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
@@ -134,30 +113,108 @@ class Config(BaseSettings):
         return self
 
 
-def load_config(state_memory_bytes: int | None = None) -> Config:
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One knob as it is in force, and who said so."""
+
+    name: str
+    #: As it was read; a secret's is masked (N3).
+    value: object
+    default: object
+    origin: Origin
+    #: The file, variable or option that says it.
+    place: str
+    secret: bool
+
+
+def load_config(
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
+) -> Config:
     """Read and check all knobs.
 
     Args:
-        state_memory_bytes: the knob of this name, if the command line says it.
+        file: TOML of some knobs; without it the one that MEGAPHONE_CONFIG names, if any.
+        settings: `section.knob=value`, as `--set` takes them.
+        options: knobs that have an option of their own, by name; None as a value says nothing.
 
     Raises:
-        UsageError: a knob is unknown, malformed, or contradicts another; the text names it.
+        UsageError: a knob is unknown, malformed, or contradicts another; the text names it and
+            where it was said.
     """
-    sections = [name.upper() for name in Config.model_fields]
-    for variable in os.environ:
-        section, nested, _ = variable.removeprefix(_PREFIX).partition("__")
-        if variable.startswith(_PREFIX) and nested and section not in sections:
-            raise UsageError(
-                f"{variable} names no section of knobs; there are {', '.join(sections)} "
-                "(see service/default.toml)"
+    return _checked(_said(file, settings, options or {}))
+
+
+def knobs_of(file: Path | None = None, settings: Sequence[str] = ()) -> list[Knob]:
+    """Every knob in force, in the order of default.toml; raises as `load_config` does."""
+    said = _said(file, settings, {})
+    config = _checked(said)
+    defaults = of_file(_DEFAULTS, knob_names(), Origin.DEFAULT)
+    found = []
+    for name in knob_names():
+        value = _value(config, name)
+        secret = isinstance(value, SecretStr)
+        origin = said[name]
+        found.append(
+            Knob(
+                name,
+                str(value) if secret else value,
+                defaults[name].value,
+                origin.origin,
+                origin.place if origin.origin is not Origin.DEFAULT else _DEFAULTS.name,
+                secret,
             )
+        )
+    return found
+
+
+def knob_names() -> list[str]:
+    """`section.knob` of every knob, in order."""
+    return [
+        f"{section}.{name}"
+        for section, field in Config.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", {})
+    ]
+
+
+def _said(file: Path | None, settings: Sequence[str], options: Mapping[str, object]) -> Layer:
+    """Who says what of each knob: the last layer that says anything."""
+    known = knob_names()
+    named = os.environ.get(FILE_VARIABLE, "")
+    if file is None and named:
+        file = Path(named)
+    own = {
+        name: Said(value, Origin.COMMAND_LINE, "an option")
+        for name, value in options.items()
+        if value is not None
+    }
+    return {
+        **of_file(_DEFAULTS, known, Origin.DEFAULT),
+        **(of_file(file, known) if file is not None else {}),
+        **of_environment(os.environ, known),
+        **of_settings(settings, known),
+        **own,
+    }
+
+
+def _checked(said: Layer) -> Config:
+    tree: dict[str, dict[str, object]] = {}
+    for knob, each in said.items():
+        section, _, name = knob.partition(".")
+        tree.setdefault(section, {})[name] = each.value
     try:
-        config = Config()
-        if state_memory_bytes is None:
-            return config
-        worker = {**config.worker.model_dump(), "state_memory_bytes": state_memory_bytes}
-        return Config(worker=WorkerConfig(**worker))
+        return Config.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        knob = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise UsageError(f"{knob}: {first['msg']} (see service/default.toml)") from error
+        first = error.errors(include_input=False)[0]
+        path = [str(part) for part in first["loc"]]
+        who = said.get(".".join(path[:2]))
+        place = "" if who is None or who.origin is Origin.DEFAULT else f"said by {who.place}; "
+        raise UsageError(
+            f"{'.'.join(path) or 'configuration'}: {first['msg']} ({place}see service/default.toml)"
+        ) from error
+
+
+def _value(config: Config, knob: str) -> object:
+    section, _, name = knob.partition(".")
+    return getattr(getattr(config, section), name)

@@ -211,6 +211,8 @@ class TopicTail:
         )
         #: Whether the last poll ended at the end of the topic.
         self.at_end = False
+        #: Where the client last said that the topic ends; it says so once for each end.
+        self._ended = 0
         self._closed = False
         if start == START_AT_COMMITTED:
             start = self._committed(timeout_s)
@@ -243,12 +245,13 @@ class TopicTail:
                 entries.append(Entry(offset, _text(message.key()), message.value()))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self.at_end = True
+                self._ended = int(message.offset() or 0)
             elif not error.retriable() and error.code() not in _HEALS:
                 raise BrokerError(f"topic {self.topic!r} cannot be read: {error.str()}")
         return entries
 
     def read_to_end(self, timeout_s: float) -> Iterator[Entry]:
-        """All records up to the end as it is now, as they come.
+        """All records up to the end as it is now, as they come; may be called again.
 
         Raises:
             BrokerError: the end was not reached within `timeout_s` without a record.
@@ -256,11 +259,11 @@ class TopicTail:
         end = self.end(timeout_s)
         patience = math.ceil(timeout_s / _READ_WAIT_S)
         left = patience
-        while self._next < end and not self.at_end:
+        while self._next < end and self._ended < end:
             entries = self.poll(_READ_WAIT_S, limit=10_000)
             yield from entries
             left = patience if entries else left - 1
-            if left < 0 and not self.at_end:
+            if left < 0 and self._ended < end:
                 raise BrokerError(
                     f"the end of {self.topic!r} was not reached: nothing came for {timeout_s:g} s"
                 )

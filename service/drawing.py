@@ -124,6 +124,30 @@ def table_of(flow: Flow) -> str:
     return "\n".join([f"flow {flow.name!r}", *(line.rstrip() for line in lines)]) + "\n"
 
 
+def document_of(flow: Flow) -> dict[str, object]:
+    """The same as docs/contracts/graph.schema.json has it.
+
+    Raises:
+        GraphError: the flow cannot run.
+    """
+    flow.check()
+    roles, loops = roles_of(flow.vertices), loops_of(flow.vertices)
+    return {
+        "flow": flow.name,
+        "vertices": [
+            {
+                "name": vertex.name,
+                "kind": _kind(vertex),
+                "roles": sorted(map(str, roles[number])),
+                "loops": len(loops[number]),
+                "reads": [flow.vertices[upstream].name for upstream in upstreams_of(vertex)],
+                "detail": _detail(vertex),
+            }
+            for number, vertex in enumerate(flow.vertices)
+        ],
+    }
+
+
 def svg_of(flow: Flow) -> str:
     """A picture: streams run downward, what goes round a loop is dashed.
 

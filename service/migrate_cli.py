@@ -19,7 +19,7 @@ import typer
 from numpy.typing import NDArray
 
 from service.asking import Conversation
-from service.config import load_config
+from service.cli_options import AppName, Knobs, Output, Servers, example, with_knobs
 from service.errors import UsageError
 from service.migrate_bodies import body_of_file, body_of_target, target_named
 from service.migrate_view import show_answer, show_plan, watch_plan
@@ -37,11 +37,6 @@ migrate = typer.Typer(
 #: Commands that stand beside `migrate` and not under it.
 shortcuts = typer.Typer()
 
-Servers = Annotated[
-    str,
-    typer.Option(help="Kafka to use, host:port[,host:port].", envvar="KAFKA_BOOTSTRAP_SERVERS"),
-]
-AppName = Annotated[str, typer.Option("--app", help="Name of the job.", envvar="MEGAPHONE_APP")]
 Target = Annotated[
     str,
     typer.Option(
@@ -81,13 +76,6 @@ PlanId = Annotated[
 ]
 
 
-class Output(StrEnum):
-    """How answers are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 class PlanOutput(StrEnum):
     """How a plan is printed."""
 
@@ -104,8 +92,8 @@ Printed = Annotated[
 ]
 
 
-def _talk(bootstrap_servers: str, app_name: str) -> Conversation:
-    return Conversation(bootstrap_servers, app_name, load_config())
+def _talk(bootstrap_servers: str, app_name: str, knobs: Knobs) -> Conversation:
+    return Conversation(bootstrap_servers, app_name, knobs.load())
 
 
 def _ask(
@@ -135,10 +123,12 @@ def _end(state: RequestState) -> None:
         raise typer.Exit(1)
 
 
-@migrate.command()
+@migrate.command(epilog=example("migrate plan --app bids --target half --to half.json"))
+@with_knobs
 def plan(
     bootstrap_servers: Servers,
     app_name: AppName,
+    knobs: Knobs,
     target: Target,
     strategy: Chosen = None,
     batch: Batch = None,
@@ -149,7 +139,7 @@ def plan(
     ] = PlanOutput.TEXT,
 ) -> None:
     """Show the waves that a target would take from where bins are now, and move nothing."""
-    with _talk(bootstrap_servers, app_name) as talk:
+    with _talk(bootstrap_servers, app_name, knobs) as talk:
         owners = _owners(talk)
         chosen = strategy or Strategy.BATCHED
         wanted = target_named(target, owners, talk.workers)
@@ -167,10 +157,12 @@ def plan(
         sys.stdout.write(text_of(found, form))
 
 
-@migrate.command()
+@migrate.command(epilog=example("migrate apply --app bids --target spread:2 --strategy optimized"))
+@with_knobs
 def apply(
     bootstrap_servers: Servers,
     app_name: AppName,
+    knobs: Knobs,
     file: Annotated[
         Path | None,
         typer.Argument(help="A plan: JSON of `migrate plan`, or M and D lines of the original."),
@@ -192,7 +184,7 @@ def apply(
     if file is not None and (strategy is not None or batch is not None):
         raise UsageError("a plan file has its waves already; leave --strategy and --batch out")
     waves = None if file is None else read_plan(_text(file), str(file))
-    with _talk(bootstrap_servers, app_name) as talk:
+    with _talk(bootstrap_servers, app_name, knobs) as talk:
         if waves is not None:
             body = body_of_file(waves)
         else:
@@ -202,10 +194,12 @@ def apply(
         _ask(talk, identity, body, output, detach=detach)
 
 
-@shortcuts.command()
+@shortcuts.command(epilog=example("rescale --app bids --workers 2 --dry-run"))
+@with_knobs
 def rescale(
     bootstrap_servers: Servers,
     app_name: AppName,
+    knobs: Knobs,
     workers: Annotated[int, typer.Option(min=1, help="Workers that are to hold bins, 0 to N-1.")],
     strategy: Chosen = None,
     batch: Batch = None,
@@ -220,14 +214,16 @@ def rescale(
     body: dict[str, object] = {"kind": "rescale", "workers": workers}
     body |= {"strategy": strategy, "batch": batch}
     body |= _flags(precopy, queue, dry_run)
-    with _talk(bootstrap_servers, app_name) as talk:
+    with _talk(bootstrap_servers, app_name, knobs) as talk:
         _ask(talk, identity, body, output, detach=detach)
 
 
-@shortcuts.command()
+@shortcuts.command(epilog=example("rebalance --app bids --threshold 0.1 --by updates"))
+@with_knobs
 def rebalance(
     bootstrap_servers: Servers,
     app_name: AppName,
+    knobs: Knobs,
     threshold: Annotated[
         float,
         typer.Option(
@@ -248,7 +244,7 @@ def rebalance(
     body: dict[str, object] = {"kind": "rebalance", "threshold": threshold, "by": by}
     body |= {"strategy": strategy, "batch": batch}
     body |= _flags(precopy, queue, dry_run)
-    with _talk(bootstrap_servers, app_name) as talk:
+    with _talk(bootstrap_servers, app_name, knobs) as talk:
         _ask(talk, identity, body, output, detach=detach)
 
 
@@ -257,15 +253,17 @@ def _flags(precopy: bool, queue: bool, dry_run: bool) -> dict[str, object]:
     return {"precopy": precopy or None, "queue": queue or None, "dry_run": dry_run or None}
 
 
-@migrate.command()
+@migrate.command(epilog=example("migrate watch --app bids"))
+@with_knobs
 def watch(
     bootstrap_servers: Servers,
     app_name: AppName,
+    knobs: Knobs,
     identity: PlanId = None,
     output: Printed = Output.TEXT,
 ) -> None:
     """Show a plan's progress until it ends; status 1 if it was aborted."""
-    with _talk(bootstrap_servers, app_name) as talk:
+    with _talk(bootstrap_servers, app_name, knobs) as talk:
         known = talk.history(identity)
         if not known:
             what = "no plan is under way" if identity is None else f"there is no plan {identity!r}"
@@ -273,42 +271,48 @@ def watch(
         _end(watch_plan(talk, known, as_json=output is Output.JSON))
 
 
-def _steer(kind: str, servers: str, app_name: str, identity: str | None, output: Output) -> None:
-    with _talk(servers, app_name) as talk:
+def _steer(kind: str, talk: Conversation, identity: str | None, output: Output) -> None:
+    with talk:
         _ask(talk, None, {"kind": kind, "plan": identity}, output)
 
 
-@migrate.command()
+@migrate.command(epilog=example("migrate pause --app bids"))
+@with_knobs
 def pause(
     bootstrap_servers: Servers,
     app_name: AppName,
+    knobs: Knobs,
     identity: PlanId = None,
     output: Printed = Output.TEXT,
 ) -> None:
     """Let a plan issue no further wave until it is resumed; waves that have a cut go on."""
-    _steer("pause", bootstrap_servers, app_name, identity, output)
+    _steer("pause", _talk(bootstrap_servers, app_name, knobs), identity, output)
 
 
-@migrate.command()
+@migrate.command(epilog=example("migrate resume --app bids"))
+@with_knobs
 def resume(
     bootstrap_servers: Servers,
     app_name: AppName,
+    knobs: Knobs,
     identity: PlanId = None,
     output: Printed = Output.TEXT,
 ) -> None:
     """Let a paused plan go on."""
-    _steer("resume", bootstrap_servers, app_name, identity, output)
+    _steer("resume", _talk(bootstrap_servers, app_name, knobs), identity, output)
 
 
-@migrate.command()
+@migrate.command(epilog=example("migrate abort --app bids"))
+@with_knobs
 def abort(
     bootstrap_servers: Servers,
     app_name: AppName,
+    knobs: Knobs,
     identity: PlanId = None,
     output: Printed = Output.TEXT,
 ) -> None:
     """End a plan where it is: bins stay where waves that have a cut put them."""
-    _steer("abort", bootstrap_servers, app_name, identity, output)
+    _steer("abort", _talk(bootstrap_servers, app_name, knobs), identity, output)
 
 
 def _owners(talk: Conversation) -> NDArray[np.int32]:

@@ -9,7 +9,6 @@ Exit status: 0 done, 1 something is damaged or a key has no state, 2 usage.
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +18,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from service.cli_options import Knobs, Output, Servers, example, with_knobs
 from service.clock import SystemClock
-from service.config import load_config
 from service.errors import StateCorrupt, UsageError
 from service.state_files import (
     Listing,
@@ -41,13 +40,6 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
-    """How answers are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 Source = Annotated[
     Path,
     typer.Argument(
@@ -64,7 +56,7 @@ As = Annotated[
 Bins = Annotated[str, typer.Option("--bins", help="Which bins, such as 0-15,40.")]
 
 
-@app.command()
+@app.command(epilog=example("state ls megaphone-state/large --by-bin"))
 def ls(
     path: Source,
     cut: Cut = None,
@@ -82,7 +74,10 @@ def ls(
         Console().print(text_of(listing, by_bin=by_bin))
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=example("state get megaphone-state/large stats 1007"),
+)
 def get(
     path: Source,
     vertex: Annotated[str, typer.Argument(metavar="VERTEX", help="Name of the keyed vertex.")],
@@ -100,7 +95,7 @@ def get(
     _print_json(value)
 
 
-@app.command()
+@app.command(epilog=example("state export megaphone-state/large some.snapshot --bins 0-15"))
 def export(
     path: Source,
     target: Annotated[Path, typer.Argument(metavar="FILE", help="Snapshot file to make.")],
@@ -109,6 +104,9 @@ def export(
     ] = None,
     bins: Bins = "",
     cut: Cut = None,
+    output: Annotated[
+        Output, typer.Option(help="text for people; json: file, bins, rows and cut.")
+    ] = Output.TEXT,
 ) -> None:
     """Write bins of a checkpoint to a snapshot file."""
     if path.is_file():
@@ -118,23 +116,26 @@ def export(
     found = export_bins(parts, target, vertex or (), chosen)
     listed = {each.bin for stored in found.vertices for each in stored.bins}
     rows = sum(stored.rows for stored in found.vertices)
+    if output is Output.JSON:
+        _print_json({"file": str(target), "bins": len(listed), "rows": rows, "cut": found.cut})
+        return
     typer.echo(f"{target}: {len(listed):,} bins, {rows:,} rows as of cut {found.cut}")
 
 
-@app.command("import")
+@app.command("import", epilog=example("state import some.snapshot megaphone-state/large"))
+@with_knobs
 def import_(
     snapshot: Annotated[Path, typer.Argument(metavar="FILE", help="A snapshot file.")],
     path: Annotated[
         Path,
         typer.Argument(metavar="PATH", help="<state-dir>/<app>, or one worker's folder in it."),
     ],
-    bootstrap_servers: Annotated[
-        str,
-        typer.Option(
-            help="Kafka of the job, whose manifest is changed.", envvar="KAFKA_BOOTSTRAP_SERVERS"
-        ),
-    ],
+    bootstrap_servers: Servers,
+    knobs: Knobs,
     bins: Bins = "",
+    output: Annotated[
+        Output, typer.Option(help="text for people; json: bins by slot, and the manifest.")
+    ] = Output.TEXT,
 ) -> None:
     """Replace bins of the newest checkpoint of a job that is down; it then starts with them.
 
@@ -144,14 +145,17 @@ def import_(
     source = Snapshot(snapshot)
     chosen = parse_bins(bins) if bins else None
     done = import_snapshot(
-        source, path, chosen, bootstrap_servers, load_config(), SystemClock().wall_us()
+        source, path, chosen, bootstrap_servers, knobs.load(), SystemClock().wall_us()
     )
+    if output is Output.JSON:
+        _print_json({"bins": done.bins, "manifest": done.manifest})
+        return
     for slot, count in done.bins.items():
         typer.echo(f"{slot}: {count:,} bins replaced")
     typer.echo(f"manifest {done.manifest} names them; the job goes on from there")
 
 
-@app.command()
+@app.command(epilog=example("state verify megaphone-state/large"))
 def verify(path: Source, output: As = Output.TEXT) -> None:
     """Compare every digest and count of a snapshot or of all checkpoints in a folder.
 

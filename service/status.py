@@ -62,13 +62,8 @@ def read_status(bootstrap_servers: str, app: str, config: Config) -> JobStatus:
         BrokerUnavailable: Kafka did not answer.
         BrokerError: a topic could not be read to its end.
     """
-    topics = AppTopics(app)
+    topics = job_topics(bootstrap_servers, app, config)
     timeout = config.limits.broker_timeout_s
-    existing = Admin(bootstrap_servers, timeout).partitions()
-    if topics.members not in existing or topics.status not in existing:
-        raise UsageError(
-            f"no job {app!r} at {bootstrap_servers}: topic {topics.members!r} is absent"
-        )
     members = [
         decode_member(entry.value)
         for entry in read_compacted(bootstrap_servers, topics.members, timeout).values()
@@ -80,6 +75,22 @@ def read_status(bootstrap_servers: str, app: str, config: Config) -> JobStatus:
         if entry.value is not None
     ]
     return status_of(app, members, statuses)
+
+
+def job_topics(bootstrap_servers: str, app: str, config: Config) -> AppTopics:
+    """The topics of a job that was started at least once.
+
+    Raises:
+        UsageError: there is no such job.
+        BrokerUnavailable: Kafka did not answer.
+    """
+    topics = AppTopics(app)
+    existing = Admin(bootstrap_servers, config.limits.broker_timeout_s).partitions()
+    if topics.members not in existing or topics.status not in existing:
+        raise UsageError(
+            f"no job {app!r} at {bootstrap_servers}: topic {topics.members!r} is absent"
+        )
+    return topics
 
 
 def status_of(

@@ -22,14 +22,15 @@ from service.bench.state import state
 from service.bench.transfer import run_transfer
 from service.bench.words.command import word_count
 from service.broker.lookup import VARIABLE, find_broker
+from service.cli_options import example
 from service.clock import SystemClock
 from service.config import load_config
 
 app = typer.Typer(help="Measure parts of the service.", no_args_is_help=True)
-app.command("word-count")(word_count)
-app.command("experiments")(run_experiments)
-app.command("state")(state)
-app.command("nexmark")(nexmark)
+app.command("word-count", epilog=example("bench word-count --migration batched"))(word_count)
+app.command("experiments", epilog=example("bench experiments --quick"))(run_experiments)
+app.command("state", epilog=example("bench state --runs 1"))(state)
+app.command("nexmark", epilog=example("bench nexmark --query q5 --runs 3"))(nexmark)
 
 
 @app.callback()
@@ -37,7 +38,7 @@ def bench() -> None:
     """Measure parts of the service; figures are kept in docs/benchmarks."""
 
 
-@app.command()
+@app.command(epilog=example("bench ingest --runs 3"))
 def ingest(
     bootstrap_servers: Annotated[
         str, typer.Option(help="Kafka; without it, one is found or started", envvar=VARIABLE)
@@ -56,7 +57,7 @@ def ingest(
     raise typer.Exit(document.exit_status)
 
 
-@app.command()
+@app.command(epilog=example("bench transfer --rows 1000000"))
 def transfer(
     rows: Annotated[int, typer.Option(min=1_000, help="Rows of state that move")] = 2_000_000,
     runs: Annotated[int, typer.Option(min=1, max=100, help="Runs of each part")] = 5,
@@ -68,7 +69,7 @@ def transfer(
     raise typer.Exit(document.exit_status)
 
 
-@app.command()
+@app.command(epilog=example("bench dataflow --scale 0.01 --output json"))
 def dataflow(
     only: Annotated[
         list[Part] | None, typer.Option(help="Measure this part; may be given several times")

@@ -21,6 +21,7 @@ VOCABULARY = tuple(
         "ids",
         "clock",
         "config",
+        "config_layers",
         "catalogue",
         "telemetry",
         "log",

@@ -8,8 +8,16 @@ from types import ModuleType
 import pytest
 
 import megaphone
-from service import migrate_view, process_options, status
+from service import (
+    cli_options,
+    config_layers,
+    dead_letters,
+    migrate_view,
+    process_options,
+    status,
+)
 from service.dataflow import flow, keyed, row_operations, timed_joins
+from service.doctor import cluster_facts
 from service.ingest import captured, files, lists, shape
 from service.migration import matching, plan_file, rebalance
 from service.standalone import run
@@ -40,7 +48,18 @@ def test_the_example_of_a_class_or_function_runs_as_printed(module: ModuleType) 
 
 @pytest.mark.parametrize(
     "module",
-    [matching, migrate_view, plan_file, process_options, rebalance, status],
+    [
+        cli_options,
+        cluster_facts,
+        config_layers,
+        dead_letters,
+        matching,
+        migrate_view,
+        plan_file,
+        process_options,
+        rebalance,
+        status,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_the_example_of_an_inner_function_runs_as_printed(module: ModuleType) -> None:

@@ -13,8 +13,9 @@ from service.cli import app
 from service.dataflow.flow import Flow, Stream, count, highest
 from service.dataflow.row_vertices import SideVertex
 from service.dataflow.vertices import KafkaSink, KafkaSource, MapVertex, TimedVertex, Vertex
-from service.drawing import KINDS, svg_of, table_of
+from service.drawing import KINDS, document_of, svg_of, table_of
 from service.errors import GraphError, UsageError
+from tests.integration.job import contract
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -49,6 +50,23 @@ def test_the_table_says_what_each_vertex_is_where_it_runs_and_what_it_reads() ->
         "out           sink        workers               seen                    "
         "changes, schema 4, key auction",
     ]
+
+
+def test_the_document_says_the_same_as_the_table() -> None:
+    document = document_of(looping())
+    contract("graph").validate(document)
+    assert document["flow"] == "<climb>"
+    by_name = {each["name"]: each for each in document["vertices"]}
+    assert list(by_name) == [vertex.name for vertex in looping().vertices]
+    assert by_name["loop.head"] == {
+        "name": "loop.head",
+        "kind": "concat",
+        "roles": ["gateway", "worker"],
+        "loops": 1,
+        "reads": ["loop.enter", "loop.again"],
+        "detail": "",
+    }
+    assert by_name["bids"]["detail"] == "events: bid(auction, price)"
 
 
 def test_the_picture_has_a_box_for_each_vertex_and_a_line_for_each_stream() -> None:
