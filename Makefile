@@ -26,7 +26,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python /usr/bin/python3)
 
-.PHONY: help setup lock demo broker test lint fmt format type tidy unit simulation sim integration bench dashboards ci clean
+.PHONY: help setup lock demo broker test lint fmt format type tidy unit simulation sim integration bench dashboards docs ci clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -96,6 +96,11 @@ bench: setup ## Run a benchmark: make bench BENCH=ingest ARGS="--output json"
 
 dashboards: setup ## Write the Grafana dashboards from their definition
 	@$(BIN)/python -m dashboards
+
+docs: setup ## Write docs/reference from the code and build the documents as a site, strictly
+	@$(BIN)/python -m service.reference_docs docs
+	@$(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 # Fastest part first. The tests run as `make test`, the command the README gives; pyproject.toml says
 # in which order: tidy, unit, property, simulation, integration.

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import json
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from service import cli as service_cli
 from service import errors
 from service.avro.row_error import RowError
 from service.catalogue import CATALOGUE
-from service.config import Config
 from service.control_topics import AppTopics
 from service.dataflow.vertices import AggregateVertex, SinkVertex, SourceVertex
 from service.egress.sink import SinkOperator
@@ -40,11 +38,14 @@ from service.migration.lowering import Edges, lower
 from service.migration.records import StatusRecord
 from service.migration.requests import Request, parse
 from service.migration.routing_table import RoutingTable
+from tests.fakes.command_lines import VARIABLES, leaves, lines_of, parsed
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+    # Results of benchmarks are what was measured when, not what is.
+    if path.parent.name != "benchmarks"
 }
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[!_]*.py"))
 SHIPPED = ROOT / "service" / "nexmark" / "schemas"
@@ -53,16 +54,17 @@ LINES_MAX = 400
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:service|loadgen|megaphone|demo|examples|tests|docs)/[\w./-]+\.\w+)`")
 INVARIANT = re.compile(r"[A-Z]{1,2}\d{1,2}")
-BLOCK = re.compile(r"^```(\w+)(?: ([\w-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w+)(?: ([\w.-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
 def links() -> list[tuple[str, str, Path]]:
     """(document, text, target) of every link into the repository."""
     return [
-        (name, text, (ROOT / name).parent / target)
+        (name, text, (ROOT / name).parent / target.partition("#")[0])
         for name, document in DOCUMENTS.items()
         for text, target in LINK.findall(document)
+        # That an anchor is there is seen when the site is built.
         if "://" not in target
     ]
 
@@ -160,6 +162,36 @@ def test_every_option_named_is_an_option() -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_shown_would_be_understood(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in VARIABLES.items():
+        monkeypatch.setenv(variable, value)
+    for words in lines_of(DOCUMENTS[name]):
+        parsed(words)
+
+
+def test_every_verb_named_in_a_sentence_is_one() -> None:
+    below: dict[str, set[str]] = {}
+    for verb, *more in (verbs for verbs, _ in leaves()):
+        below.setdefault(verb, set()).update(more)
+    named = {
+        (name, words)
+        for name, document in DOCUMENTS.items()
+        for words in re.findall(r"`megaphone ((?!-)[^`\n]+)`", document)
+    }
+    assert len(named) > 20
+    unknown = set()
+    for name, words in named:
+        verb, _, rest = words.partition(" ")
+        second = rest.partition(" ")[0]
+        is_word = bool(re.fullmatch(r"[a-z][a-z-]*", second))
+        if verb not in below or (below[verb] and is_word and second not in below[verb]):
+            unknown.add((name, words))
+    assert unknown == set()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_has_one_title_and_a_bounded_length(name: str) -> None:
     text = re.sub(r"^```.*?^```$", "", DOCUMENTS[name], flags=re.MULTILINE | re.DOTALL)
     assert len(DOCUMENTS[name].splitlines()) <= LINES_MAX
@@ -189,19 +221,6 @@ def test_the_metrics_table_is_the_catalogue() -> None:
         )
         for spec in CATALOGUE
     ]
-
-
-def test_the_knobs_table_is_the_default_file_and_the_configuration() -> None:
-    defaults = tomllib.loads((ROOT / "service" / "default.toml").read_text(encoding="utf-8"))
-    knobs = {f"{s}.{k}": value for s, section in defaults.items() for k, value in section.items()}
-    documented = {name: default for name, default, _ in table_of("Knobs")}
-    assert documented == {name: str(value) for name, value in knobs.items()}
-    model = {
-        f"{section}.{knob}"
-        for section, field in Config.model_fields.items()
-        for knob in getattr(field.annotation, "model_fields", {})
-    }
-    assert set(documented) == model
 
 
 def test_the_errors_table_is_the_file_of_errors() -> None:
@@ -323,6 +342,36 @@ def test_an_example_can_be_built_and_its_results_fit_their_schema(name: str) -> 
     flow = service_cli.load_flow(f"examples.{name}:flow", service_cli.QueryTopics())
     flow.check()
     build(flow)
+
+
+#: Who runs the Python of a page; the tutorials and how-to pages are run as a whole.
+RUN_BY = {
+    "README.md": "tests/unit/test_documents.py",
+    "docs/FLOWS.md": "tests/unit/test_flows_document.py",
+    "docs/TESTING_FLOWS.md": "tests/unit/kit/test_document.py",
+    **dict.fromkeys(
+        ("docs/JOINS.md", "docs/KEYED_STATE.md", "docs/TIME.md", "docs/WINDOWS.md"),
+        "tests/unit/test_page_examples.py",
+    ),
+}
+
+
+def test_every_block_of_code_is_run_by_a_test() -> None:
+    read = {
+        name: set(re.findall(r"^```(\w+)", document, re.MULTILINE))
+        for name, document in DOCUMENTS.items()
+    }
+    followed = {name for name in DOCUMENTS if name.startswith(("docs/tutorial/", "docs/how-to/"))}
+    code = {name for name, found in read.items() if found & {"python", "sh", "toml", "yaml"}}
+    assert len(followed) >= 5
+    assert code - followed == set(RUN_BY)
+    for name, test in RUN_BY.items():
+        assert name.rpartition("/")[2] in (ROOT / test).read_text(encoding="utf-8"), name
+    # JSON is held against contracts, text is what something printed.
+    assert {name for name, found in read.items() if "json" in found} - followed <= {
+        "README.md",
+        "docs/CONTROL.md",
+    }
 
 
 def test_the_readme_names_every_example() -> None:

@@ -1,0 +1,243 @@
+"""Runs a page of the documents as a reader would: files saved, commands typed, Ctrl-C pressed.
+
+Flow: page -> [steps_of] -> files, commands, what they are to print -> [Reader] -> a real broker.
+
+What a block is stands behind its first fence: `python shop.py` (any language and a file's name) is
+saved, `sh` is run to its end with status 0, `sh background` goes on until it is interrupted,
+`sh broker` is the reader's own broker and is not run here, `text` is what the `sh` before it
+prints: each line in this order, others between them, `…` for anything within a line. A comment
+`<!-- ctrl-c: WORDS -->` interrupts what was begun with these words; `<!-- names: … -->` lists names
+of topics and jobs that are made unique for the run.
+
+Invariants
+  PR1  Nothing that was started outlives `Reader.close`.
+  PR2  A block that only looks (`megaphone status`) is looked at again until it shows what the page
+       says or the time is up: heartbeats are half a second old.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 90.0
+_LOOK_AGAIN_S = 15.0
+_STEP = re.compile(
+    r"^```(?P<language>\w+)(?: (?P<label>\S+))?\n(?P<text>.*?)^```$"
+    r"|^<!-- ctrl-c: (?P<words>[^\n]*) -->$",
+    re.MULTILINE | re.DOTALL,
+)
+_NAMES = re.compile(r"^<!-- names: (.*) -->$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that a reader does or sees."""
+
+    kind: str
+    text: str
+    #: Name of a file.
+    name: str = ""
+
+
+def steps_of(page: str, suffix: str) -> list[Step]:
+    """What a reader does, with names made unique by `suffix`."""
+    names = [name for found in _NAMES.findall(page) for name in found.split()]
+    own = re.compile(rf"\b({'|'.join(names)})\b")
+
+    def unique(text: str) -> str:
+        return own.sub(rf"\1_{suffix}", text) if names else text
+
+    steps = []
+    for found in _STEP.finditer(page):
+        language, label, text, words = found.group("language", "label", "text", "words")
+        if words is not None:
+            steps.append(Step("ctrl-c", unique(words)))
+        elif language == "sh":
+            steps.append(Step(label or "sh", unique(text)))
+        elif language == "text" and label is None:
+            steps.append(Step("shows", unique(text)))
+        elif label is not None:
+            steps.append(Step("file", unique(text), unique(label)))
+        else:
+            raise AssertionError(f"a block of {language} that nothing is done with:\n{text}")
+    return steps
+
+
+def shows(printed: str, expected: str) -> bool:
+    """Whether the expected lines stand in what was printed, in order."""
+    lines = iter(line.rstrip() for line in printed.splitlines())
+    return all(
+        any(re.fullmatch(pattern, line) for line in lines)
+        for pattern in (
+            ".*".join(map(re.escape, line.split("…"))) for line in expected.splitlines()
+        )
+    )
+
+
+@dataclass
+class _Begun:
+    """A command that goes on."""
+
+    text: str
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+
+    def started(self, slots: int) -> bool:
+        """Whether so many gateways and workers have said that they take part."""
+        return sum('"member.started"' in line for line in list(self.said)) >= slots
+
+
+class Reader:
+    """Somebody who follows a page in a folder of his own; use it in a `with` statement (PR1)."""
+
+    def __init__(self, page: Path, folder: Path, bootstrap_servers: str) -> None:
+        """Put the commands on the reader's path; do nothing yet."""
+        self.steps = steps_of(page.read_text(encoding="utf-8"), uuid.uuid4().hex[:6])
+        self._folder = folder
+        self._begun: list[_Begun] = []
+        bin_ = folder / "bin"
+        bin_.mkdir()
+        for name, module in (
+            ("megaphone", "-m service"),
+            ("nexmark-loadgen", "-m loadgen"),
+            ("python", ""),
+        ):
+            (bin_ / name).write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
+            (bin_ / name).chmod(0o755)
+        self._environment = {
+            **os.environ,
+            "PATH": f"{bin_}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            for begun in self._begun:
+                error.add_note("\n".join([f"{begun.text} said, at last:", *begun.said[-20:]]))
+        self.close()
+
+    def close(self) -> None:
+        """End what still runs."""
+        for begun in self._begun:
+            if begun.process.poll() is None:
+                family = psutil.Process(begun.process.pid).children(recursive=True)
+                begun.process.kill()
+                for child in family:
+                    if child.is_running():
+                        child.kill()
+            begun.process.wait()
+
+    def follow(self) -> None:
+        """Do everything, in order."""
+        for number, step in enumerate(self.steps):
+            following = self.steps[number + 1] if number + 1 < len(self.steps) else None
+            match step.kind:
+                case "file":
+                    path = self._folder / step.name
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_text(step.text, encoding="utf-8")
+                case "sh":
+                    expected = following.text if following and following.kind == "shows" else ""
+                    self._types(step.text, expected)
+                case "background":
+                    self._begins(step.text)
+                case "ctrl-c":
+                    self._interrupts(step.text)
+                case "shows" | "broker":
+                    pass
+                case _:
+                    raise AssertionError(f"nobody knows what {step.kind!r} is")
+
+    def _types(self, text: str, expected: str) -> None:
+        commands = [line for line in text.splitlines() if line and not line.startswith("export ")]
+        only_looks = all(line.startswith("megaphone status") for line in commands)
+        deadline = time.monotonic() + _LOOK_AGAIN_S
+        while True:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", text],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=WAIT_S,
+                check=False,
+            )
+            said = f"{text}\nprinted\n{done.stdout}\nand said\n{done.stderr}"
+            assert done.returncode == 0, f"status {done.returncode}: {said}"
+            if shows(done.stdout, expected):
+                return
+            assert only_looks, f"{said}\nwhere the page says\n{expected}"
+            assert time.monotonic() < deadline, f"{said}\nwhere the page says\n{expected}"
+
+    def _begins(self, text: str) -> None:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {text}"],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        begun = _Begun(text.strip(), process)
+        self._begun.append(begun)
+        told = threading.Event()
+        slots = _slots_of(text)
+
+        def read() -> None:
+            assert process.stderr is not None
+            with process.stderr:
+                for line in process.stderr:
+                    begun.said.append(line.rstrip())
+                    if slots and begun.started(slots):
+                        told.set()
+            told.set()
+
+        threading.Thread(target=read, daemon=True).start()
+        if slots:
+            assert told.wait(WAIT_S), f"{text} did not start"
+            assert process.poll() is None, f"{text} ended"
+
+    def _interrupts(self, words: str) -> None:
+        (begun,) = (each for each in self._begun if each.text.startswith(words))
+        begun.process.send_signal(signal.SIGINT)
+        assert begun.process.wait(WAIT_S) == 0, f"{words} did not end as asked"
+        failed = [line for line in begun.said if line.startswith("{") and _is_error(line)]
+        assert failed == []
+
+
+def _slots_of(text: str) -> int:
+    """How many gateways and workers a command starts; 0: it is no job."""
+    if not text.startswith("megaphone run "):
+        return 0
+    counts = dict(re.findall(r"--(workers|gateways) (\d+)", text))
+    return int(counts.get("workers", 2)) + int(counts.get("gateways", 1))
+
+
+def _is_error(line: str) -> bool:
+    return bool(json.loads(line).get("level") == "error")
