@@ -34,7 +34,7 @@ from typing import Self
 import psutil
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 90.0
+WAIT_S = 150.0
 _LOOK_AGAIN_S = 15.0
 _STEP = re.compile(
     r"^```(?P<language>\w+)(?: (?P<label>\S+))?\n(?P<text>.*?)^```$"

@@ -12,7 +12,7 @@ from tests.integration.page_runner import ROOT, Reader, shows, steps_of
 PAGES = sorted([*ROOT.glob("docs/tutorial/*.md"), *ROOT.glob("docs/how-to/*.md")])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_reader_gets_what_the_page_says(page, bootstrap_servers, tmp_path):
     with Reader(page, tmp_path, bootstrap_servers) as reader:
