@@ -101,7 +101,8 @@ def _comments() -> dict[str, tuple[str, str]]:
     text = _DEFAULTS.read_text(encoding="utf-8")
     values = tomllib.loads(text)
     found: dict[str, tuple[str, str]] = {}
-    section, comment, fresh = "", [], True
+    section, fresh = "", True
+    comment: list[str] = []
     for line in text.splitlines():
         if line.startswith("#"):
             comment = [*comment, line.lstrip("# ")] if fresh else [line.lstrip("# ")]
