@@ -59,10 +59,11 @@ def ask_cluster(
     if all(each.problem is not None for each in bootstrap):
         return ClusterFacts(bootstrap)
     heard = _Heard()
+    told: dict[str, Any] = {**settings, "debug": "feature", "logger": heard.logger}
     client = AdminClient({**settings, "log_level": 0})
     try:
         # Only what is logged while a client is made acquainted tells which requests there are.
-        listener = AdminClient({**settings, "debug": "feature", "logger": heard.logger})
+        listener = AdminClient(told)
         listener.list_topics(timeout=timeout_s)
         listener.poll(0)
         metadata = client.list_topics(timeout=timeout_s)
