@@ -276,8 +276,8 @@ def _takes(parameter: Any) -> str:
     kind = parameter.type_descriptor.annotation
     (kind,) = getattr(kind, "__args__", None) or (kind,)
     if isinstance(kind, EnumType):
-        words: list[Any] = [each.value for each in kind.__members__.values()]
-        return ", ".join(f"`{word}`" for word in words)
+        members: dict[str, Any] = dict(kind.__members__)
+        return ", ".join(f"`{each.value}`" for each in members.values())
     bounds = [(sign, getattr(parameter, name)) for name, sign in _OPTION_BOUNDS.items()]
     told = ", ".join(f"{sign} {bound:,}" for sign, bound in bounds if bound is not None)
     return f"{_KINDS[kind]}{', ' * bool(told)}{told}"
