@@ -1,4 +1,4 @@
-"""Writes the reference in docs/reference from the code: configuration, control records, commands.
+"""Writes the reference in docs/reference from the code: knobs, metrics, control records, commands.
 
 Flow: default.toml, JSON Schemas, the command's own parameters -> [pages] -> docs/reference/*.md.
 `make docs` runs it; a test holds what is committed against what it would write.
@@ -23,6 +23,7 @@ import msgspec
 import typer.main
 
 from service import config
+from service.catalogue import CATALOGUE
 from service.cli import app
 from service.config import Config
 from service.config_layers import variable_of
@@ -50,6 +51,7 @@ def pages(docs: Path) -> dict[str, str]:
     """
     return {
         "configuration.md": _page(_configuration()),
+        "metrics.md": _page(_metrics()),
         "control-records.md": _page(_control(docs / "contracts")),
         "cli.md": _page(_commands()),
         "cli-groups.md": _page(_group("Groups of commands", _GROUPS)),
@@ -125,6 +127,35 @@ def _knob_bounds(metadata: Sequence[object]) -> str:
         for name, sign in _BOUNDS.items()
         if (bound := getattr(each, name, None)) is not None
     )
+
+
+# Metrics ----------------------------------------------------------------------------------------
+
+
+def _metrics() -> Iterator[str]:
+    yield "# Metrics"
+    yield "Every metric of `/metrics`, from [service/catalogue.py](../../service/catalogue.py)."
+    yield "[RUNBOOK.md](../RUNBOOK.md) says how to collect them, and what to do at each alert."
+    yield ""
+    yield (
+        "Labels are `app` and `slot`, and those of the table; `operator` is the name of a vertex "
+        "of the flow."
+    )
+    yield (
+        "A process shows only what it has; a counter with labels is absent until its first count."
+    )
+    section = ""
+    for spec in CATALOGUE:
+        here = spec.name.split("_")[1]
+        if here != section:
+            section = here
+            yield ""
+            yield f"## {section}"
+            yield ""
+            yield "| Metric | Kind | Unit | Labels | Says | Told by |"
+            yield "|---|---|---|---|---|---|"
+        labels = ", ".join(f"`{label}`" for label in spec.labels)
+        yield _row(f"`{spec.name}`", spec.kind, spec.unit, labels, spec.help, spec.on)
 
 
 # Control records --------------------------------------------------------------------------------

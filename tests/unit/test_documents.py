@@ -178,7 +178,7 @@ def test_every_verb_named_in_a_sentence_is_one() -> None:
     named = {
         (name, words)
         for name, document in DOCUMENTS.items()
-        for words in re.findall(r"`megaphone ((?!-)[^`\n]+)`", document)
+        for words in re.findall(r"`megaphone ((?=[a-z])[^`\n]+)`", document)
     }
     assert len(named) > 20
     unknown = set()

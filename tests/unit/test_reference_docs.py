@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.catalogue import CATALOGUE
 from service.config import knob_names
 from service.config_layers import variable_of
 from service.reference_docs import pages
@@ -42,6 +43,11 @@ def test_every_knob_and_its_variable_and_every_verb_have_their_place() -> None:
             if option.startswith("--") and option not in section
         ]
         assert missing == [], verbs
+
+
+def test_every_metric_has_its_row() -> None:
+    for spec in CATALOGUE:
+        assert f"| `{spec.name}` | {spec.kind} | " in PAGES["metrics.md"]
 
 
 def test_every_field_of_a_request_has_its_row() -> None:
