@@ -1,28 +1,46 @@
-"""`python -m dashboards`: writes deploy/grafana/dashboards; `--check` only compares.
+"""`python -m dashboards`: writes deploy/grafana/dashboards, and the alerts for Kubernetes.
 
-Flow: BOARDS -> dashboard_of -> <uid>.json. Needs the packages of the extra `dev`.
+Flow: BOARDS -> dashboard_of -> <uid>.json; deploy/prometheus/alerts.yml -> rules.yaml of k8s. With
+`--check` it only compares. Needs the packages of the extra `dev`.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from textwrap import indent
 
 from dashboards.boards import BOARDS
 from dashboards.grafana import dashboard_of
 
-FOLDER = Path(__file__).parents[1] / "deploy" / "grafana" / "dashboards"
+_ROOT = Path(__file__).parents[1]
+FOLDER = _ROOT / "deploy" / "grafana" / "dashboards"
+ALERTS = _ROOT / "deploy" / "prometheus" / "alerts.yml"
+RULES = _ROOT / "k8s" / "components" / "monitoring" / "rules.yaml"
+_HEAD = """\
+# deploy/prometheus/alerts.yml as Prometheus' operator reads it; `python -m dashboards` writes it.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: megaphone
+  labels:
+    app.kubernetes.io/name: megaphone
+spec:
+"""
 
 
 def texts() -> dict[Path, str]:
     """What each file is to hold."""
-    return {FOLDER / f"{board.uid}.json": dashboard_of(board) for board in BOARDS}
+    boards = {FOLDER / f"{board.uid}.json": dashboard_of(board) for board in BOARDS}
+    _, _, groups = ALERTS.read_text(encoding="utf-8").partition("\ngroups:\n")
+    return {**boards, RULES: _HEAD + indent(f"groups:\n{groups}", "  ")}
 
 
 def stale() -> list[Path]:
     """Files that differ from what they are to hold, are missing, or are not to be there."""
     wanted = texts()
-    found = {path: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
+    there = [*FOLDER.glob("*.json"), *(path for path in wanted if path.exists())]
+    found = {path: path.read_text(encoding="utf-8") for path in there}
     return sorted(
         path for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path)
     )

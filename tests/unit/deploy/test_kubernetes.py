@@ -27,7 +27,7 @@ ROLES = ("controller", "gateway", "worker")
 #: The oldest version that is to take them, and the newest that the schemas know.
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-CUSTOM = {"PodMonitor"}
+CUSTOM = {"PodMonitor", "PrometheusRule"}
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 #: Of a worker beside its state and rows that wait: interpreter, libraries, machine code, clients,
 #: windows of a few peers.
@@ -310,6 +310,16 @@ def test_prometheus_is_told_of_every_process():
         labels = found["spec"]["template"]["metadata"]["labels"]
         assert monitor["selector"]["matchLabels"].items() <= labels.items()
         assert endpoint["port"] in {each["name"] for each in container_of(found)["ports"]}
+
+
+def test_monitoring_has_all_alerts_and_dashboards():
+    objects = built("overlays/production")
+    alerts = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
+    assert of(objects, "PrometheusRule", "megaphone")["spec"] == alerts
+    dashboards = of(objects, "ConfigMap", "dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    folder = ROOT / "deploy" / "grafana" / "dashboards"
+    assert dashboards["data"] == {path.name: path.read_text() for path in folder.glob("*.json")}
 
 
 def test_secrets_are_files_and_none_is_in_the_repository():
