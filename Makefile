@@ -56,6 +56,8 @@ lock: setup ## Compile the requirements locks from pyproject.toml (UPGRADE=--upg
 	$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/runtime.txt \
 		pyproject.toml
 	$(COMPILE) $(UPGRADE) --output-file requirements/peers/bytewax.txt requirements/peers/bytewax.in
+	$(COMPILE) $(UPGRADE) --output-file requirements/peers/quixstreams.txt \
+		requirements/peers/quixstreams.in
 
 demo: setup ## Run the main job, e.g. make demo ARGS="--seconds 60 --rate 100000"
 	@$(BIN)/python -m demo $(ARGS)

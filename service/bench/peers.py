@@ -24,12 +24,18 @@ _SECONDS_MAX = 600.0
 
 
 class Peer(StrEnum):
-    """What there is to be measured beside."""
+    """What there is to be measured beside in memory."""
 
     BYTEWAX = "bytewax"
 
 
-def environment(peer: Peer, root: Path = _ROOT) -> Path:
+class KafkaPeer(StrEnum):
+    """What there is to be measured beside through Kafka."""
+
+    QUIXSTREAMS = "quixstreams"
+
+
+def environment(peer: Peer | KafkaPeer, root: Path = _ROOT) -> Path:
     """The interpreter of `peer`'s environment, which is made if it is not there (PE2).
 
     Raises:
@@ -53,7 +59,7 @@ def environment(peer: Peer, root: Path = _ROOT) -> Path:
     return python
 
 
-def _run(peer: Peer, command: list[str]) -> None:
+def _run(peer: Peer | KafkaPeer, command: list[str]) -> None:
     """Run one step of making an environment; its output goes nowhere unless it fails."""
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=_SECONDS_MAX

@@ -19,7 +19,7 @@ LOCKS = {
     ],
 }
 #: What benchmarks are run beside, each in an environment of its own.
-PEERS = ["peers/bytewax.txt"]
+PEERS = ["peers/bytewax.txt", "peers/quixstreams.txt"]
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==\S+ \\$", re.MULTILINE)
 
 

@@ -67,6 +67,7 @@ _NUMBERS = {
     "states": Q3_STATES,
     "prices": Q6_PRICES,
 }
+_WON = "{winning} SELECT * FROM winning"
 
 _QUERIES = {
     "q0": "SELECT {columns} FROM bid",
@@ -157,6 +158,14 @@ def expected(query: str, recorded: Recorded, windows: QueryWindows | None = None
         for name in RULES[query].inputs:
             database.register(name, getattr(recorded, name))
         return _arrow(database.sql(text)).select(RULES[query].columns)
+
+
+def winning(recorded: Recorded) -> pa.Table:
+    """The auctions that somebody has won: id, seller, category, expires, price; in no order."""
+    with _connect() as database:
+        for name in ("auction", "bid"):
+            database.register(name, getattr(recorded, name))
+        return _arrow(database.sql(_WON.format(**_NUMBERS)))
 
 
 def differences(query: str, found: pa.Table, wanted: pa.Table) -> list[str]:

@@ -1,6 +1,6 @@
 """The NEXMark bench for people: one table on the terminal, one page of HTML.
 
-Flow: Runs, BenchDocument -> [table_of], [page] -> text. Pure.
+Flow: Runs, KafkaRuns, BenchDocument -> [table_of], [page] -> text. Pure.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from statistics import median
 from string import Template
 
 from service.bench.document import BenchDocument
+from service.bench.nexmark.kafka_report import KAFKA_HEAD, kafka_checks, kafka_rows
 from service.bench.nexmark.runs import QueryRuns, Runs, is_exact
+from service.bench.nexmark.through import KafkaRuns
 from service.nexmark.rules import RULES
 
 _PAGE = Template("""<!doctype html>
@@ -21,7 +23,7 @@ _PAGE = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>NEXMark, $commit</title>
 <style>
-  body { margin: 0 auto; max-width: 66rem; padding: 3rem 1.5rem; color: #22272e; background: #fff;
+  body { margin: 0 auto; max-width: 80rem; padding: 3rem 1.5rem; color: #22272e; background: #fff;
          font: 16px/1.55 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
   h1 { font-size: 1.75rem; } h2 { margin-top: 2.5rem; font-size: 1.15rem; }
   table { width: 100%; border-collapse: collapse; font-size: .9rem; }
@@ -33,7 +35,6 @@ _PAGE = Template("""<!doctype html>
 <body>
 <h1>NEXMark</h1>
 <p class="soft">Commit $commit. $machine. $parameters.</p>
-<h2>Queries</h2>
 $summary
 <h2>Every figure</h2>
 $figures
@@ -44,10 +45,18 @@ $checks
 """)
 
 
-def table_of(made: Runs) -> str:
-    """The table that a run ends with."""
-    rows = [_HEAD, *map(_row, made.queries)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(_HEAD))]
+def table_of(made: Runs | None, kafka: KafkaRuns | None = None) -> str:
+    """What a run ends with: a table of the runs in memory, one of those through Kafka."""
+    parts = []
+    if made is not None:
+        parts.append(_aligned([_HEAD, *map(_row, made.queries)]))
+    if kafka is not None:
+        parts.append(_aligned([KAFKA_HEAD, *kafka_rows(kafka)]))
+    return "\n\n".join(parts)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = []
     for row in rows:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -71,7 +80,7 @@ def _row(each: QueryRuns) -> tuple[str, ...]:
     )
 
 
-def page(document: BenchDocument, made: Runs) -> str:
+def page(document: BenchDocument, made: Runs | None, kafka: KafkaRuns | None = None) -> str:
     """The report as HTML, in one file."""
 
     def facts(of: object) -> str:
@@ -92,10 +101,26 @@ def page(document: BenchDocument, made: Runs) -> str:
         commit=escape(document.commit),
         machine=facts(dict(document.machine)),
         parameters=facts(dict(document.parameters)),
-        summary=_table((*_HEAD, "rule"), _summary(made)),
+        summary=_summaries(made, kafka),
         figures=_table(("figure", "median (range)", "unit", "bound", ""), figures),
-        checks=_table(("query", "run", "seconds", "result"), _checks(made)),
+        checks=_table(
+            ("query", "run", "seconds", "result"),
+            [
+                *([] if made is None else _checks(made)),
+                *([] if kafka is None else kafka_checks(kafka)),
+            ],
+        ),
     )
+
+
+def _summaries(made: Runs | None, kafka: KafkaRuns | None) -> str:
+    """A heading and a table for each of the two."""
+    parts = []
+    if made is not None:
+        parts.append("<h2>In memory</h2>" + _table((*_HEAD, "rule"), _summary(made)))
+    if kafka is not None:
+        parts.append("<h2>Through Kafka</h2>" + _table(KAFKA_HEAD, kafka_rows(kafka)))
+    return "\n".join(parts)
 
 
 def _summary(made: Runs) -> Iterator[tuple[str, ...]]:

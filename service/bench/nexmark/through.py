@@ -1,0 +1,251 @@
+"""The runs of the NEXMark bench through Kafka: backlogs, moving state, load by a schedule, a peer.
+
+Flow: KafkaOptions -> [make_kafka_runs] on a broker -> KafkaRuns -> kafka_figures -> document,
+table, report.
+
+Invariants
+  TK1  A rate is of runs whose results are those of the oracle, or the figure of differences says
+       not.
+  TK2  A ratio (moving to steady, ours to a peer's) and an allowance (a run's own stall) are taken
+       inside a run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+from service.bench.nexmark.backlog import (
+    MOVING_WORKERS,
+    BacklogRun,
+    MovingRun,
+    run_backlog,
+    run_moving,
+)
+from service.bench.nexmark.beside_kafka import BesideKafka, can_read, run_beside_kafka
+from service.bench.nexmark.jobs import JobOptions
+from service.bench.nexmark.open_loop import WORKERS, LoopOptions, LoopRun, run_open_loop
+from service.bench.nexmark.oracle import expected
+from service.bench.nexmark.stream import Drawn, StreamOptions, drawn
+from service.bench.nexmark.topics import Place, publish
+from service.clock import SystemClock
+from service.dataflow.flow_shape import stateful_of
+from service.nexmark.queries import BUILT_IN, QueryTopics
+from service.nexmark.rules import RULES
+from service.nexmark.wire import Format
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaOptions:
+    """What is run through Kafka."""
+
+    queries: Sequence[str]
+    #: Of a backlog.
+    events: int
+    check_events: int
+    #: Sizes of the groups that events are shuffled in, of the runs that move.
+    groups: Sequence[int]
+    #: "none", or a strategy; the strategies also move state under load.
+    migrations: Sequence[str]
+    runs: int
+    #: Runs under load, of each query and strategy.
+    load_runs: int
+    #: Percent of the measured maximum, rising.
+    shares: Sequence[int]
+    #: Events a second that are sent at most, whatever the maximum.
+    rate_max: int
+    #: Of each share, and before the first.
+    seconds: float
+    warm_up: float
+    format: Format
+    peer_events: int
+
+    @property
+    def strategies(self) -> list[str]:
+        """Those of the migrations that move something."""
+        return [each for each in self.migrations if each != "none"]
+
+
+@dataclass(slots=True)
+class KafkaQuery:
+    """All that was measured of a query."""
+
+    query: str
+    #: Events of the stream, and how many of them are of types that the query reads.
+    events: int = 0
+    read: int = 0
+    backlogs: list[BacklogRun] = field(default_factory=list)
+    moving: list[MovingRun] = field(default_factory=list)
+    #: By strategy; "none" for a query without state.
+    loops: dict[str, list[LoopRun]] = field(default_factory=dict)
+    beside: list[BesideKafka] = field(default_factory=list)
+
+    @property
+    def rates(self) -> list[float]:
+        """Events a second of each backlog."""
+        return [self.events / run.seconds for run in self.backlogs]
+
+    @property
+    def comparisons(self) -> list[list[str]]:
+        """What is not as the oracle says, of each run that was compared."""
+        return [run.wrong for run in self.backlogs] + [run.wrong for run in self.moving]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaRuns:
+    """All that was measured through Kafka."""
+
+    options: KafkaOptions
+    queries: list[KafkaQuery]
+    peer: str | None
+
+
+def make_kafka_runs(
+    bootstrap_servers: str, options: KafkaOptions, peer: tuple[str, Path] | None, say: Say
+) -> KafkaRuns:
+    """Make all runs, and say what is done.
+
+    Args:
+        bootstrap_servers: a broker; topics made here are removed again.
+        options: what to run.
+        peer: name and interpreter of a processor to run beside.
+        say: is told of each step.
+
+    Raises:
+        MegaphoneError: a job, the generator, the meter or the peer failed.
+    """
+    suite = _Suite(Place(bootstrap_servers, options.format), options, say)
+    made = [KafkaQuery(query) for query in options.queries]
+    with suite.removed():
+        stream = drawn(StreamOptions(options.events))
+        publish(suite.place, suite.prefix("backlog"), stream.options)
+        say(f"{options.events:,} events are in Kafka")
+        for query in made:
+            suite.moving(query)
+            suite.backlogs(query, stream)
+            suite.loops(query)
+        if peer is not None:
+            suite.beside(made, *peer)
+    return KafkaRuns(options, made, None if peer is None else peer[0])
+
+
+class _Suite:
+    """The runs on one broker, under names that nobody else has."""
+
+    def __init__(self, place: Place, options: KafkaOptions, say: Say) -> None:
+        self.place = place
+        self._options = options
+        self._say = say
+        self._name = f"megaphone-bench-{SystemClock().wall_us()}"
+        self._apps = 0
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        """Remove every topic at the end."""
+        try:
+            yield
+        finally:
+            self.place.remove([self._name])
+
+    def prefix(self, of: str) -> str:
+        """Of topics of events."""
+        return f"{self._name}-{of}"
+
+    def moving(self, made: KafkaQuery) -> None:
+        """Runs that are compared with the oracle while state moves."""
+        for group in self._options.groups:
+            stream = drawn(StreamOptions(self._options.check_events, group=group))
+            wanted = expected(made.query, stream.recorded())
+            stateful = keeps_state(made.query)
+            for strategy in self._options.migrations if stateful else ["none"]:
+                job = self._job(made.query, f"check-{self._apps}", stream.options, MOVING_WORKERS)
+                with _folder() as folder:
+                    run = run_moving(self.place, job, stream.options, wanted, strategy, folder)
+                made.moving.append(run)
+                self.place.remove([job.prefix])
+                self._say(f"{made.query} {run.label}: {'; '.join(run.wrong) or 'exact'}")
+
+    def backlogs(self, made: KafkaQuery, stream: Drawn) -> None:
+        """Timed runs, on events that all queries share."""
+        recorded = stream.recorded()
+        wanted = expected(made.query, recorded)
+        made.events = self._options.events
+        made.read = sum(getattr(recorded, kind).num_rows for kind in RULES[made.query].inputs)
+        for _ in range(self._options.runs):
+            job = replace(self._job(made.query, "backlog", stream.options, 1), until_end=True)
+            with _folder() as folder:
+                made.backlogs.append(run_backlog(self.place, job, wanted, folder))
+            wrong = "; ".join(made.backlogs[-1].wrong) or "exact"
+            self._say(f"{made.query} backlog: {made.rates[-1]:,.0f} events/s, {wrong}")
+
+    def loops(self, made: KafkaQuery) -> None:
+        """Runs under load, one for each strategy."""
+        rates = rates_of(made.rates, self._options)
+        stateful = keeps_state(made.query)
+        strategies = (self._options.strategies if stateful else []) or ["none"]
+        for strategy in strategies * self._options.load_runs:
+            job = self._job(made.query, f"loop-{self._apps}", None, WORKERS)
+            loop = LoopOptions(
+                rates,
+                # Nothing moves, so there need be no time beside it.
+                self._options.seconds if strategy != "none" else self._options.seconds / 2,
+                self._options.warm_up,
+                None if strategy == "none" else strategy,
+            )
+            with _folder() as folder:
+                run = run_open_loop(self.place, job, loop, folder)
+            made.loops.setdefault(strategy, []).append(run)
+            self.place.remove([job.prefix])
+            steady = [each.steady.p99 if each.steady else 0.0 for each in run.rates]
+            told = ", ".join(f"{p99:.0f} ms" for p99 in steady)
+            self._say(f"{made.query} under load, {strategy}: steady p99 {told}")
+
+    def beside(self, made: Sequence[KafkaQuery], peer: str, python: Path) -> None:
+        """A peer and ours, on the same topic of JSON, in turns (TK2)."""
+        place = Place(self.place.bootstrap_servers, Format.JSON)
+        stream = drawn(StreamOptions(self._options.peer_events))
+        prefix = self.prefix("peer")
+        publish(place, prefix, stream.options)
+        for query in made:
+            if not can_read(query.query):
+                continue
+            wanted = expected(query.query, stream.recorded())
+            for _ in range(self._options.runs):
+                job = replace(self._job(query.query, "peer", stream.options, 1), until_end=True)
+                with _folder() as folder:
+                    run = run_beside_kafka(place, job, peer, python, stream.options, wanted, folder)
+                query.beside.append(run)
+                self._say(f"{query.query}: {peer} {run.theirs:,.0f} events/s, ours {run.ours:,.0f}")
+
+    def _job(
+        self, query: str, prefix: str, stream: StreamOptions | None, workers: int
+    ) -> JobOptions:
+        """A job on events under a prefix, that nobody has run before."""
+        self._apps += 1
+        app = f"{self._name}-app-{self._apps}"
+        late = "0ms" if stream is None else f"{stream.out_of_order_ms}ms"
+        return JobOptions(query, app, self.prefix(prefix), f"{app}-out", workers, late)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for logs and state of one run."""
+    with tempfile.TemporaryDirectory(prefix="megaphone-bench-") as folder:
+        yield Path(folder)
+
+
+def keeps_state(query: str) -> bool:
+    """Whether there is anything to move."""
+    return stateful_of(BUILT_IN[query](QueryTopics()).vertices) > 0
+
+
+def rates_of(measured: Sequence[float], options: KafkaOptions) -> list[int]:
+    """Events a second of each share of the maximum, or of what is sent at most."""
+    most = min(median(measured), options.rate_max)
+    return [max(1, round(most * share / 100)) for share in options.shares]
