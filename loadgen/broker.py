@@ -27,6 +27,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from loadgen.clock import SystemClock
 from loadgen.payloads import NOTHING, Payloads
+from service.kafka_access import access, client_settings
+from service.kafka_client import Heard, made
 
 ANSWER_SECONDS_MAX = 10.0
 DELIVERY_SECONDS_MAX = 60
@@ -61,16 +63,13 @@ class UsageFault(LoadError):
 
 
 class BrokerSilent(LoadError):
-    """No broker answered in time."""
+    """No broker answered in time, or the one that did refused us."""
 
     exit_status = 2
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        """Name the `bootstrap_servers` asked."""
-        super().__init__(
-            f"no Kafka broker answered at {bootstrap_servers} within {ANSWER_SECONDS_MAX:g} s; "
-            "check --bootstrap-servers and that the broker is up"
-        )
+    def __init__(self, bootstrap_servers: str, heard: Heard | None = None) -> None:
+        """Name the `bootstrap_servers` asked, and what the client `heard`, if any."""
+        super().__init__(str((heard or Heard()).silence(bootstrap_servers, ANSWER_SECONDS_MAX)))
 
 
 class ProducerClient(Protocol):
@@ -115,11 +114,15 @@ def partition_count(bootstrap_servers: str, topic: str) -> int:
     Raises:
         BrokerSilent: nobody answered.
     """
+    heard = Heard()
+    settings = {**client_settings(bootstrap_servers), "log_level": 0, "error_cb": heard}
+    admin = made(AdminClient, settings)
     try:
-        admin = AdminClient({"bootstrap.servers": bootstrap_servers})
         topics = admin.list_topics(timeout=ANSWER_SECONDS_MAX).topics
     except KafkaException as error:
-        raise BrokerSilent(bootstrap_servers) from error
+        # Lets the client say why.
+        admin.poll(0)
+        raise BrokerSilent(bootstrap_servers, heard) from error
     return len(topics[topic].partitions) if topic in topics else 0
 
 
@@ -134,7 +137,7 @@ def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
     if found not in (0, partitions):
         raise UsageFault(f"topic {topic} has {found} partitions, --partitions says {partitions}")
     if found == 0:
-        admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+        admin = AdminClient(client_settings(bootstrap_servers))
         created = admin.create_topics([NewTopic(topic, num_partitions=partitions)])
         try:
             created[topic].result(timeout=ANSWER_SECONDS_MAX)
@@ -149,14 +152,23 @@ def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
 def leaders(bootstrap_servers: str, topic: str) -> dict[int, tuple[str, int]]:
     """{partition: (host, port) of its leader} of a topic; waits until every leader serves.
 
+    For those who then speak to the leaders themselves, which is without encryption.
+
     Raises:
+        UsageFault: the brokers are to be spoken to with TLS or SASL.
         BrokerSilent: nobody answered.
         LoadError: a partition has no leader.
     """
+    protocol = access().properties.get("security.protocol", "plaintext")
+    if protocol.lower() != "plaintext":
+        raise UsageFault(
+            f"--client direct speaks neither TLS nor SASL, and security.protocol is {protocol}; "
+            "use --client librdkafka"
+        )
     # Answered by the leaders themselves, which a young topic's may not do at once.
     offsets_at(bootstrap_servers, topic, end=False)
     try:
-        admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+        admin = AdminClient(client_settings(bootstrap_servers))
         cluster = admin.list_topics(topic, timeout=ANSWER_SECONDS_MAX)
     except KafkaException as error:
         raise BrokerSilent(bootstrap_servers) from error
@@ -182,7 +194,7 @@ class KafkaProducer:
         self._failure: str | None = None
         self._client = Producer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **client_settings(bootstrap_servers),
                 "acks": "all",
                 "enable.idempotence": True,
                 "linger.ms": linger_ms,
@@ -260,7 +272,7 @@ class KafkaConsumer:
         """Start at `offsets`: {partition: next offset}."""
         self._client = Consumer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **client_settings(bootstrap_servers),
                 "group.id": _GROUP,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -321,7 +333,7 @@ def offsets_at(bootstrap_servers: str, topic: str, *, end: bool) -> dict[int, in
     """
     clock = SystemClock()
     deadline_us = clock.wall_us() + round(ANSWER_SECONDS_MAX * 1e6)
-    client = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": _GROUP})
+    client = Consumer({**client_settings(bootstrap_servers), "group.id": _GROUP})
     try:
         while True:
             try:

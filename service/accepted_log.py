@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from service.control_topics import AppTopics
 from service.errors import BrokerError, BrokerLost, BrokerUnavailable, Fenced
+from service.kafka_access import client_settings
 
 #: The broker aborts what a controller left open after this time.
 _TRANSACTION_TIMEOUT_MS = 30_000
@@ -40,7 +41,7 @@ class LogWriter:
         self._offsets: list[int] = []
         self._client = Producer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **client_settings(bootstrap_servers),
                 "transactional.id": f"{topics.app}.controller",
                 "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
                 "linger.ms": 0,

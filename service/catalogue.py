@@ -97,7 +97,11 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     _counter("transport_received_frames", _ALL, "Frames received from other processes."),
     _counter("transport_received_bytes", _ALL, "Bytes of their bodies."),
     _counter("transport_dropped_frames", _ALL, "Frames not taken or not sent.", "reason"),
-    _counter("transport_failed_handshakes", _ALL, "Connections that did not speak the protocol."),
+    _counter(
+        "transport_failed_handshakes",
+        _ALL,
+        "Connections that did not speak the protocol, or had no key that is listed.",
+    ),
     _gauge("state_rows", _WORKER, "Rows of keyed state.", "operator"),
     _gauge("state_bytes", _WORKER, "Bytes of keyed state, as it is in memory.", "operator"),
     _counter("state_applied_rows", _WORKER, "Input rows folded into state.", "operator"),

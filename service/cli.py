@@ -56,6 +56,7 @@ from service.errors import MegaphoneError, UsageError
 from service.fail_points import arm
 from service.hashing import bin_bits_of
 from service.ids import Role, Slot
+from service.keys_cli import keys
 from service.launcher import ChildSpec, Launcher
 from service.local import run_local as run_roles_here
 from service.log import Log
@@ -87,6 +88,7 @@ app.add_typer(shortcuts)
 app.add_typer(state_app, name="state")
 app.add_typer(control_app, name="control")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(keys)
 app.command(epilog=example("checkpoint --app bids"))(checkpoint)
 app.command(epilog=example("status --app bids --watch"))(status)
 app.command(epilog=example("graph examples.two_stages:flow --svg flow.svg"))(graph)

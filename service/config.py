@@ -6,7 +6,8 @@ sub-trees, not the tree, go to constructors.
 Invariants
   N1  Every knob stands in default.toml with its unit and reason; an unknown one is an error.
   N2  Read once, checked once: relations between knobs are checked here.
-  N3  A secret is a SecretStr: neither `knobs_of` nor an error shows its value.
+  N3  A secret is a SecretStr, or a property that `kafka_access` calls one: neither `knobs_of` nor an
+      error shows its value.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from service import kafka_access
 from service.config_layers import Layer, Origin, Said, of_environment, of_file, of_settings
 from service.errors import UsageError
 
@@ -73,12 +75,20 @@ class LimitsConfig(_Section):
     ready_lag_s: float = Field(gt=0)
 
 
+class KafkaConfig(_Section):
+    """How clients reach the brokers."""
+
+    properties: dict[str, str]
+
+
 class LinksConfig(_Section):
-    """Where peers connect to."""
+    """How processes of a job talk to one another."""
 
     address: str = Field(min_length=1)
     advertise: str
     trusted_network: bool
+    key_file: str
+    allowed_file: str
 
 
 class HttpConfig(_Section):
@@ -95,6 +105,7 @@ class Config(_Section):
     worker: WorkerConfig
     control: ControlConfig
     limits: LimitsConfig
+    kafka: KafkaConfig
     links: LinksConfig
     http: HttpConfig
 
@@ -142,8 +153,12 @@ def load_config(
     Raises:
         UsageError: a knob is unknown, malformed, or contradicts another; the text names it and
             where it was said.
+
+    Affects: the Kafka clients that this process makes from now on (`service.kafka_access`).
     """
-    return _checked(_said(file, settings, options or {}))
+    config = _checked(_said(file, settings, options or {}))
+    kafka_access.use(config.kafka.properties)
+    return config
 
 
 def knobs_of(file: Path | None = None, settings: Sequence[str] = ()) -> list[Knob]:
@@ -159,7 +174,7 @@ def knobs_of(file: Path | None = None, settings: Sequence[str] = ()) -> list[Kno
         found.append(
             Knob(
                 name,
-                str(value) if secret else value,
+                str(value) if secret else _shown(value),
                 defaults[name].value,
                 origin.origin,
                 origin.place if origin.origin is not Origin.DEFAULT else _DEFAULTS.name,
@@ -213,6 +228,13 @@ def _checked(said: Layer) -> Config:
         raise UsageError(
             f"{'.'.join(path) or 'configuration'}: {first['msg']} ({place}see service/default.toml)"
         ) from error
+
+
+def _shown(value: object) -> object:
+    """A value without the secrets among its properties (N3)."""
+    if not isinstance(value, dict):
+        return value
+    return {name: kafka_access.shown(name, each) for name, each in value.items()}
 
 
 def _value(config: Config, knob: str) -> object:

@@ -29,15 +29,19 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, TopicMetadata
 
 from service.errors import BrokerError, BrokerUnavailable, UsageError
+from service.kafka_access import client_settings
+from service.kafka_client import Heard, made
 
 START_AT_END: int = OFFSET_END
 START_AT_BEGINNING: int = OFFSET_BEGINNING
 #: Where the last reader of the topic said it was; the beginning if there was none.
 START_AT_COMMITTED: int = OFFSET_STORED
 
+#: Of the time that a first answer may take; the last is long enough for a slow one.
+_PARTS = (0.1, 0.2, 0.7)
 #: One poll of `read_to_end`.
 _READ_WAIT_S = 0.1
 _NOT_KNOWN_YET = frozenset(
@@ -104,26 +108,37 @@ class Admin:
         """Connect; every call waits at most `timeout_s`."""
         self._bootstrap = bootstrap_servers
         self._timeout_s = timeout_s
-        self._client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+        self._heard = Heard()
+        settings = client_settings(bootstrap_servers)
+        self._client = made(AdminClient, {**settings, "log_level": 0, "error_cb": self._heard})
 
     def partitions(self, topics: Iterable[str] | None = None) -> dict[str, int]:
         """Number of partitions of each existing topic, or of those named.
 
         Raises:
             BrokerUnavailable: no broker answered in time.
+            BrokerRefused: one did, and did not let us in.
             UsageError: a named topic does not exist.
         """
-        try:
-            found = self._client.list_topics(timeout=self._timeout_s).topics
-        except KafkaException as error:
-            raise BrokerUnavailable(self._bootstrap, self._timeout_s) from error
-        counts = {name: len(topic.partitions) for name, topic in found.items()}
+        counts = {name: len(topic.partitions) for name, topic in self._listed().items()}
         if topics is None:
             return counts
         for name in topics:
             if name not in counts:
                 raise UsageError(f"topic {name!r} does not exist; create it first")
         return {name: counts[name] for name in topics}
+
+    def _listed(self) -> dict[str, TopicMetadata]:
+        """What the broker says there is; asked in parts, so that a refusal is told at once."""
+        for part in _PARTS:
+            try:
+                return self._client.list_topics(timeout=self._timeout_s * part).topics
+            except KafkaException:
+                # Lets the client say why.
+                self._client.poll(0)
+            if self._heard.refused:
+                break
+        raise self._heard.silence(self._bootstrap, self._timeout_s)
 
     def create(self, topic: str, partitions: int, config: dict[str, str] | None = None) -> None:
         """Create a topic; one that exists already is left as it is.
@@ -194,7 +209,7 @@ class TopicTail:
         self.topic = topic
         self._consumer = Consumer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **client_settings(bootstrap_servers),
                 "group.id": f"{topic}.reader",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -348,7 +363,7 @@ class RecordWriter:
         self._failed: KafkaError | None = None
         self._client = Producer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **client_settings(bootstrap_servers),
                 "client.id": client_id,
                 "enable.idempotence": True,
                 "linger.ms": 0,

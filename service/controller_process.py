@@ -38,7 +38,7 @@ from service.dataflow.transport.frame import FrameKind
 from service.errors import MegaphoneError, PeerError
 from service.heartbeat import Heartbeat
 from service.ids import Membership, Role, Slot
-from service.links import STOP_ASKED, Links, socket_links
+from service.links import STOP_ASKED, Links, report_of, socket_links
 from service.log import Log
 from service.log_reader import addresses_of
 from service.migration.controller import ControllerMachine
@@ -75,6 +75,7 @@ from service.migration.records import (
     encode,
 )
 from service.readings import controller_details, links_reading
+from service.refusals import Refusals
 from service.slot_folder import CHECKPOINTS_KEPT
 from service.stop_signals import StopSignals
 
@@ -119,7 +120,9 @@ class ControllerProcess:
         self._past = past = find_past(servers, topics, timeout)
         cut = None if past.manifest is None else past.manifest.cut
         self._counts = ControllerCounts(cut, options.checkpoint_every_s)
-        self._links = links or socket_links(_SLOT, self._incarnation, config.limits, config.links)
+        self._links = links or socket_links(
+            _SLOT, self._incarnation, config.limits, config.links, log
+        )
         listens = self._links.bind(options.address or config.links.address)
         self._endpoint = advertised(listens, config.links.advertise, servers)
         self._machine_clock = ControllerClock(
@@ -145,6 +148,7 @@ class ControllerProcess:
             self._clock,
         )
         self._heartbeat.listens_at(self._endpoint)
+        self._heartbeat.watches(Refusals(self._links.counters, log))
 
     def run(self) -> None:
         """Run the job to its end.
@@ -244,7 +248,7 @@ class ControllerProcess:
         for frame in self._links.receive(1000):
             if frame.kind is not FrameKind.REPORT:
                 continue
-            body: dict[str, object] = msgspec.json.decode(bytes(frame.body), type=dict)
+            body = report_of(frame)
             if body == STOP_ASKED:
                 self.ask_stop()
             else:

@@ -20,6 +20,7 @@ import typer
 
 from service.cli_options import Knobs, Output, Servers, example, with_knobs
 from service.dead_letters import Letter, Remade, letters_topic, remade
+from service.kafka_access import client_settings
 from service.replaying import CHUNK, Letters, Originals, Replayer
 
 app = typer.Typer(
@@ -199,4 +200,4 @@ def _base64(data: bytes | None) -> str | None:
 
 
 def _settings(bootstrap_servers: str) -> dict[str, object]:
-    return {"bootstrap.servers": bootstrap_servers}
+    return {**client_settings(bootstrap_servers)}

@@ -112,11 +112,27 @@ class BrokerUnavailable(BrokerError):
 
     exit_status: ClassVar[int] = 2
 
-    def __init__(self, bootstrap_servers: str, seconds: float) -> None:
-        """Name the `bootstrap_servers` asked and the `seconds` waited."""
+    def __init__(self, bootstrap_servers: str, seconds: float, said: str = "") -> None:
+        """Name the `bootstrap_servers` asked, the `seconds` waited and what the client `said`."""
         super().__init__(
             f"no Kafka broker answered at {bootstrap_servers} within {seconds:g} s; "
-            "check --bootstrap-servers and that the broker is up"
+            "check --bootstrap-servers and that the broker is up; if it expects TLS or SASL, see "
+            "docs/SECURITY.md" + (f". The client's last words: {said}" if said else "")
+        )
+
+
+class BrokerRefused(BrokerError):
+    """A broker answered and did not let us in: the credentials or certificates cannot work."""
+
+    domain: ClassVar[Domain] = "user"
+    retry: ClassVar[Retry] = "never"
+    exit_status: ClassVar[int] = 2
+
+    def __init__(self, bootstrap_servers: str, why: str) -> None:
+        """Name the `bootstrap_servers` and `why` they refuse."""
+        super().__init__(
+            f"Kafka at {bootstrap_servers} refuses this process: {why}; check kafka.properties and "
+            "the variables KAFKA_SECURITY_*, KAFKA_SASL_* and KAFKA_SSL_* (docs/SECURITY.md)"
         )
 
 

@@ -22,6 +22,7 @@ from service.ids import Slot
 from service.log import Log
 from service.migration.records import MemberDetails, MemberRecord, MemberState, encode
 from service.process_reading import process_reading
+from service.refusals import Refusals
 from service.telemetry import ProcessCollector, Reading, registry_with
 
 #: What a process that fails still waits for its last word to be stored.
@@ -69,6 +70,7 @@ class Heartbeat:
         self._state = "starting"
         self._ready: Verdict = (False, self._state)
         self._endpoint = ""
+        self._refusals: Refusals | None = None
         self._collector = ProcessCollector(topics.app, str(slot), self._read)
         self._http = AdminServer(
             config.http.host,
@@ -92,6 +94,10 @@ class Heartbeat:
         self._records.write(self._members, self._key, None)
         self._slot, self._key = slot, str(slot)
         self._collector.plays(self._key)
+
+    def watches(self, refusals: Refusals) -> None:
+        """Tell with every beat what was not let in."""
+        self._refusals = refusals
 
     def turn(self, now_ns: int) -> bool:
         """The loop is alive at `now_ns` of the monotonic clock; whether a beat is due."""
@@ -119,6 +125,8 @@ class Heartbeat:
         self._reading = reading
         self._state = str(state)
         self._ready = (ready, f"{state}{behind and ', '}{behind}")
+        if self._refusals is not None:
+            self._refusals.tell()
         self._records.poll()
         record = MemberRecord(
             slot=str(self._slot),

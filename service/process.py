@@ -48,6 +48,7 @@ from service.migration.records import Generation, MemberDetails, MemberState
 from service.migration.reports import DrainedReport, PeerReport, plain
 from service.process_options import ProcessOptions
 from service.readings import behind_of, details_of, reading_of, state_rows
+from service.refusals import Refusals
 from service.slot_folder import SlotFolder
 from service.statestore.checkpoint import SlotFiles
 from service.stop_signals import StopSignals
@@ -134,13 +135,14 @@ class MemberProcess:
         self._shares_thread = links is not None
         self._reader = LogReader(servers, topics, slot, incarnation, limits, now)
         self._records = RecordWriter(servers, f"{app}.{slot}")
-        self._links = links or socket_links(slot, incarnation, limits, config.links)
+        self._links = links or socket_links(slot, incarnation, limits, config.links, log)
         listens = self._links.bind(options.address or config.links.address)
         self._endpoint = advertised(listens, config.links.advertise, servers)
         self._heartbeat = Heartbeat(
             slot, incarnation, topics, self._records, config, options.http_port, self._clock
         )
         self._heartbeat.listens_at(self._endpoint)
+        self._heartbeat.watches(Refusals(self._links.counters, log))
 
     def run(self) -> None:
         """Take part in one generation, to its end.

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from service.control_topics import Admin
 from service.errors import BrokerError
+from service.kafka_access import client_settings
 from service.nexmark.events import EventSource, NexmarkConfig
 
 PARTITIONS = 4
@@ -47,7 +48,7 @@ def filled_topic(bootstrap_servers: str, name: str, events: int) -> Iterator[Fil
     Cost: 3 us an event.
     """
     Admin(bootstrap_servers, _TIMEOUT_S).create(name, PARTITIONS)
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    admin = AdminClient(client_settings(bootstrap_servers))
     try:
         yield _fill(bootstrap_servers, name, events)
     finally:
@@ -63,7 +64,7 @@ def _fill(bootstrap_servers: str, name: str, events: int) -> FilledTopic:
 
     producer = Producer(
         {
-            "bootstrap.servers": bootstrap_servers,
+            **client_settings(bootstrap_servers),
             "linger.ms": 20,
             "batch.size": 1 << 20,
             "queue.buffering.max.messages": 2 * _QUEUE_MAX,

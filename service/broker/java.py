@@ -23,7 +23,13 @@ from pathlib import Path
 
 from service.broker.jars import find_java, resolve_jars
 from service.broker.probe import answers
-from service.broker.properties import CLUSTER_ID, JVM_FLAGS, broker_properties, to_file
+from service.broker.properties import (
+    CLUSTER_ID,
+    JVM_FLAGS,
+    Guarded,
+    broker_properties,
+    to_file,
+)
 from service.clock import Clock, SystemClock
 from service.errors import BrokerError
 
@@ -40,8 +46,14 @@ class JavaBroker:
     """A running Java child and the pipe that keeps it alive (see `guard.py`)."""
 
     def __init__(
-        self, bootstrap_servers: str, folder: Path, guard: subprocess.Popen[bytes]
+        self,
+        bootstrap_servers: str,
+        folder: Path,
+        guard: subprocess.Popen[bytes],
+        guarded: Mapping[str, str],
     ) -> None:
+        #: Addresses of the listeners beside the plain one, by name.
+        self.guarded = guarded
         self._bootstrap_servers = bootstrap_servers
         self._folder = folder
         self._guard = guard
@@ -79,13 +91,17 @@ class JavaBroker:
 
 
 def start_java(
-    environment: Mapping[str, str] | None = None, clock: Clock | None = None
+    environment: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    *,
+    guarded: Guarded | None = None,
 ) -> JavaBroker:
     """Start a broker of our own and wait until it answers.
 
     Args:
         environment: where `JAVA_HOME`, `PATH` and the cache are looked up; our own if None.
         clock: what the start is timed with.
+        guarded: listeners beside the plain one.
 
     Raises:
         KindMissing: Java or the jars are not to be had here.
@@ -96,7 +112,7 @@ def start_java(
     java = find_java(environment)
     jars = resolve_jars(environment)
     for attempt in range(1, ATTEMPTS + 1):
-        broker = _launch(java, jars)
+        broker = _launch(java, jars, guarded or Guarded())
         try:
             _await_answer(broker, clock)
         except BrokerError as failure:
@@ -111,22 +127,20 @@ def start_java(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _launch(java: str, jars: Path) -> JavaBroker:
+def _launch(java: str, jars: Path, guarded: Guarded) -> JavaBroker:
     """Start the guard with the two commands; returns at once."""
     folder = Path(tempfile.mkdtemp(prefix="megaphone-kafka-"))
-    port, controller_port = _free_ports(2)
+    port, controller_port, *others = _free_ports(2 + len(guarded.protocols))
+    ports = dict(zip(guarded.protocols, others, strict=True))
     properties = folder / "server.properties"
-    properties.write_text(
-        to_file(
-            broker_properties(
-                listen_host=HOST,
-                advertised_host=HOST,
-                port=port,
-                controller_port=controller_port,
-                log_dir=str(folder / "data"),
-            )
-        )
+    plain = broker_properties(
+        listen_host=HOST,
+        advertised_host=HOST,
+        port=port,
+        controller_port=controller_port,
+        log_dir=str(folder / "data"),
     )
+    properties.write_text(to_file(guarded.properties(plain, ports)))
     classpath = ("-cp", str(jars / "*"))
     formatting = [java, *_FORMAT_FLAGS, _QUIET, *classpath, "kafka.tools.StorageTool", "format"]
     formatting += ["--cluster-id", CLUSTER_ID, "--config", str(properties)]
@@ -141,7 +155,8 @@ def _launch(java: str, jars: Path) -> JavaBroker:
         # session with two busy processes the broker was seen to get no core for seconds.
         process_group=0,
     )
-    return JavaBroker(f"{HOST}:{port}", folder, guard)
+    addresses = {name: f"{HOST}:{number}" for name, number in ports.items()}
+    return JavaBroker(f"{HOST}:{port}", folder, guard, addresses)
 
 
 def _await_answer(broker: JavaBroker, clock: Clock) -> None:

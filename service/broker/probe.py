@@ -11,12 +11,14 @@ from __future__ import annotations
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from service.kafka_access import client_settings
+
 
 def answers(bootstrap_servers: str, seconds: float) -> bool:
     """Whether a broker at `bootstrap_servers` lists itself within `seconds`."""
     client = AdminClient(
         {
-            "bootstrap.servers": bootstrap_servers,
+            **client_settings(bootstrap_servers),
             # A broker that is still starting refuses connections: ask again soon, and quietly.
             "reconnect.backoff.ms": 20,
             "reconnect.backoff.max.ms": 100,

@@ -11,6 +11,9 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 KAFKA_VERSION = "4.1.1"
 CLUSTER_ID = "bWVnYXBob25lLWxvY2FsLQ"  # 16 bytes, base64: "megaphone-local-"
 
@@ -26,6 +29,29 @@ JVM_FLAGS = (
     "-Djava.awt.headless=true",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """Listeners beside the plain one, for clients that prove who they are."""
+
+    #: Name of each, in capitals, and how it is spoken to: SSL, SASL_PLAINTEXT, SASL_SSL.
+    protocols: Mapping[str, str] = field(default_factory=dict)
+    #: Settings of theirs, such as listener.name.tls.ssl.keystore.location.
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def properties(self, plain: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
+        """The properties `plain` of a broker with these listeners at `ports` beside."""
+        host = plain["advertised.listeners"].removeprefix("PLAINTEXT://").rpartition(":")[0]
+        more = "".join(f",{name}://{host}:{ports[name]}" for name in self.protocols)
+        kinds = "".join(f",{name}:{protocol}" for name, protocol in self.protocols.items())
+        return {
+            **plain,
+            "listeners": plain["listeners"] + more,
+            "advertised.listeners": plain["advertised.listeners"] + more,
+            "listener.security.protocol.map": plain["listener.security.protocol.map"] + kinds,
+            **self.settings,
+        }
 
 
 def broker_properties(

@@ -22,7 +22,10 @@ from dataclasses import dataclass, field
 from service.dataflow.operator import Edge, Operator, Pact
 from service.dataflow.progress.summary import PathSummary
 from service.dataflow.progress.topology import FrozenTopology, PortDepths, Topology
+from service.dataflow.transport.base import Received
 from service.dataflow.transport.credit import CreditClass
+from service.dataflow.transport.frame import FrameKind
+from service.errors import ProtocolViolation
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +110,17 @@ class Dataflow:
     def freeze(self) -> FrozenTopology:
         """Check the graph as a whole and return the topology the tracker uses."""
         return self._topology.freeze()
+
+
+def check_fit(edge: Edge, received: Received, depth: int) -> None:
+    """See that a frame is of the kind that its channel takes, at a time of the right length.
+
+    Raises:
+        ProtocolViolation: it is not.
+    """
+    wanted = FrameKind.STATE if edge.credit is CreditClass.STATE else FrameKind.DATA
+    if received.kind is not wanted or len(received.time) != depth:
+        raise ProtocolViolation(
+            f"peer {received.sender} sent a {received.kind.name} frame at {received.time} on "
+            f"channel {received.channel}, which takes no such"
+        )

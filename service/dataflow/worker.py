@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from service.dataflow.aside import Aside, Said, aside_of
 from service.dataflow.credits import Credits
-from service.dataflow.graph import Dataflow
+from service.dataflow.graph import Dataflow, check_fit
 from service.dataflow.operator import (
     Capability,
     Edge,
@@ -343,6 +343,7 @@ class Worker:
                 f"of {len(self._dataflow.edges)}"
             )
         edge = self._dataflow.edges[received.channel]
+        check_fit(edge, received, self.tracker.topology.depths[edge.location])
         payload: Payload
         if received.kind is FrameKind.DATA:
             payload, _ = self._schemas.decode(received)

@@ -38,6 +38,7 @@ from service.doctor.finding import Finding, bad, exit_status_of, good, report_of
 from service.doctor.judging import Needs, judge_cluster
 from service.doctor.trial import try_a_record
 from service.errors import MegaphoneError
+from service.kafka_access import client_settings
 from service.nexmark.queries import QueryTopics
 from service.status import read_status
 from service.targets import load_flow, registry_of
@@ -138,7 +139,7 @@ def _cluster(
             "name one by --bootstrap-servers or KAFKA_BOOTSTRAP_SERVERS",
         )
         return
-    settings = {"bootstrap.servers": bootstrap_servers}
+    settings = client_settings(bootstrap_servers)
     timeout_s = config.limits.broker_timeout_s
     own = {**needs.own, **{topic: {} for topic in needs.letters}}
     facts = ask_cluster(

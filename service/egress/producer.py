@@ -35,6 +35,7 @@ from service.egress.encoders import RowEncoder
 from service.errors import BrokerError, BrokerUnavailable, DataError, GraphError, UsageError
 from service.hashing import KEYS, bins_of
 from service.ids import Slot
+from service.kafka_access import client_settings
 
 #: Rows in the client's queue at which sinks stop, and what the queue can take (P3).
 _ROOM_ROWS = 100_000
@@ -102,7 +103,7 @@ class KafkaProducer:
         self._failure: KafkaError | None = None
         self.client = Client(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **client_settings(bootstrap_servers),
                 "client.id": client_id,
                 "enable.idempotence": True,
                 "acks": "all",

@@ -32,6 +32,7 @@ from confluent_kafka import TopicPartition as ClientPartition
 
 from service.errors import BrokerError, BrokerUnavailable, UsageError
 from service.ingest.records import RawRecords, TopicPartition, raw_records
+from service.kafka_access import client_settings
 
 __all__ = ["KafkaPartitions", "MessageSource", "TopicPartition", "client_config", "offset_gone"]
 
@@ -369,7 +370,7 @@ def client_config(
 ) -> dict[str, object]:
     """The client's settings; each that differs from its default has its reason."""
     return {
-        "bootstrap.servers": bootstrap_servers,
+        **client_settings(bootstrap_servers),
         "client.id": client_id,
         "group.id": group,
         # Positions belong to the job's manifest, not to the group.

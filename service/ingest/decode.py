@@ -45,6 +45,10 @@ class DecodeLimits:
     record_bytes_max: int = 1 << 20
 
 
+#: A schema of more fields is read without a kernel of its own: to compile one takes longer than a
+#: process may be silent, and whoever registers schemas could ask for it.
+COMPILED_FIELDS_MAX = 256
+
 #: Reasons to reject a record that say nothing about its type.
 OF_NO_TYPE = frozenset(
     {
@@ -271,7 +275,7 @@ class RecordDecoder:
     def _decoder_of(self, schema: RecordSchema) -> _RowDecoder:
         key = schema.canonical()
         if key not in self._decoders:
-            nested = bool(schema.not_covered)
+            nested = bool(schema.not_covered) or len(schema.fields) > COMPILED_FIELDS_MAX
             make = NestedDecoder if nested else compile_decoder
             self._decoders[key] = make(schema, self._fields)
         return self._decoders[key]

@@ -19,7 +19,8 @@ Invariants
       another format is told from damage.
   S2  Chunk numbers rise by one from 0, and bin and cut are the same in all chunks.
   S3  `rows()` and `timers()` answer only after the end chunk agreed with all that came before.
-  S4  The Arrow reader sees only bytes whose digest was right.
+  S4  The Arrow reader sees only bytes whose digest was right, and no compressed ones; what it gives
+       lies within them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from service.arrow_messages import require_plain, second_message
 from service.errors import FormatMismatch, StateCorrupt, StateError
 from service.statestore.columns import Rows, Values, type_name
 
@@ -255,7 +257,7 @@ class BinAssembler:
         )
         try:
             self._feed_body(section, number, body)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise StateCorrupt(
                 f"state of bin {self.bin}: the body of chunk {number} is not what its section says "
                 f"({error}); nothing was installed"
@@ -325,7 +327,9 @@ class BinAssembler:
         if section == _SECTION_ROWS:
             self._feed_rows(body)
         elif section == _SECTION_TIMERS:
+            require_plain(body)
             batch = pa.ipc.read_record_batch(pa.py_buffer(body), _TIMERS)
+            batch.validate(full=True)
             self._timers += batch.column(0).to_pylist()
         elif section in self._content:
             self._content[section].append(body)
@@ -334,14 +338,18 @@ class BinAssembler:
 
     def _feed_rows(self, body: memoryview) -> None:
         if self._schema is None:
+            require_plain(body, second_message(body))
             reader = pa.ipc.open_stream(pa.py_buffer(body))
-            schema, batch = reader.schema, reader.read_next_batch()
+            schema = reader.schema
             expected = [("key", pa.int64()), ("version", pa.int64())]
             found = [(field.name, field.type) for field in schema][:2]
             self._require(found == expected, "the schema is not of state rows")
+            batch = reader.read_next_batch()
             self._schema = schema
         else:
+            require_plain(body)
             batch = pa.ipc.read_record_batch(pa.py_buffer(body), self._schema)
+        batch.validate()
         self._batches.append(batch)
 
     def _feed_end(self, number: int, body: memoryview) -> None:

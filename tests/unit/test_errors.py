@@ -36,7 +36,13 @@ def test_every_failure_says_who_can_act_and_what_helps(kind: type[MegaphoneError
 
 def test_usage_and_environment_end_with_two_and_everything_else_with_one() -> None:
     with_two = {kind.__name__ for kind in EVERY if kind.exit_status == 2}
-    assert with_two == {"UsageError", "GraphError", "NotYetSupported", "BrokerUnavailable"}
+    assert with_two == {
+        "UsageError",
+        "GraphError",
+        "NotYetSupported",
+        "BrokerRefused",
+        "BrokerUnavailable",
+    }
 
 
 def test_what_a_user_wrote_is_never_retried() -> None:

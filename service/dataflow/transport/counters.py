@@ -26,8 +26,13 @@ class TransportCounters:
     dropped_kept: int = 0
     #: Messages of connections that are no process of the job, or that are no frame.
     dropped_unknown: int = 0
-    #: Connections that did not speak the protocol of the sockets.
+    #: Connections that did not speak the protocol of the sockets, or had no key where they must.
     failed_handshakes: int = 0
+    #: Those of them whose key is not in the allow-list, and what is known of the last one.
+    refused_keys: int = 0
+    last_refused: str = ""
+    #: Messages under the name of a slot that their connection's key may not have.
+    dropped_false_name: int = 0
     #: Frames for an observer that was not there, and links to one that were given up.
     dropped_observer: int = 0
     #: Frames to members that left or whose connection broke.

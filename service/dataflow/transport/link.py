@@ -23,13 +23,15 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from service.dataflow.transport.base import BodyPart, length_of
 from service.dataflow.transport.frame import Frame, FrameKind, pack_header
 from service.errors import PeerLost, ProtocolViolation, UsageError
 from service.ids import Slot
 
+#: Stands in an endpoint between the address and the public key of who listens there.
+KEY_MARK: Final = "#"
 _IDENTITY = re.compile(rb"([a-z]{1,16}(?:-\d{1,5})?)\.(\d{1,10})\.(\d{1,20})")
 
 
@@ -40,6 +42,9 @@ class PeerAddress:
     slot: Slot
     incarnation: int
     endpoint: str
+
+    def __str__(self) -> str:
+        return f"{self.slot} at {self.endpoint.partition(KEY_MARK)[0]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ class Link:
         self._quiet_ns = 0
 
     def __str__(self) -> str:
-        return f"{self.address.slot} at {self.address.endpoint}"
+        return str(self.address)
 
     @property
     def may_send(self) -> bool:

@@ -6,6 +6,7 @@ Invariants
   OU1  A message is taken whole or not at all; it is not taken while there is no connection.
   OU2  A connection that broke is not made again once `stop` was called: whoever listens at the
        address by then may be another boot.
+  OU3  Who is refused for its key says so: ZeroMQ by itself would be silent, and never try again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zmq.backend import Socket as PlainSocket
 
 from service.dataflow.transport.base import BodyPart
 from service.dataflow.transport.link import PeerAddress
-from service.dataflow.transport.listener import ZERO_COPY_BYTES, set_common_options
+from service.dataflow.transport.listener import ZERO_COPY_BYTES, event_of, set_common_options
 from service.dataflow.transport.security import LinkSecurity
 from service.errors import PeerLost
 
@@ -47,7 +48,8 @@ class Outlet:
             UsageError: the address is not safe under `security`.
             PeerLost: the address cannot be used at all.
         """
-        security.check(address.endpoint)
+        endpoint = security.reach(str(address.slot), address.endpoint)
+        self._address = address
         self._pieces: list[Any] = []
         #: Frames kept for the next message.
         self.kept = 0
@@ -56,16 +58,16 @@ class Outlet:
         self.socket.setsockopt(zmq.IDENTITY, identity)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX)
-        security.prepare_link(self.socket, str(address.slot))
-        self._monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._endpoint: str | None = address.endpoint
+        security.prepare_link(self.socket, address.endpoint)
+        self._monitor = self.socket.get_monitor_socket(
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        )
+        self._endpoint: str | None = endpoint
         try:
-            self.socket.connect(address.endpoint)
+            self.socket.connect(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise PeerLost(
-                f"{address.slot} at {address.endpoint} cannot be connected to: {error.strerror}"
-            ) from error
+            raise PeerLost(f"{address} cannot be connected to: {error.strerror}") from error
 
     def keep(self, header: bytes, parts: Sequence[BodyPart]) -> None:
         """Keep a frame for the next message."""
@@ -90,10 +92,18 @@ class Outlet:
         return True
 
     def broke(self) -> bool:
-        """Whether a connection ended since the last call."""
+        """Whether a connection ended since the last call.
+
+        Raises:
+            PeerLost: the other side refuses our key (OU3).
+        """
         ended = False
         while self._monitor.poll(0):
-            self._monitor.recv_multipart()
+            if event_of(self._monitor) == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                raise PeerLost(
+                    f"{self._address} refuses the key of this process; "
+                    "list it in the file that links.allowed_file names there"
+                )
             ended = True
         return ended
 

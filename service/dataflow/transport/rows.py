@@ -13,20 +13,26 @@ Invariants
        differs from the one before.
   RW2  Received arrays share the bytes of the frame, and their data is aligned to 8 bytes, so that
        compiled kernels see one kind of array (a body that is not aligned is copied once).
-  RW3  Decoding either gives a valid batch or raises ProtocolViolation.
+  RW3  Decoding either gives a valid batch or raises ProtocolViolation. A frame cannot ask for more
+       than it brings: neither for memory to decompress into, nor for rows that take no bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from service.arrow_messages import require_plain
 from service.dataflow.transport.base import BodyPart, Received
 from service.dataflow.transport.frame import FLAG_ORIGIN, FLAG_SCHEMA
 from service.errors import GraphError, ProtocolViolation
+
+#: Rows that may come whatever bytes they take: a column of nulls takes none. All others take a bit.
+ROWS_FREE: Final = 1 << 20
 
 
 class SchemaCache:
@@ -91,7 +97,14 @@ class SchemaCache:
                 raise ProtocolViolation(
                     f"peer {key[0]} sent rows on channel {key[1]} before their schema"
                 )
-            rows = pa.ipc.read_record_batch(_aligned(parts[first]), schema)
+            body = _aligned(parts[first])
+            require_plain(body)
+            rows = pa.ipc.read_record_batch(body, schema)
+            if rows.num_rows > max(ROWS_FREE, 8 * body.size):
+                raise ProtocolViolation(
+                    f"peer {key[0]} sent {rows.num_rows} rows in {body.size} bytes "
+                    f"on channel {key[1]}"
+                )
             rows.validate(full=True)
         except (pa.ArrowException, OSError, EOFError, ValueError) as error:
             raise ProtocolViolation(

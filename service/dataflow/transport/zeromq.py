@@ -2,7 +2,6 @@
 
 Flow: a process binds one ROUTER, which only receives, and connects one DEALER to the ROUTER of each
 other peer, which only sends. `start` begins a generation; the ROUTER and its address outlive it.
-Per message: the identity of the DEALER | header | body parts | perhaps further frames.
 
 Invariants
   ZT1  One thread uses a transport (the sockets are not thread-safe).
@@ -296,9 +295,10 @@ class ZmqTransport:
         elapsed = min(max(0, now_ns - last), self._limits.peer_timeout_ns // 4)
         self._ticked_ns = now_ns
         self._advance_all()
-        self.counters.failed_handshakes += self._listener.failed_handshakes()
+        self._listener.count(self.counters)
         for link in list(self._links.values()):
             try:
+                broke = self._outlets[link.peer].broke()
                 pulse = link.pass_time(elapsed)
             except PeerLost as error:
                 # Whoever lost a peer before us is gone as well by now: name them all.
@@ -309,7 +309,7 @@ class ZmqTransport:
             if pulse:
                 self._put(link, FrameKind.PULSE, 0, (), (), 0)
             # Noted only now, so that what came before the break is read before it counts (LK3).
-            if self._outlets[link.peer].broke() and link.hello_sent:
+            if broke and link.hello_sent:
                 self._break_off(link)
         if self._failure is not None:
             raise self._failure

@@ -7,7 +7,9 @@ import time
 import pytest
 import zmq
 
+from service.dataflow.transport.curve import CurveLinks
 from service.dataflow.transport.frame import FrameKind, pack_header
+from service.dataflow.transport.keys import Allowed, new_pair
 from service.dataflow.transport.link import Identity, PeerAddress
 from service.dataflow.transport.memory import MemoryNetwork
 from service.dataflow.transport.zeromq import ZmqTransport
@@ -98,10 +100,12 @@ def slot_of(index, members):
     return Slot.parse("controller" if index == members else f"worker-{index}")
 
 
-def zmq_transports(members, limits=None):
+def zmq_transports(members, limits=None, security_of=lambda _: None):
     """Transports of `members` and an observer, bound and not started, and their addresses."""
     transports = [
-        ZmqTransport(slot_of(index, members), 1000 + index, limits=limits)
+        ZmqTransport(
+            slot_of(index, members), 1000 + index, limits=limits, security=security_of(index)
+        )
         for index in range(members + 1)
     ]
     addresses = {
@@ -111,13 +115,20 @@ def zmq_transports(members, limits=None):
     return transports, addresses
 
 
+def one_key():
+    """Security of transports that all have the same key."""
+    pair = new_pair()
+    allowed = Allowed("the list", {pair.public: frozenset({"*"})})
+    return lambda _: CurveLinks(pair, allowed)
+
+
 @pytest.fixture
 def zmq_cluster():
     """A function that makes a ZeroMQ cluster, connected unless told otherwise."""
     made = []
 
-    def make(members, limits=None, start=True):
-        transports, addresses = zmq_transports(members, limits)
+    def make(members, limits=None, start=True, security_of=lambda _: None):
+        transports, addresses = zmq_transports(members, limits, security_of)
         cluster = Cluster(transports)
         cluster.addresses = addresses
         made.append(cluster)
@@ -138,11 +149,13 @@ def zmq_cluster():
         cluster.close_all()
 
 
-@pytest.fixture(params=["memory", "zeromq"])
+@pytest.fixture(params=["memory", "zeromq", "curve"])
 def make_cluster(request, zmq_cluster):
-    """A function that makes a connected cluster of either kind."""
+    """A function that makes a connected cluster of either kind, or of sockets that encrypt."""
     if request.param == "zeromq":
         return zmq_cluster
+    if request.param == "curve":
+        return lambda members: zmq_cluster(members, security_of=one_key())
     return lambda members: Cluster(list(MemoryNetwork(members).transports))
 
 
@@ -163,8 +176,9 @@ class RawPeer:
     def address(self):
         return PeerAddress(Slot.parse(self.slot), self.incarnation, self.endpoint)
 
-    def connect(self, endpoint, identity=None):
+    def connect(self, endpoint, identity=None, prepare=lambda _: None):
         dealer = self.context.socket(zmq.DEALER)
+        prepare(dealer)
         known = Identity(Slot.parse(self.slot), self.generation, self.incarnation).encode()
         dealer.setsockopt(zmq.IDENTITY, identity or known)
         dealer.connect(endpoint)
