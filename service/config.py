@@ -6,8 +6,8 @@ sub-trees, not the tree, go to constructors.
 Invariants
   N1  Every knob stands in default.toml with its unit and reason; an unknown one is an error.
   N2  Read once, checked once: relations between knobs are checked here.
-  N3  A secret is a SecretStr, or a property that `kafka_access` calls one: neither `knobs_of` nor an
-      error shows its value.
+  N3  A secret is a SecretStr, or a property that `kafka_access` calls one: neither `knobs_of` nor
+      an error shows its value.
 """
 
 from __future__ import annotations
