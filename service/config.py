@@ -169,16 +169,16 @@ def knobs_of(file: Path | None = None, settings: Sequence[str] = ()) -> list[Kno
     found = []
     for name in knob_names():
         value = _value(config, name)
-        secret = isinstance(value, SecretStr)
+        shown = str(value) if isinstance(value, SecretStr) else _shown(value)
         origin = said[name]
         found.append(
             Knob(
                 name,
-                str(value) if secret else _shown(value),
+                shown,
                 defaults[name].value,
                 origin.origin,
                 origin.place if origin.origin is not Origin.DEFAULT else _DEFAULTS.name,
-                secret,
+                shown != value,
             )
         )
     return found

@@ -12,8 +12,10 @@ Invariants
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -135,13 +137,17 @@ def variable_of(knob: str) -> str:
 
 
 def _value(text: str, place: str) -> object:
-    """A text as it is; lists and tables as TOML writes them."""
+    """A text as it is; lists and tables as JSON or TOML writes them."""
     if not text.lstrip().startswith(("[", "{")):
         return text
+    with suppress(ValueError):
+        found: object = json.loads(text)
+        return found
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{place} is no list or table as TOML writes it: {error}") from error
+        # Not the error's own words: they may hold a part of the value (CL3).
+        raise UsageError(f"{place} is no list or table as JSON or TOML writes it") from error
 
 
 def _known(name: str, known: Sequence[str], place: str) -> str:

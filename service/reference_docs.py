@@ -39,7 +39,7 @@ _SCHEMA_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "
 _OPTION_BOUNDS = {"min": "≥", "max": "≤"}
 _KINDS = {str: "text", int: "integer", float: "number", Path: "path"}
 #: Groups of verbs that stand on pages of their own.
-_GROUPS = ("migrate", "control", "state", "dlq")
+_GROUPS = ("migrate", "control", "state", "dlq", "keys")
 _BENCH = ("bench",)
 
 

@@ -28,6 +28,7 @@ from confluent_kafka.admin import (
 )
 
 from service.doctor.cluster_facts import ClusterFacts, Reach, TopicFacts
+from service.kafka_access import access
 
 Answer = TypeVar("Answer")
 #: What the client logs of a broker it has met: a request and the versions taken.
@@ -68,7 +69,7 @@ def ask_cluster(
         listener.poll(0)
         metadata = client.list_topics(timeout=timeout_s)
     except KafkaException as error:
-        return ClusterFacts(bootstrap, problem=error.args[0].str())
+        return ClusterFacts(bootstrap, problem=access().scrubbed(error.args[0].str()))
     asking = _Asking(client, timeout_s)
     there = [name for name in topics if name in metadata.topics]
     described = asking.topics(there)
@@ -176,7 +177,7 @@ class _Asking:
             return None, f"no answer within {self._timeout_s:g} s"
         except KafkaException as error:
             cause: KafkaError = error.args[0]
-            return None, cause.str()
+            return None, access().scrubbed(cause.str())
 
 
 def _operations(said: Sequence[Enum] | None) -> frozenset[str] | None:
