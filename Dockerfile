@@ -48,7 +48,8 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends tini=0.19.0-* \
  && rm -rf /var/lib/apt/lists/* \
  && python -m pip uninstall --yes pip setuptools wheel \
- && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/megaphone \
+ && install --directory --owner=10001 --group=10001 --mode=0700 \
+      /var/lib/megaphone /var/lib/megaphone-keys \
  && install --directory /flows
 COPY --from=build /opt/megaphone /opt/megaphone
 ARG CPU=generic

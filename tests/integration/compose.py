@@ -9,12 +9,13 @@ Cannot catch: what an image lacks, what a network keeps apart, what a read-only 
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -58,20 +59,8 @@ def services(variables: Mapping[str, str]) -> dict[str, Service]:
 class Container:
     """One container of a service of ours, as a process."""
 
-    def __init__(self, service: Service, kafka: str, state: Path) -> None:
-        """Start it."""
-        own = {
-            "kafka:19092": kafka,
-            "tcp://0.0.0.0:7070": "tcp://0.0.0.0:*",
-            "/var/lib/megaphone": str(state),
-        }
-
-        def here(text: object) -> str:
-            text = str(text)
-            for theirs, ours in own.items():
-                text = text.replace(theirs, ours)
-            return text
-
+    def __init__(self, service: Service, here: Callable[[object], str]) -> None:
+        """Start it; `here` replaces what a container has of its own."""
         command, environment = service["command"], service["environment"]
         assert isinstance(command, list)
         assert isinstance(environment, dict)
@@ -117,10 +106,13 @@ class Container:
 class Composition:
     """The job of docker-compose.yml; use it in a `with` statement, which leaves nothing behind."""
 
-    def __init__(self, kafka: str, state: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, kafka: str, volumes: Path, variables: Mapping[str, str]) -> None:
         """Make the topics as the service `topics` would; start nothing yet."""
-        self._kafka = kafka
-        self._state = state
+        self._own = {
+            "kafka:19092": kafka,
+            "tcp://0.0.0.0:7070": "tcp://0.0.0.0:*",
+            "/var/lib/": f"{volumes}/",
+        }
         self._stack = ExitStack()
         self.services = services(variables)
         #: Containers by service.
@@ -143,6 +135,29 @@ class Composition:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    def _here(self, text: object) -> str:
+        found = str(text)
+        for theirs, ours in self._own.items():
+            found = found.replace(theirs, ours)
+        return found
+
+    def run(self, name: str) -> None:
+        """Let a service of ours that is a script come to its end, with the image's commands."""
+        service = self.services[name]
+        assert isinstance(service["command"], list)
+        for mount in service["volumes"]:
+            Path(self._here(mount.rpartition(":")[2])).mkdir(parents=True, exist_ok=True)
+        commands = f"{Path(sys.executable).parent}:{ROOT / 'deploy' / 'image'}:{os.environ['PATH']}"
+        done = subprocess.run(
+            [self._here(word) for word in service["command"]],
+            env={"PATH": commands, "PYTHONPATH": str(ROOT), "HOME": os.environ["HOME"]},
+            capture_output=True,
+            text=True,
+            timeout=_START_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
     def start(self, *names: str) -> None:
         """Start services, as many containers of each as they say."""
         for name in names:
@@ -151,7 +166,7 @@ class Composition:
             assert isinstance(deploy, dict)
             self.up[name] = []
             for _ in range(int(deploy.get("replicas", 1))):
-                container = Container(service, self._kafka, self._state)
+                container = Container(service, self._here)
                 self._stack.enter_context(container.command)
                 self.up[name].append(container)
 

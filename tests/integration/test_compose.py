@@ -44,12 +44,21 @@ def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
         status = read_status(bootstrap_servers, app_name, config)
         return status.plan is None and set(status.owners) == set(workers)
 
-    with Composition(bootstrap_servers, tmp_path / "state", variables) as composed:
+    with Composition(bootstrap_servers, tmp_path / "volumes", variables) as composed:
         events, output = composed.topics
+        composed.run("keys")
+        allowed = tmp_path / "volumes" / "megaphone-keys" / "allowed"
+        key = allowed.read_text()
+        composed.run("keys")
+        assert allowed.read_text() == key, "a key is made once"
         composed.start(*ROLES)
         composed.await_healthy(*ROLES)
         controller, *members = composed.containers(*ROLES)
         assert {member.slot for member in members} == {"gateway-0", "worker-0", "worker-1"}
+        for member in members:
+            told = member.command.await_line("member.started")["endpoint"]
+            assert str(told).endswith(f"#{key.split()[0]}"), "links have keys"
+            assert member.command.lines("links.unprotected") == []
 
         composed.start("loadgen")
         wait = controller.command.await_

@@ -20,7 +20,7 @@ from service.config import load_config
 from tests.integration.compose import FILE, interpolate, services
 
 ROOT = Path(__file__).parents[3]
-OURS = {"controller", "gateway", "worker", "loadgen"}
+OURS = {"keys", "controller", "gateway", "worker", "loadgen"}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 #: What `docker compose` reads beside the file.
 DEFAULTS = dict(
@@ -137,7 +137,7 @@ def test_profiles_start_what_they_are_called(composed):
     def started(*profiles):
         return {name for name, each in composed.items() if set(profiles) & set(each["profiles"])}
 
-    core = {"kafka", "topics", "controller", "gateway", "worker"}
+    core = {"kafka", "topics", "keys", "controller", "gateway", "worker"}
     assert DEFAULTS["COMPOSE_PROFILES"] == "core"
     assert started("core") == core
     assert started("loadgen") == {*core, "loadgen"}
@@ -178,9 +178,12 @@ def test_what_is_kept_is_in_volumes_that_are_declared(composed):
     named = {mount.partition(":")[0] for mount in mounts if not mount.startswith(".")}
     text = FILE.read_text(encoding="utf-8")
     declared = set(re.findall(r"^  (\w+): \{\}$", text[text.index("\nvolumes:") :], re.MULTILINE))
-    assert named == declared == {"kafka", "state", "prometheus", "grafana"}
+    assert named == declared == {"kafka", "keys", "state", "prometheus", "grafana"}
     shown = [mount.split(":") for mount in mounts if mount.startswith(".")]
     assert len(shown) == 3
+    for role in ("controller", "gateway", "worker"):
+        assert "keys:/var/lib/megaphone-keys:ro" in composed[role]["volumes"]
+    assert composed["keys"]["volumes"] == ["keys:/var/lib/megaphone-keys"]
     assert all(mode == "ro" and (ROOT / path).is_dir() for path, _, mode in shown)
 
 

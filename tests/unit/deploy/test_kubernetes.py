@@ -161,7 +161,9 @@ def test_knobs_of_the_config_map_are_knobs(objects, monkeypatch):
     assert config.links.address == "tcp://0.0.0.0:7070"
     assert config.http.host == "0.0.0.0"
     assert config.http.port == 8080
-    assert config.links.trusted_network
+    # Somebody vouches for the network, or keys make it unnecessary; never both, never neither.
+    keys = bool(config.links.key_file and config.links.allowed_file)
+    assert keys is not config.links.trusted_network
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -324,21 +326,26 @@ def test_monitoring_has_all_alerts_and_dashboards():
 
 def test_secrets_are_files_and_none_is_in_the_repository():
     objects = built("overlays/production")
-    (secret,) = of(objects, "Secret")
+    secrets = {each["metadata"]["name"]: set(each["data"]) for each in of(objects, "Secret")}
+    assert {name.rpartition("-")[0] for name in secrets} == {"kafka", "links"}
     told = settings(objects)["data"]
+    named = {
+        value
+        for name, value in told.items()
+        if name.endswith(("_FILE", "_LOCATION")) and value.startswith("/")
+    }
     for role in ROLES:
         found = of(objects, "StatefulSet", role)
-        (volume,) = [each for each in pod_of(found)["volumes"] if "secret" in each]
-        assert volume["secret"]["secretName"] == secret["metadata"]["name"]
-        assert volume["secret"]["defaultMode"] == 0o440
-        mounts = {each["name"]: each["mountPath"] for each in container_of(found)["volumeMounts"]}
-        files = {f"{mounts[volume['name']]}/{name}" for name in secret["data"]}
-        named = {
-            value
-            for name, value in told.items()
-            if name.endswith(("_FILE", "_LOCATION")) and value.startswith("/")
-        }
+        mounts = {each["name"]: each for each in container_of(found)["volumeMounts"]}
+        files = set()
+        for volume in pod_of(found)["volumes"]:
+            if "secret" in volume:
+                assert volume["secret"]["defaultMode"] == 0o440
+                assert mounts[volume["name"]]["readOnly"] is True
+                folder = mounts[volume["name"]]["mountPath"]
+                files |= {f"{folder}/{name}" for name in secrets[volume["secret"]["secretName"]]}
         assert named == files
+        assert pod_of(found)["securityContext"]["fsGroup"] == 10001
     credentials = ROOT / "k8s" / "overlays" / "production" / "credentials"
     assert {path.read_text() for path in credentials.iterdir()} == {"replace-me\n"}
     assert of(built("overlays/dev"), "Secret") == []
