@@ -134,8 +134,7 @@ class Admin:
             try:
                 return self._client.list_topics(timeout=self._timeout_s * part).topics
             except KafkaException:
-                # Lets the client say why.
-                self._client.poll(0)
+                self._client.poll(0)  # lets the client say why
             if self._heard.refused:
                 break
         raise self._heard.silence(self._bootstrap, self._timeout_s)

@@ -38,8 +38,14 @@ def example(contract: str) -> dict[str, Any]:
 def test_every_contract_is_there() -> None:
     assert sorted(SCHEMAS) == [
         "bench",
+        "check-config",
         "control-record",
+        "doctor",
+        "graph",
+        "letter",
         "plan",
+        "replay",
+        "requests",
         "state",
         "state-value",
         "status",
