@@ -180,6 +180,7 @@ def test_who_is_refused_says_so_at_once_and_does_not_wait(zmq_cluster):
         (f"#{OWN.public}", f"has the key {OWN.public}, which the list does not list for it"),
         (f"#{STRANGER.public}", f"add the line: {STRANGER.public} worker-1"),
     ],
+    ids=["none", "another-slot's", "stranger's"],
 )
 def test_a_peer_whose_told_key_is_wrong_is_named_before_anything_is_sent(guarded, told, complaint):
     transport, _, _ = guarded()

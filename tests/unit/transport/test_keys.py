@@ -66,6 +66,7 @@ def test_a_key_may_be_one_slots_a_roles_or_everybodys(tmp_path):
         (f"{KEY.public} worker", "'worker' names no slots"),
         (f"{KEY.public} worker-0,-1", "'-1' names no slots"),
     ],
+    ids=["empty", "comment", "no-key", "short", "capitals", "no-slots", "word", "role", "number"],
 )
 def test_a_list_that_is_wrong_is_named_by_line(tmp_path, text, complaint):
     path = tmp_path / "allowed"
