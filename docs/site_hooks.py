@@ -22,7 +22,7 @@ PAGES = {
 }
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 #: The word behind a fence's language is for tests; Markdown would take the block for a sentence.
-_LABEL = re.compile(r"^```(\w+) [\w.-]+$", re.MULTILINE)
+_LABEL = re.compile(r"^```(\w+) \S+$", re.MULTILINE)
 
 
 def on_files(files: Files, config: Any) -> Files:
