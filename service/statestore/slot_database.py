@@ -224,10 +224,10 @@ class SlotDatabase:
         """Bytes for the tables: what RocksDB leaves of the budget, at least half of it.
 
         Indexes and filters of files on disk are outside the block cache: there, files would push
-        one another's out, and each reading bring megabytes back. A sixty-fourth is what the
+        one another's out, and each reading bring megabytes back. A thirty-second is what the
         allocator keeps of regions that came and went.
         """
-        rocks = rocks_share(self.budget) + self._live.table_reader_bytes() + self.budget // 64
+        rocks = rocks_share(self.budget) + self._live.table_reader_bytes() + self.budget // 32
         return max(self.budget - rocks, self.budget // 2)
 
     def _shrink(self, over: int) -> None:
