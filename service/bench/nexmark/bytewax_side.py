@@ -189,7 +189,7 @@ def _winning(events: Stream[Event]) -> Stream[Won]:
     return op.stateful_batch("winning", op.key_on("bucket", events, key), lambda _: _Closing())
 
 
-class _Mean(StatefulBatchLogic):  # type: ignore[misc]  # as above
+class _Mean(StatefulBatchLogic):  # type: ignore[misc]  # Bytewax has no types here
     """The mean price of all auctions of a category."""
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ class _Mean(StatefulBatchLogic):  # type: ignore[misc]  # as above
         """Nothing is recovered."""
 
 
-class _LastMean(StatefulBatchLogic):  # type: ignore[misc]  # as above
+class _LastMean(StatefulBatchLogic):  # type: ignore[misc]  # Bytewax has no types here
     """The mean price of a seller's last auctions."""
 
     def __init__(self) -> None:
@@ -252,7 +252,7 @@ _QUERIES: dict[str, Callable[[Stream[Event]], Stream[Event]]] = {
 }
 
 
-class _Lists(StatefulSourcePartition):  # type: ignore[misc]  # as above
+class _Lists(StatefulSourcePartition):  # type: ignore[misc]  # Bytewax has no types here
     def __init__(self, lists: Sequence[list[Event]]) -> None:
         self._lists = iter(lists)
 
@@ -263,7 +263,7 @@ class _Lists(StatefulSourcePartition):  # type: ignore[misc]  # as above
         """Nothing is recovered."""
 
 
-class _Prepared(FixedPartitionedSource):  # type: ignore[misc]  # as above
+class _Prepared(FixedPartitionedSource):  # type: ignore[misc]  # Bytewax has no types here
     """Lists of events that are there; it looks at no event."""
 
     def __init__(self, lists: Sequence[list[Event]]) -> None:
