@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from service.broker.java import START_SECONDS, start_java
 from service.broker.lookup import VARIABLE, find_broker
@@ -49,6 +49,15 @@ def test_a_transaction_commits(bootstrap_servers, topic_name):
         producer.flush(30)
         end(30)
     assert _first(bootstrap_servers, topic_name).value() == b"once"
+
+
+def test_a_record_of_years_ago_is_kept(bootstrap_servers, topic_name):
+    """Kafka would delete it by its own time, some minutes later: too late for a test to see."""
+    _create(bootstrap_servers, topic_name)
+    asked = ConfigResource(ConfigResource.Type.TOPIC, topic_name)
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    kept = admin.describe_configs([asked])[asked].result()
+    assert [kept["retention.ms"].value, kept["retention.bytes"].value] == ["-1", "-1"]
 
 
 def _create(bootstrap_servers: str, topic: str) -> None:

@@ -10,10 +10,8 @@ work inside one call that grows faster than its rows.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable
-from types import FrameType
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +22,7 @@ from service.dataflow.worker import WorkerLimits
 from service.ids import Membership
 from service.ingest.source import ReadRows
 from service.member import Member
+from tests.counted_calls import calls_of
 from tests.fakes.control import FIRST, generation, promise
 from tests.simulation.flows import COLUMNS, one_stage
 
@@ -96,23 +95,6 @@ def rows_of(count: int) -> pa.RecordBatch:
     """Rows of 500 keys, which every worker has some of."""
     keys = np.arange(count, dtype=np.int64) % 500
     return pa.RecordBatch.from_arrays([pa.array(keys)] * 3, schema=COLUMNS)
-
-
-def calls_of(action: Callable[[], None]) -> Counter[str]:
-    """How often each Python function is called meanwhile."""
-    counts: Counter[str] = Counter()
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call":
-            counts[f"{frame.f_code.co_filename}:{frame.f_code.co_qualname}"] += 1
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        action()
-    finally:
-        sys.setprofile(before)
-    return counts
 
 
 @pytest.mark.parametrize("workers", [1, 3])

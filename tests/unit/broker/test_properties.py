@@ -43,6 +43,11 @@ def test_a_topic_never_comes_into_being_by_a_typing_error():
     assert _properties()["auto.create.topics.enable"] == "false"
 
 
+def test_no_record_is_too_old_to_be_kept():
+    kept = {name: value for name, value in _properties().items() if "retention" in name}
+    assert kept == {"log.retention.ms": "-1", "log.retention.bytes": "-1"}
+
+
 def test_the_file_has_one_line_for_each_property():
     lines = to_file({"a.b": "1", "c": "x,y"})
     assert lines == "a.b=1\nc=x,y\n"

@@ -5,7 +5,6 @@ It cannot see what C code does for each row; the benchmark shows that.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from service.ingest.decode import RecordDecoder
 from service.ingest.records import RawRecords, raw_records
 from service.ingest.registry import FolderRegistry
+from tests.counted_calls import calls_of
 from tests.unit.ingest.records import TOPIC, raw_of, record_schema, value_of, write_schemas
 
 _FEW, _MANY = 1_000, 100_000
@@ -23,18 +23,7 @@ _BID_2 = record_schema("bid", {"price": "int", "auction": "long", "url": "string
 
 def _calls(work: Callable[[], object]) -> int:
     """Python and C functions that `work` calls from Python code."""
-    count = 0
-
-    def note(frame: object, event: str, argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
+    return calls_of(work, builtin=True).total()
 
 
 @pytest.fixture

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from types import FrameType
-
 import pytest
 
 from service.dataflow.progress.errors import ProgressError
 from service.dataflow.progress.summary import egress, feedback, identity, ingress
 from service.dataflow.progress.topology import FrozenTopology, Topology
 from service.dataflow.progress.tracker import Tracker
+from tests.counted_calls import calls_of
 
 
 def chain(length: int) -> FrozenTopology:
@@ -144,22 +141,6 @@ def test_pointstamp_does_not_precede_itself() -> None:
     assert tracker.is_preceded(after, (3,))
 
 
-def calls_of(act: Callable[[], object]) -> int:
-    """How many Python functions `act` calls: a cost that does not depend on the machine."""
-    calls = 0
-
-    def count(_frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        act()
-    finally:
-        sys.setprofile(None)
-    return calls
-
-
 def test_idle_operators_cost_nothing() -> None:
     costs = []
     for length in (1, 1000):
@@ -168,7 +149,7 @@ def test_idle_operators_cost_nothing() -> None:
         tracker.update(0, (0,), 1)
         tracker.propagate()
         tracker.update(topology.location_count - 1, (5,), 1)
-        costs.append(calls_of(tracker.propagate))
+        costs.append(calls_of(tracker.propagate).total())
     assert costs[0] == costs[1] < 12
 
 
@@ -179,7 +160,7 @@ def test_advance_visits_each_location_of_a_chain_once() -> None:
     tracker.propagate()
     tracker.update(0, (0,), -1)
     tracker.update(0, (1,), 1)
-    assert calls_of(tracker.propagate) < 8 * topology.location_count
+    assert calls_of(tracker.propagate).total() < 8 * topology.location_count
     assert tracker.frontier(topology.location_count - 1).elements() == ((1,),)
 
 
