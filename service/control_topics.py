@@ -29,7 +29,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, TopicMetadata
+from confluent_kafka.admin import AdminClient, NewTopic, TopicMetadata
 
 from service.errors import BrokerError, BrokerUnavailable, UsageError
 from service.kafka_access import client_settings
@@ -173,12 +173,6 @@ class Admin:
                     f"topic {name!r} has {existing[name]} partitions, it must have 1; "
                     "choose another --app or delete the topic"
                 )
-
-    def config_of(self, topic: str) -> dict[str, str]:
-        """Configuration of a topic as the broker has it."""
-        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        entries = self._client.describe_configs([resource])[resource].result(self._timeout_s)
-        return {name: entry.value for name, entry in entries.items()}
 
 
 @dataclass(frozen=True, slots=True)

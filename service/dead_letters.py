@@ -10,12 +10,13 @@ Invariants
        that was made anew has other records at the same offsets.
   DL3  Headers and time are the record's where it is still there; the headers that a gateway gave
        the letter never leave it.
+  DL4  No replay writes a record that Kafka would delete for its age before anybody reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Headers = Sequence[tuple[str, bytes | None]]
 #: Says of a replayed record which letter it comes from.
@@ -106,6 +107,24 @@ def remade(letter: Letter, original: Original | None) -> Remade | None:
     if letter.cut:
         return None
     return Remade(letter, letter.key, letter.value, (mark,), None, whole=False)
+
+
+def kept(record: Remade, retention_ms: int | None, now_ms: int) -> Remade:
+    """The record, without its time if it is so old that its topic would not keep it (DL4).
+
+    Kafka counts the age of a record from the record's own time, and stamps one that has none. A
+    tenth of what a topic keeps is left for those who read it.
+
+    Args:
+        record: to be written.
+        retention_ms: how long the topic keeps a record; None: for ever.
+        now_ms: milliseconds since 1970.
+    """
+    if retention_ms is None or record.timestamp_ms is None:
+        return record
+    if now_ms - record.timestamp_ms < 0.9 * retention_ms:
+        return record
+    return replace(record, timestamp_ms=None)
 
 
 def _is_of(letter: Letter, original: Original) -> bool:

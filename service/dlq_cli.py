@@ -13,15 +13,18 @@ import base64
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from operator import ne
 from typing import Annotated
 
 import msgspec
 import typer
 
 from service.cli_options import Knobs, Output, Servers, example, with_knobs
+from service.clock import SystemClock
 from service.dead_letters import Letter, Remade, letters_topic, remade
 from service.kafka_access import client_settings
 from service.replaying import CHUNK, Letters, Originals, Replayer
+from service.retention import Retention
 
 app = typer.Typer(
     help="Dead letters: what gateways could not use, and how to give it to them again.",
@@ -82,6 +85,7 @@ class _Sums(msgspec.Struct, kw_only=True):
     read: int = 0
     replayed: int = 0
     from_letters: int = 0
+    stamped_anew: int = 0
     passed_over: dict[str, int] = msgspec.field(default_factory=dict)
     not_whole: list[str] = msgspec.field(default_factory=list)
     strange: list[str] = msgspec.field(default_factory=list)
@@ -111,7 +115,8 @@ def replay(
 
     It goes on where the last replay ended. Letters that --reason leaves out are passed over for
     good; --again reads them once more. A record that is gone from its topic is made from the
-    letter, without headers; status 1 if the letter was cut, too.
+    letter, without headers; status 1 if the letter was cut, too. A record that is too old for its
+    topic to keep is written with the time of now.
     """
     name, timeout_s = letters_topic(topic), knobs.load().limits.broker_timeout_s
     settings = _settings(bootstrap_servers)
@@ -119,9 +124,12 @@ def replay(
     with ExitStack() as stack:
         letters = stack.enter_context(closing(Letters(settings, name, timeout_s, again=again)))
         originals = stack.enter_context(closing(Originals(settings, timeout_s)))
+        retention = Retention(settings, timeout_s)
         writer = None if dry_run else Replayer(settings, name, timeout_s)
         for chunk in letters.chunks(CHUNK):
-            records = [*_records(chunk, originals, reason, sums)]
+            whole = [*_records(chunk, originals, reason, sums)]
+            records = retention.fitted(whole, to, SystemClock().wall_us() // 1000)
+            sums.stamped_anew += sum(map(ne, whole, records))
             if writer is not None:
                 writer.write(records, to, letters)
             sums.replayed += len(records)
@@ -162,6 +170,11 @@ def _say(sums: _Sums) -> None:
         typer.echo(
             f"  {sums.from_letters:,} of them from the letter: the record is gone, and with it its "
             "headers and time"
+        )
+    if sums.stamped_anew:
+        typer.echo(
+            f"  {sums.stamped_anew:,} of them with the time of now: with their own, Kafka would "
+            "delete them for their age"
         )
     for word, count in sorted(sums.passed_over.items()):
         typer.echo(f"  {count:,} {word} passed over, as not asked for")

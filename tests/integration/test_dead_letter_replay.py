@@ -11,7 +11,7 @@ import json
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
 from loadgen.broker import ensure_topic
@@ -113,6 +113,7 @@ def test_records_are_written_again_as_they_were_and_once(bootstrap_servers, topi
 
     sums = replay(bootstrap_servers, topic)
     assert (sums["read"], sums["replayed"], sums["from_letters"]) == (4, 4, 0)
+    assert sums["stamped_anew"] == 0  # the local broker keeps records of any age
     found = of_partition(bootstrap_servers, topic, 1)[len(RECORDS) :]
     places = {dict(each.headers())["replayed"].decode() for each in found}
     assert places == {f"{topic}.dlq/{place}" for place in letter_places(bootstrap_servers, topic)}
@@ -124,6 +125,22 @@ def test_records_are_written_again_as_they_were_and_once(bootstrap_servers, topi
 
     assert replay(bootstrap_servers, topic)["read"] == 0
     assert len(of_partition(bootstrap_servers, topic, 1)) == 2 * len(RECORDS)
+
+
+def test_records_too_old_for_their_topic_are_stamped_anew(bootstrap_servers, topic):
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    other = f"{topic}-mended"
+    week = {"retention.ms": "604800000"}
+    admin.create_topics([NewTopic(other, 1, 1, config=week)])[other].result(10)
+    before = [each.timestamp()[1] for each in of_partition(bootstrap_servers, topic, 1)]
+    assert max(before) < FIRST_MS + len(RECORDS)  # years ago
+    foreseen = replay(bootstrap_servers, topic, "--to", other, "--dry-run")
+    assert (foreseen["replayed"], foreseen["stamped_anew"]) == (4, 4)
+    said = run(bootstrap_servers, "replay", topic, "--to", other)
+    assert "4 of them with the time of now" in said
+    times = [each.timestamp()[1] for each in read_topic(bootstrap_servers, other)]
+    assert len(times) == len(RECORDS)
+    assert min(times) > FIRST_MS + 604_800_000
 
 
 def test_what_was_not_asked_for_is_passed_over_until_asked_for_again(bootstrap_servers, topic):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from service.dead_letters import (
     Letter,
     Original,
     Place,
+    kept,
     letter_of,
     letters_topic,
     remade,
@@ -91,3 +94,30 @@ def test_empty_and_absent_are_not_the_same() -> None:
 
 def test_an_input_and_its_letters_may_both_be_named() -> None:
     assert letters_topic("bids") == letters_topic("bids.dlq") == "bids.dlq"
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "retention_ms", "own_time"),
+    [
+        (0, 1_000, True),
+        (899, 1_000, True),
+        (900, 1_000, False),
+        (10**9, 1_000, False),
+        (10**9, None, True),
+        (-(10**9), 1_000, True),
+    ],
+)
+def test_a_record_too_old_for_its_topic_is_written_without_its_time(
+    age_ms: int, retention_ms: int | None, own_time: bool
+) -> None:
+    now_ms = 10**12
+    record = remade(letter(b"k", b"v"), Original(b"k", b"v", [], now_ms - age_ms))
+    assert record is not None
+    found = kept(record, retention_ms, now_ms)
+    assert found == replace(record, timestamp_ms=now_ms - age_ms if own_time else None)
+
+
+def test_a_record_without_a_time_stays_without() -> None:
+    record = remade(letter(b"k", b"v"), None)
+    assert record is not None
+    assert kept(record, 1, 10**12) == record
