@@ -284,9 +284,10 @@ PROCESS = Board(
                 ),
                 lines(
                     "Refused",
-                    "Frames dropped, by reason, and connections that spoke no protocol of ours.",
+                    "Frames dropped, by reason; connections that spoke not our protocol, or ended.",
                     (total(one("transport_dropped_frames_total", WORKER), "reason"), "{{reason}}"),
                     (total(one("transport_failed_handshakes_total", WORKER)), "handshakes"),
+                    (total(one("transport_ended_connections_total", WORKER)), "ended"),
                 ),
             ),
         ),

@@ -102,6 +102,11 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         _ALL,
         "Connections that did not speak the protocol, or had no key that is listed.",
     ),
+    _counter(
+        "transport_ended_connections",
+        _ALL,
+        "Connections to it that ended: of peers that stopped, or that sent too large a message.",
+    ),
     _gauge("state_rows", _WORKER, "Rows of keyed state.", "operator"),
     _gauge("state_bytes", _WORKER, "Bytes of keyed state, as it is in memory.", "operator"),
     _counter("state_applied_rows", _WORKER, "Input rows folded into state.", "operator"),

@@ -95,6 +95,7 @@ def links_reading(links: Links) -> dict[str, Value]:
         "megaphone_transport_received_bytes_total": counters.bytes_received,
         "megaphone_transport_dropped_frames_total": dropped,
         "megaphone_transport_failed_handshakes_total": counters.failed_handshakes,
+        "megaphone_transport_ended_connections_total": counters.ended_connections,
     }
 
 

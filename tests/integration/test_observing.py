@@ -32,6 +32,7 @@ EVERYWHERE = {
     "megaphone_transport_received_bytes_total",
     "megaphone_transport_dropped_frames_total",
     "megaphone_transport_failed_handshakes_total",
+    "megaphone_transport_ended_connections_total",
 }
 MEMBERS = EVERYWHERE | {
     "megaphone_dataflow_frontier_lag_seconds",

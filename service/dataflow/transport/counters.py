@@ -28,7 +28,9 @@ class TransportCounters:
     dropped_unknown: int = 0
     #: Connections that did not speak the protocol of the sockets, or had no key where they must.
     failed_handshakes: int = 0
-    #: Those of them whose key is not in the allow-list, and what is known of the last one.
+    #: Connections to this process that ended, whoever ended them.
+    ended_connections: int = 0
+    #: Failed handshakes whose key is not in the allow-list, and what is known of the last one.
     refused_keys: int = 0
     last_refused: str = ""
     #: Messages under the name of a slot that their connection's key may not have.

@@ -9,7 +9,8 @@ Invariants
   LS1  A message with something that is no frame is read to its end; the next read begins with the
        next message.
   LS2  Bytes that are no frame give a ProtocolViolation in place of the frame, never another error.
-  LS3  Connections that do not speak the sockets' protocol are dropped by libzmq and counted here.
+  LS3  Connections that do not speak the sockets' protocol, or begin a part of a message that is
+       larger than any of ours, are dropped by libzmq; those that end are counted here.
   LS4  Where connections prove keys, a message under a name that its key may not have is read as one
        without a name, and counted.
 """
@@ -91,7 +92,7 @@ class Listener:
         self._security = security
         self._proves = security.proves
         self._false_names = 0
-        self._monitor = self.socket.get_monitor_socket(_FAILED_HANDSHAKE)
+        self._monitor = self.socket.get_monitor_socket(_FAILED_HANDSHAKE | zmq.EVENT_DISCONNECTED)
         self._descriptor = int(self.socket.getsockopt(zmq.FD))
         #: Whose message is being read, and whether more of it is there.
         self._identity = b""
@@ -150,8 +151,10 @@ class Listener:
     def count(self, counters: TransportCounters) -> None:
         """Bring the counts of what was refused here up to date (LS3, LS4)."""
         while self._monitor.poll(0):
-            self._monitor.recv_multipart()
-            counters.failed_handshakes += 1
+            if event_of(self._monitor) == zmq.EVENT_DISCONNECTED:
+                counters.ended_connections += 1
+            else:
+                counters.failed_handshakes += 1
         counters.refused_keys = self._security.refused
         counters.last_refused = self._security.last_refused
         counters.dropped_false_name = self._false_names

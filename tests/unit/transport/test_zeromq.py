@@ -275,6 +275,23 @@ def test_random_bytes_on_the_port_are_counted_and_disturb_nobody(zmq_cluster):
     cluster.live(0, 1, seconds=2)
 
 
+def test_a_message_longer_than_any_of_ours_ends_its_connection_and_is_counted(lone, raw_peer):
+    cluster, peer = lone()
+    dealer = open_link(cluster, peer)
+    stranger = raw_peer(slot="worker-3", incarnation=4)
+    flood = stranger.connect(cluster.endpoint, b"somebody")
+    flood.send_multipart([b"", bytes(BODY_BYTES_MAX + 1)])
+
+    def ended():
+        cluster.tick(0)
+        return cluster[0].counters.ended_connections >= 1
+
+    cluster.until(ended)
+    assert cluster[0].counters.dropped_unknown == 0
+    peer.say(dealer, FrameKind.PROGRESS, 1)
+    assert cluster.collect(0, 1)[0].sender == 1
+
+
 def test_a_second_connection_under_the_same_identity_is_mute(lone):
     cluster, peer = lone()
     dealer = open_link(cluster, peer)
