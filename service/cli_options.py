@@ -17,9 +17,9 @@ import typer
 
 from service.config import FILE_VARIABLE, Config, load_config
 from service.durations import microseconds_of
-from service.nexmark.queries import BUILT_IN, QueryTopics
+from service.nexmark.forms import Format, Topics
+from service.nexmark.query_topics import QUERIES, QueryTopics
 from service.nexmark.rules import PRESETS
-from service.nexmark.wire import Format, Topics
 
 
 class Output(StrEnum):
@@ -40,9 +40,7 @@ def example(line: str) -> str:
 
 def targets_like(incomplete: str) -> list[str]:
     """Built-in targets that begin so, for shells that complete words."""
-    return [
-        name for name in (f"nexmark:{each}" for each in BUILT_IN) if name.startswith(incomplete)
-    ]
+    return [name for name in (f"nexmark:{each}" for each in QUERIES) if name.startswith(incomplete)]
 
 
 Target = Annotated[

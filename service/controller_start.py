@@ -21,6 +21,8 @@ from service.dataflow.flow import Flow
 from service.dataflow.flow_shape import stateful_of
 from service.dataflow.row_vertices import delays_of
 from service.dataflow.vertices import SourceVertex
+from service.errors import UsageError
+from service.hashing import bin_bits_of
 from service.ingest.consumer import KafkaPartitions
 from service.migration.checkpoints import CheckpointSettings
 from service.migration.controller_events import ControllerSettings
@@ -33,6 +35,9 @@ from service.migration.records import (
     decode_status,
 )
 from service.slot_folder import newest_manifests
+
+#: Owners take up to 6 bytes each in JSON, a record of the log at most 1 MB.
+BINS_MAX = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,19 @@ class Past:
     def manifest(self) -> ManifestRecord | None:
         """The newest manifest, from which the job goes on."""
         return self.manifests[0] if self.manifests else None
+
+
+def check_bins(bins: int) -> None:
+    """Refuse a number of bins that cannot be, or whose owners do not fit a record of the log.
+
+    Raises:
+        UsageError: see there.
+    """
+    bin_bits_of(bins)
+    if bins > BINS_MAX:
+        raise UsageError(
+            f"--bins {bins}: at most {BINS_MAX}; the table of owners must fit one Kafka record"
+        )
 
 
 def find_past(bootstrap_servers: str, topics: AppTopics, timeout_s: float) -> Past:

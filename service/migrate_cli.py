@@ -23,19 +23,16 @@ from service.cli_options import AppName, Knobs, Output, Servers, example, with_k
 from service.errors import UsageError
 from service.migrate_bodies import body_of_file, body_of_target, target_named
 from service.migrate_view import show_answer, show_plan, watch_plan
-from service.migration.plan import default_batch
 from service.migration.plan_file import PlanFile, PlanForm, TimedWave, read_plan, text_of
 from service.migration.records import RequestState
 from service.migration.requests import LoadKind
-from service.migration.strategy import Strategy, waves_of
+from service.migration.strategy import Strategy, default_batch, waves_of
 from service.migration.target import TARGETS_KNOWN
 
 migrate = typer.Typer(
     help="Plan, start, watch and steer the moving of bins in a running job.",
     no_args_is_help=True,
 )
-#: Commands that stand beside `migrate` and not under it.
-shortcuts = typer.Typer()
 
 Target = Annotated[
     str,
@@ -194,7 +191,6 @@ def apply(
         _ask(talk, identity, body, output, detach=detach)
 
 
-@shortcuts.command(epilog=example("rescale --app bids --workers 2 --dry-run"))
 @with_knobs
 def rescale(
     bootstrap_servers: Servers,
@@ -218,7 +214,6 @@ def rescale(
         _ask(talk, identity, body, output, detach=detach)
 
 
-@shortcuts.command(epilog=example("rebalance --app bids --threshold 0.1 --by updates"))
 @with_knobs
 def rebalance(
     bootstrap_servers: Servers,

@@ -6,11 +6,14 @@ Flow: `megaphone worker --slot TEXT` -> [slot_of] -> ProcessOptions -> MemberPro
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import UsageError
 from service.ids import Role, Slot
+from service.sizes import bytes_of
 
 #: Values of --slot that are no number.
 ANY, ORDINAL = "any", "ordinal"
@@ -61,3 +64,31 @@ def slot_of(role: Role, text: str, host: str) -> Slot:
     if _NUMBER.fullmatch(text) is None:
         raise UsageError(f"--slot {text!r} is no slot; write a number, any or ordinal")
     return Slot(role, int(text))
+
+
+def told_slot(words: Sequence[str], host: str) -> str:
+    """What a command line says its process is, for the line of a failure and for fail points.
+
+    Args:
+        words: the program and its arguments, checked or not.
+        host: name of this machine.
+
+    Example:
+        >>> told_slot(["megaphone", "worker", "bids:flow", "--slot=3"], "a")
+        'worker-3'
+    """
+    role = words[1] if len(words) > 1 else "megaphone"
+    parts = [part for word in words for part in word.split("=", 1)]
+    if role in (Role.WORKER, Role.GATEWAY) and "--slot" in parts[:-1]:
+        with suppress(UsageError):
+            return str(slot_of(Role(role), parts[parts.index("--slot") + 1], host))
+    return role
+
+
+def state_memory_of(text: str) -> int | None:
+    """Bytes that `--state-memory` says; None if it says nothing.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    return bytes_of(text, "--state-memory") if text else None

@@ -15,7 +15,8 @@ from service.clock import SystemClock
 from service.dataflow.flow import Flow
 from service.errors import UsageError
 from service.ingest.registry import SchemaRegistry, open_registry
-from service.nexmark.queries import QueryTopics, built_in
+from service.nexmark.queries import built_in
+from service.nexmark.query_topics import QueryTopics
 
 _BUILT_IN_PREFIX = "nexmark:"
 

@@ -12,7 +12,7 @@ import typer
 
 from service.cli_options import Knobs, Output, Servers, Target, with_knobs, with_query
 from service.control_topics import Admin
-from service.nexmark.queries import QueryTopics
+from service.nexmark.query_topics import QueryTopics
 from service.preflight import require_kafka, topics_of
 from service.targets import load_flow
 

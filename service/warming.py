@@ -24,8 +24,10 @@ from service.ingest.decode import DecodeLimits
 from service.ingest.decoders import decoder_of
 from service.ingest.registry import FolderRegistry
 from service.nexmark.events import EventSource, NexmarkConfig
-from service.nexmark.queries import BUILT_IN, QueryTopics, built_in
-from service.nexmark.wire import Format, Topics, Wire
+from service.nexmark.forms import Format, Topics
+from service.nexmark.queries import BUILT_IN, built_in
+from service.nexmark.query_topics import QueryTopics
+from service.nexmark.wire import Wire
 from service.testing.cluster import Cluster
 
 #: Commands whose modules are imported, and with them the kernels of everything behind them.

@@ -23,7 +23,8 @@ from service.bench.topic import PARTITIONS, filled_topic
 from service.clock import Clock
 from service.config import Config
 from service.ingest.feed import PORTION_RECORDS
-from service.nexmark.queries import QueryTopics, auction_bids
+from service.nexmark.queries import auction_bids
+from service.nexmark.query_topics import QueryTopics
 
 #: What a gateway must reach of the bare rate.
 BOUND = 0.6

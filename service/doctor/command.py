@@ -39,7 +39,7 @@ from service.doctor.judging import Needs, judge_cluster
 from service.doctor.trial import try_a_record
 from service.errors import MegaphoneError
 from service.kafka_access import client_settings
-from service.nexmark.queries import QueryTopics
+from service.nexmark.query_topics import QueryTopics
 from service.status import read_status
 from service.targets import load_flow, registry_of
 

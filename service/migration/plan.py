@@ -19,15 +19,12 @@ from service.migration.loads import LoadBook
 from service.migration.rebalance import rebalance
 from service.migration.requests import (
     MOVES_MAX,
-    WAVE_BYTES_DEFAULT,
-    WAVES_DEFAULT,
-    WAVES_DEFAULT_MOST,
     Kind,
     LoadKind,
     Rejected,
     Request,
 )
-from service.migration.strategy import Moves, Strategy, waves_of
+from service.migration.strategy import Moves, default_batch, waves_of
 from service.migration.target import spread
 
 
@@ -108,23 +105,6 @@ def make_plan(
         lanes = tuple(busiest_bytes(waves, owners, loads.sizes))
     fixed = request.at is not None
     return Plan(request.id, waves, first_cut, after_us, lanes, request.precopy, fixed)
-
-
-def default_batch(
-    strategy: Strategy, target: Mapping[int, int], sizes: NDArray[np.int64] | None
-) -> int:
-    """Bins a wave, or a pair of workers, where the request does not say.
-
-    Args:
-        strategy: how waves are made.
-        target: bin -> worker.
-        sizes: bytes of each bin, as far as they are known.
-    """
-    if strategy is Strategy.OPTIMIZED:
-        return 1
-    nbytes = 0 if sizes is None else int(sizes[list(target)].sum())
-    waves = min(max(WAVES_DEFAULT, -(-nbytes // WAVE_BYTES_DEFAULT)), WAVES_DEFAULT_MOST)
-    return max(1, -(-len(target) // waves))
 
 
 def _target(

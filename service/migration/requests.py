@@ -32,12 +32,6 @@ RECORD_BYTES_MAX = 1 << 20
 ID_CHARS_MAX = 200
 #: 65,536 pairs fit one log record below RECORD_BYTES_MAX at 12 bytes a pair.
 MOVES_MAX = 1 << 16
-#: Waves of a batched plan whose request does not say how many bins a wave has: at least, and at
-#: most where bins are large.
-WAVES_DEFAULT = 16
-WAVES_DEFAULT_MOST = 1_024
-#: Bytes of such a wave: a few milliseconds of work, so that hardly anybody waits for it.
-WAVE_BYTES_DEFAULT = 2 << 20
 #: A wave may be put off by as much as the first cut.
 AFTER_US_MAX = 3_600_000_000
 #: A rebalance leaves a worker alone that has up to a tenth more than the mean.

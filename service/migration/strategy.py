@@ -29,6 +29,12 @@ from service.migration.matching import Pair, pair_waves
 Assignment = tuple[int, int]
 #: The moves of one cut.
 Moves = tuple[Assignment, ...]
+#: Waves of a batched plan whose request does not say how many bins a wave has: at least, and at
+#: most where bins are large.
+WAVES_DEFAULT = 16
+WAVES_DEFAULT_MOST = 1_024
+#: Bytes of such a wave: a few milliseconds of work, so that hardly anybody waits for it.
+WAVE_BYTES_DEFAULT = 2 << 20
 
 
 class Strategy(StrEnum):
@@ -138,3 +144,20 @@ def waves_of(
             return batched(owners, target, batch)
         case Strategy.OPTIMIZED:
             return optimized(owners, target, batch, sizes)
+
+
+def default_batch(
+    strategy: Strategy, target: Mapping[int, int], sizes: NDArray[np.int64] | None
+) -> int:
+    """Bins a wave, or a pair of workers, where the request does not say.
+
+    Args:
+        strategy: how waves are made.
+        target: bin -> worker.
+        sizes: bytes of each bin, as far as they are known.
+    """
+    if strategy is Strategy.OPTIMIZED:
+        return 1
+    nbytes = 0 if sizes is None else int(sizes[list(target)].sum())
+    waves = min(max(WAVES_DEFAULT, -(-nbytes // WAVE_BYTES_DEFAULT)), WAVES_DEFAULT_MOST)
+    return max(1, -(-len(target) // waves))

@@ -32,18 +32,9 @@ from service.errors import UsageError
 from service.nexmark import generator as kernels
 from service.nexmark import writing
 from service.nexmark.copying import BLOCK, copy_block
+from service.nexmark.forms import Format, Times, Topics
 from service.nexmark.texts import TEXT_FIELDS, TEXTS
-from service.nexmark.wire import (
-    FIELDS,
-    SCHEMA_IDS,
-    Format,
-    Times,
-    Topics,
-    Wire,
-    message_bytes_max,
-    plan_of,
-    schema_text,
-)
+from service.nexmark.wire import FIELDS, SCHEMA_IDS, Wire, message_bytes_max, plan_of, schema_text
 
 __all__ = [
     "BLOCK",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
@@ -28,17 +27,16 @@ from service.dataflow.vertices import KafkaSink, KafkaSource, Order
 from service.dataflow.window_values import given, sliding, tumbling
 from service.errors import UsageError
 from service.nexmark.decimals import thousandths_of
+from service.nexmark.forms import Topics
+from service.nexmark.query_topics import QueryTopics
 from service.nexmark.rules import (
-    PRESETS,
     Q1_THOUSANDTHS,
     Q2_MODULUS,
     Q3_CATEGORY,
     Q3_STATES,
     Q6_PRICES,
     RULES,
-    QueryWindows,
 )
-from service.nexmark.wire import Format, Topics, Wire
 
 #: Ids of the results' schemas in the shipped registry folder.
 SCHEMAS = {
@@ -54,53 +52,29 @@ _PRICE = itemgetter(2)
 _TIMES = ("date_time", "expires")
 
 
-@dataclass(frozen=True, slots=True)
-class QueryTopics:
-    """Where a built-in query reads and writes."""
+def _read(
+    topics: QueryTopics, flow: Flow, kind: str, fields: Sequence[str], *, timed: bool = False
+) -> Stream:
+    """Add a source of events of a type to a query's flow, `timed` with watermarks."""
+    tagged = topics.event_topics is Topics.TAGGED
+    source = KafkaSource(
+        [topics.of(kind)],
+        record="event" if tagged else kind,
+        fields=fields,
+        format=topics.format,
+        inside=kind if tagged else "",
+        times=[name for name in fields if name in _TIMES],
+    )
+    watermarks = Watermarks("date_time", topics.out_of_orderness) if timed else None
+    return flow.source(kind, source, watermarks=watermarks)
 
-    prefix: str = "nexmark"
-    output: str | None = None
-    event_topics: Topics = Topics.SEPARATE
-    format: Format = Format.AVRO
-    #: How much earlier than the latest event of its partition one may still be.
-    out_of_orderness: str = "5s"
-    windows: QueryWindows = PRESETS["default"]
 
-    def __post_init__(self) -> None:
-        # Refuses what nobody could tell apart.
-        Wire(format=self.format, topics=self.event_topics)
-
-    @property
-    def events(self) -> str:
-        """Topic of persons, auctions and bids together."""
-        return f"{self.prefix}-events"
-
-    def of(self, kind: str) -> str:
-        """Topic of the events of a type."""
-        if self.event_topics is Topics.SEPARATE:
-            return f"{self.prefix}-{kind}"
-        return self.events
-
-    def read(self, flow: Flow, kind: str, fields: Sequence[str], *, timed: bool = False) -> Stream:
-        """Add a source of events of a type to a query's flow, `timed` with watermarks."""
-        tagged = self.event_topics is Topics.TAGGED
-        source = KafkaSource(
-            [self.of(kind)],
-            record="event" if tagged else kind,
-            fields=fields,
-            format=self.format,
-            inside=kind if tagged else "",
-            times=[name for name in fields if name in _TIMES],
-        )
-        watermarks = Watermarks("date_time", self.out_of_orderness) if timed else None
-        return flow.source(kind, source, watermarks=watermarks)
-
-    def write(self, stream: Stream, key: str) -> Flow:
-        """End a query's flow in a topic, its records keyed by a column."""
-        name = stream.flow.name
-        topic = self.output or f"{self.prefix}-{name.replace('_', '-')}"
-        sink = KafkaSink(topic, key=key, schema=SCHEMAS[name], format=self.format)
-        return stream.sink("out", sink)
+def _write(topics: QueryTopics, stream: Stream, key: str) -> Flow:
+    """End a query's flow in a topic, its records keyed by a column."""
+    name = stream.flow.name
+    topic = topics.output or f"{topics.prefix}-{name.replace('_', '-')}"
+    sink = KafkaSink(topic, key=key, schema=SCHEMAS[name], format=topics.format)
+    return stream.sink("out", sink)
 
 
 def auction_bids(topics: QueryTopics) -> Flow:
@@ -122,19 +96,19 @@ def auction_bids(topics: QueryTopics) -> Flow:
             oldest=oldest("date_time"),
         )
     )
-    return topics.write(stats, "auction")
+    return _write(topics, stats, "auction")
 
 
 def q0(topics: QueryTopics) -> Flow:
     """Bids unchanged: what the way through costs."""
-    bids = topics.read(Flow("q0"), "bid", RULES["q0"].columns)
-    return topics.write(bids, "auction")
+    bids = _read(topics, Flow("q0"), "bid", RULES["q0"].columns)
+    return _write(topics, bids, "auction")
 
 
 def q1(topics: QueryTopics) -> Flow:
     """Bids with prices in euros, x 0.908, as decimal text with three decimals: a map."""
-    bids = topics.read(Flow("q1"), "bid", RULES["q1"].columns)
-    return topics.write(bids.map_batches("euros", _in_euros, bids.columns), "auction")
+    bids = _read(topics, Flow("q1"), "bid", RULES["q1"].columns)
+    return _write(topics, bids.map_batches("euros", _in_euros, bids.columns), "auction")
 
 
 def _in_euros(bids: pa.RecordBatch) -> pa.RecordBatch:
@@ -144,8 +118,8 @@ def _in_euros(bids: pa.RecordBatch) -> pa.RecordBatch:
 
 def q2(topics: QueryTopics) -> Flow:
     """Auction and price of bids on auctions that 123 divides: a filter."""
-    bids = topics.read(Flow("q2"), "bid", RULES["q2"].columns)
-    return topics.write(bids.filter("chosen", _divided), "auction")
+    bids = _read(topics, Flow("q2"), "bid", RULES["q2"].columns)
+    return _write(topics, bids.filter("chosen", _divided), "auction")
 
 
 def _divided(bids: pa.RecordBatch) -> NDArray[np.bool_]:
@@ -162,8 +136,8 @@ def q3(topics: QueryTopics) -> Flow:
     kept, for ever.
     """
     flow = Flow("q3")
-    auctions = topics.read(flow, "auction", ["id", "seller", "category"])
-    persons = topics.read(flow, "person", ["id", "name", "city", "state"])
+    auctions = _read(topics, flow, "auction", ["id", "seller", "category"])
+    persons = _read(topics, flow, "person", ["id", "name", "city", "state"])
     chosen = auctions.filter("category", pc.field("category") == Q3_CATEGORY)
     local = persons.filter("states", pc.field("state").isin(Q3_STATES))
     pairs = (
@@ -171,14 +145,14 @@ def q3(topics: QueryTopics) -> Flow:
         .key_by("seller")
         .join("sellers", local.key_by("id"))
     )
-    return topics.write(pairs.select("columns", *RULES["q3"].columns), "id")
+    return _write(topics, pairs.select("columns", *RULES["q3"].columns), "id")
 
 
 def _winning(flow: Flow, topics: QueryTopics, *columns: str) -> Stream:
     """The winning price of each auction, when the watermark passes its `expires`."""
     fields = ["id", "reserve", "date_time", "expires", *columns]
-    auctions = topics.read(flow, "auction", fields, timed=True)
-    bids = topics.read(flow, "bid", ["auction", "price", "date_time"], timed=True)
+    auctions = _read(topics, flow, "auction", fields, timed=True)
+    bids = _read(topics, flow, "bid", ["auction", "price", "date_time"], timed=True)
     return auctions.key_by("id").best_within(
         "winning", bids.key_by("auction"), until="expires", by="price", at_least="reserve"
     )
@@ -192,7 +166,7 @@ def q4(topics: QueryTopics) -> Flow:
     """
     winning = _winning(Flow("q4"), topics, "category")
     means = winning.key_by("category").aggregate("means", avg=mean("price"))
-    return topics.write(means, "category")
+    return _write(topics, means, "category")
 
 
 def q5(topics: QueryTopics) -> Flow:
@@ -201,11 +175,11 @@ def q5(topics: QueryTopics) -> Flow:
     Bids are counted by auction, wherever that is; the counts of a window meet in one place.
     """
     size, slide = topics.windows.q5_size_ms, topics.windows.q5_slide_ms
-    bids = topics.read(Flow("q5"), "bid", ["auction", "date_time"], timed=True)
+    bids = _read(topics, Flow("q5"), "bid", ["auction", "date_time"], timed=True)
     windows = bids.key_by("auction").window(sliding(f"{size}ms", every=f"{slide}ms"))
     counts = windows.aggregate("counts", num=count())
     hottest = counts.window(given()).top("hottest", by="num", n=1, ties=True)
-    return topics.write(hottest.select("columns", *RULES["q5"].columns), "auction")
+    return _write(topics, hottest.select("columns", *RULES["q5"].columns), "auction")
 
 
 def q6(topics: QueryTopics) -> Flow:
@@ -222,7 +196,7 @@ def q6(topics: QueryTopics) -> Flow:
         schema={"avg": pa.float64()},
         order=Order.ORDERED,
     )
-    return topics.write(means, "seller")
+    return _write(topics, means, "seller")
 
 
 def _with_one_more(
@@ -237,20 +211,20 @@ def _with_one_more(
 def q7(topics: QueryTopics) -> Flow:
     """The bids with the highest price of each window, all of them if several have it."""
     fields = RULES["q1"].columns
-    bids = topics.read(Flow("q7"), "bid", fields, timed=True)
+    bids = _read(topics, Flow("q7"), "bid", fields, timed=True)
     windows = bids.window(tumbling(f"{topics.windows.q7_size_ms}ms"))
     highest_bids = windows.top("highest", by="price", n=1, ties=True)
-    return topics.write(highest_bids.select("columns", *RULES["q7"].columns), "auction")
+    return _write(topics, highest_bids.select("columns", *RULES["q7"].columns), "auction")
 
 
 def q8(topics: QueryTopics) -> Flow:
     """Who registered and opened an auction in the same window: each registration once."""
     flow, window = Flow("q8"), tumbling(f"{topics.windows.q8_size_ms}ms")
-    persons = topics.read(flow, "person", ["id", "name", "date_time"], timed=True)
-    auctions = topics.read(flow, "auction", ["seller", "date_time"], timed=True)
+    persons = _read(topics, flow, "person", ["id", "name", "date_time"], timed=True)
+    auctions = _read(topics, flow, "auction", ["seller", "date_time"], timed=True)
     opened = auctions.key_by("seller").window(window)
     sellers = persons.key_by("id").window(window).join("sellers", opened, how="semi")
-    return topics.write(sellers.select("columns", *RULES["q8"].columns), "id")
+    return _write(topics, sellers.select("columns", *RULES["q8"].columns), "id")
 
 
 BUILT_IN: dict[str, Callable[[QueryTopics], Flow]] = {

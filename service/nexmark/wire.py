@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib import resources
 
 import numpy as np
@@ -30,6 +29,7 @@ import numpy as np
 from service.errors import UsageError
 from service.nexmark import writing
 from service.nexmark.copying import BLOCK
+from service.nexmark.forms import Format, Times, Topics, check_told_apart
 from service.nexmark.texts import TEXT_FIELDS, TEXTS
 
 #: Of the shipped registry folder.
@@ -61,28 +61,6 @@ _ISO_MS = (-62_135_596_800_000, 253_402_300_799_999 - (1 << 31))
 _Step = tuple[bytes, int, int]
 
 
-class Format(StrEnum):
-    """How a record is written."""
-
-    AVRO = "avro"
-    JSON = "json"
-
-
-class Times(StrEnum):
-    """How `date_time` and `expires` are written."""
-
-    MS = "ms"
-    ISO = "iso"
-
-
-class Topics(StrEnum):
-    """Which records share a topic."""
-
-    COMBINED = "combined"
-    SEPARATE = "separate"
-    TAGGED = "tagged"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
     """One form of the stream.
@@ -97,10 +75,7 @@ class Wire:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read back."""
-        if self.format is Format.JSON and self.topics is Topics.COMBINED:
-            raise UsageError(
-                "JSON records in one topic do not say what they are; use topics tagged or separate"
-            )
+        check_told_apart(self.format, self.topics)
 
     def topic_names(self, prefix: str) -> tuple[str, ...]:
         """Names of the topics, in the order in which `topic_of_kind` counts."""

@@ -18,9 +18,10 @@ from confluent_kafka import Producer
 from loadgen.broker import ensure_topic
 from service.bench.nexmark.oracle import Recorded, differences, expected
 from service.nexmark.events import EventSource, NexmarkConfig
+from service.nexmark.forms import Format, Times, Topics
 from service.nexmark.queries import SCHEMAS
 from service.nexmark.rules import RULES
-from service.nexmark.wire import Format, Times, Topics, Wire
+from service.nexmark.wire import Wire
 from tests.integration.job import ROOT, Job, read_topic
 
 FIRST_MS = 1_790_000_000_000

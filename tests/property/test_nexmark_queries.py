@@ -19,7 +19,8 @@ from service.bench.nexmark.oracle import differences, expected
 from service.dataflow.flow_shape import stateful_of
 from service.dataflow.vertices import SourceVertex, TimedVertex
 from service.nexmark import queries
-from service.nexmark.queries import BUILT_IN, QueryTopics
+from service.nexmark.queries import BUILT_IN
+from service.nexmark.query_topics import QueryTopics
 from service.nexmark.rules import RULES
 from tests.fakes.nexmark import TYPES, streams, tables_of
 

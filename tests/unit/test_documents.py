@@ -38,6 +38,8 @@ from service.migration.lowering import Edges, lower
 from service.migration.records import StatusRecord
 from service.migration.requests import Request, parse
 from service.migration.routing_table import RoutingTable
+from service.nexmark.query_topics import QueryTopics
+from service.targets import load_flow
 from tests.fakes.command_lines import VARIABLES, leaves, lines_of, parsed
 
 ROOT = Path(__file__).parents[2]
@@ -339,7 +341,7 @@ def test_the_flow_of_the_readme_can_be_built() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_can_be_built_and_its_results_fit_their_schema(name: str) -> None:
-    flow = service_cli.load_flow(f"examples.{name}:flow", service_cli.QueryTopics())
+    flow = load_flow(f"examples.{name}:flow", QueryTopics())
     flow.check()
     build(flow)
 

@@ -27,9 +27,9 @@ from service.bench.stall import StallProbe
 from service.broker.lookup import VARIABLE, find_broker
 from service.errors import UsageError
 from service.migration.strategy import Strategy
+from service.nexmark.forms import Format
 from service.nexmark.queries import BUILT_IN
 from service.nexmark.rules import RULES
-from service.nexmark.wire import Format
 
 
 class EventOrder(StrEnum):

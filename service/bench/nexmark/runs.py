@@ -24,7 +24,8 @@ from service.bench.one_core import one_core
 from service.bench.peers import Peer
 from service.dataflow.flow import Flow
 from service.dataflow.flow_shape import stateful_of
-from service.nexmark.queries import BUILT_IN, QueryTopics
+from service.nexmark.queries import BUILT_IN
+from service.nexmark.query_topics import QueryTopics
 from service.nexmark.rules import RULES
 
 #: Events a second that every query must reach in memory, and the three without state.

@@ -34,9 +34,10 @@ from service.bench.nexmark.stream import Drawn, StreamOptions, drawn
 from service.bench.nexmark.topics import Place, publish
 from service.clock import SystemClock
 from service.dataflow.flow_shape import stateful_of
-from service.nexmark.queries import BUILT_IN, QueryTopics
+from service.nexmark.forms import Format
+from service.nexmark.queries import BUILT_IN
+from service.nexmark.query_topics import QueryTopics
 from service.nexmark.rules import RULES
-from service.nexmark.wire import Format
 
 Say = Callable[[str], None]
 

@@ -35,9 +35,10 @@ from service.errors import BrokerError, MegaphoneError
 from service.ingest.records import raw_records
 from service.ingest.registry import FolderRegistry
 from service.nexmark.events import EventSource, NexmarkConfig
+from service.nexmark.forms import Format, Topics
 from service.nexmark.queries import SCHEMAS
 from service.nexmark.rules import RULES
-from service.nexmark.wire import SCHEMA_IDS, Format, Topics, Wire
+from service.nexmark.wire import SCHEMA_IDS, Wire
 
 PARTITIONS = 4
 KINDS = ("person", "auction", "bid")

@@ -8,7 +8,8 @@ import pytest
 
 from service.bench.gateway import Gateway
 from service.ingest.source import ReadRows
-from service.nexmark.queries import QueryTopics, auction_bids
+from service.nexmark.queries import auction_bids
+from service.nexmark.query_topics import QueryTopics
 
 _COLUMNS = pa.schema([(name, pa.int64()) for name in ("auction", "price", "date_time")])
 _NOW_US = 1_700_000_000_000_000

@@ -29,7 +29,7 @@ from service.bench.nexmark.through import (
 )
 from service.errors import UsageError
 from service.migration.records import RequestState, StatusRecord
-from service.nexmark.wire import Format
+from service.nexmark.forms import Format
 from tests.tidy.source import ROOT
 
 CONTRACT = json.loads((ROOT / "docs/contracts/bench.schema.json").read_text(encoding="utf-8"))

@@ -12,7 +12,8 @@ import pytest
 from service import warming
 from service.ingest.registry import FolderRegistry
 from service.nexmark import queries
-from service.nexmark.queries import QueryTopics, built_in
+from service.nexmark.queries import built_in
+from service.nexmark.query_topics import QueryTopics
 
 SCHEMAS = FolderRegistry(Path(queries.__file__).parent / "schemas")
 

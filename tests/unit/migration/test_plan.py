@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from service.migration.loads import LoadBook, load_report
-from service.migration.plan import Plan, default_batch, make_plan
+from service.migration.plan import Plan, make_plan
 from service.migration.requests import MOVES_MAX, Kind, LoadKind, Rejected, Request
-from service.migration.strategy import Strategy
+from service.migration.strategy import Strategy, default_batch
 
 OWNERS = np.array([0, 0, 1, 1], dtype=np.int32)
 

@@ -9,9 +9,10 @@ import pytest
 
 from service.dataflow.vertices import SinkVertex, SourceVertex
 from service.errors import UsageError
-from service.nexmark.queries import BUILT_IN, QueryTopics, built_in
+from service.nexmark.forms import Format, Topics
+from service.nexmark.queries import BUILT_IN, built_in
+from service.nexmark.query_topics import QueryTopics
 from service.nexmark.rules import RULES
-from service.nexmark.wire import Format, Topics
 
 
 @pytest.mark.parametrize("name", sorted(set(BUILT_IN) & set(RULES)))

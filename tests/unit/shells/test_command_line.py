@@ -7,10 +7,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import _slot_of, app, load_flow
+from service.cli import app
 from service.errors import UsageError
-from service.nexmark.queries import QueryTopics
+from service.nexmark.query_topics import QueryTopics
 from service.preflight import topics_of
+from service.process_options import told_slot
+from service.targets import load_flow
 
 TOPICS = QueryTopics("p", None)
 BASE = ["--bootstrap-servers", "127.0.0.1:1", "--app", "a"]
@@ -67,7 +69,8 @@ def test_a_target_that_is_no_flow_is_a_usage_error(target, said):
 
 def test_a_flow_or_a_function_that_makes_one_is_a_target(tmp_path, monkeypatch):
     (tmp_path / "my_flows.py").write_text(
-        "from service.nexmark.queries import QueryTopics, auction_bids\n"
+        "from service.nexmark.queries import auction_bids\n"
+        "from service.nexmark.query_topics import QueryTopics\n"
         "flow = auction_bids(QueryTopics('mine'))\n"
         "def make():\n    return flow\n"
     )
@@ -108,4 +111,4 @@ def test_every_command_explains_itself_and_each_of_its_options():
     ],
 )
 def test_a_failure_is_told_by_who_the_command_line_says_failed(arguments, said):
-    assert _slot_of(["megaphone", *arguments]) == said
+    assert told_slot(["megaphone", *arguments], "host") == said
