@@ -15,7 +15,7 @@ STAMP := $(VENV)/.stamp
 ARGS ?=
 # Processes that run tests; ARGS="-n 0" runs them in one, as a debugger needs it.
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --durations=40 --durations-min=5
 BENCH ?= ingest
 PACKAGES := service loadgen megaphone demo dashboards
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras \
