@@ -6,6 +6,7 @@ damage (tests/unit/avro and tests/property damage records at every byte).
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from collections import Counter
@@ -24,6 +25,10 @@ BID = fastavro.parse_schema(json.loads(schema_text("bid")))
 PERSON = fastavro.parse_schema(json.loads(schema_text("person")))
 HEADER = b"\x00\x00\x00\x00\x03"
 LARGE = 4_000
+#: Bytes of a record that is nearly nothing when it is packed.
+BOMB = 128 << 20
+#: `max.message.bytes` of Kafka's default, which is about packed sizes.
+BROKERS_LIMIT = 1_048_588
 
 
 def encoded(schema, record):
@@ -167,6 +172,30 @@ def test_bad_records_cost_only_themselves_and_are_kept(
     (unreadable,) = (each for each in verdict.findings if each.name == "readable")
     assert unreadable.violations == len(letters)
     assert verdict.bids == verdict.bids_counted == len(records) - len(letters) - 10
+
+
+def test_a_compressed_bomb_costs_only_itself(
+    bootstrap_servers, app_name, names, schemas, tmp_path
+):
+    """A batch the broker takes for its packed size, and whose record has a thousand times that."""
+    bomb = HEADER + bytes(BOMB)
+    assert len(gzip.compress(bomb)) < BROKERS_LIMIT < len(bomb)
+    packing = {"compression.type": "gzip", "message.max.bytes": 2 * BOMB}
+    producer = Producer({"bootstrap.servers": bootstrap_servers, **packing})
+    for value in (HEADER + bid(1), bomb, HEADER + bid(2)):
+        producer.produce(names[0], value, partition=0)
+        assert producer.flush(30) == 0  # each is a batch of its own
+    arguments = [*query(names, schemas), "--until-end"]
+    with Job(bootstrap_servers, app_name, tmp_path / "state", arguments=arguments) as job:
+        job.finish(0)
+    (letter,) = read_topic(bootstrap_servers, f"{names[0]}.dlq")
+    headers = dict(letter.headers())
+    assert headers["error"].decode().startswith("too_large: ")
+    assert place_of(letter) == (names[0], 0, 1)
+    assert bomb.startswith(letter.value())
+    assert "cut" in headers
+    results = read_topic(bootstrap_servers, names[1])
+    assert len(results) == 2
 
 
 def place_of(letter):
