@@ -174,9 +174,7 @@ def test_bad_records_cost_only_themselves_and_are_kept(
     assert verdict.bids == verdict.bids_counted == len(records) - len(letters) - 10
 
 
-def test_a_compressed_bomb_costs_only_itself(
-    bootstrap_servers, app_name, names, schemas, tmp_path
-):
+def test_a_compressed_bomb_costs_only_itself(bootstrap_servers, app_name, names, schemas, tmp_path):
     """A batch the broker takes for its packed size, and whose record has a thousand times that."""
     bomb = HEADER + bytes(BOMB)
     assert len(gzip.compress(bomb)) < BROKERS_LIMIT < len(bomb)
