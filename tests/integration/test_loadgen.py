@@ -193,6 +193,24 @@ def test_both_clients_read_committed_values_only(broker, topic):
         assert sorted(found) == expected
 
 
+def test_both_clients_read_what_was_stored_before_they_were_told_to_end(broker, topic):
+    offsets = dict.fromkeys(range(PARTITIONS), 0)
+    for count, client in enumerate(
+        (
+            KafkaConsumer(broker.bootstrap_servers, topic, offsets),
+            DirectConsumer(broker.bootstrap_servers, topic, offsets, SystemClock()),
+        ),
+        start=1,
+    ):
+        client.fetch(0)  # the answer to this one may know nothing of what follows
+        send_result(broker, topic, 17)
+        found = 0
+        while client.behind():
+            found += len(client.fetch(0))
+        client.close()
+        assert found == count
+
+
 def test_a_long_stream_keeps_its_order_over_many_unanswered_requests(broker, topic):
     config = NexmarkConfig(seed=1)
     producer = DirectProducer(broker.bootstrap_servers, (topic,), PARTITIONS, SystemClock())

@@ -19,8 +19,8 @@ SUBSYSTEMS = {
     "process", "links",
 }  # fmt: skip
 UNITS = {
-    "attempts", "batches", "bins", "bytes", "frames", "handshakes", "info", "lookups", "plans",
-    "records", "requests", "rows", "seconds", "sources",
+    "attempts", "batches", "bins", "bytes", "connections", "frames", "handshakes", "info",
+    "lookups", "plans", "records", "requests", "rows", "seconds", "sources",
 }  # fmt: skip
 LABELS = {"class", "operator", "part", "python", "reason", "result", "state", "version"}
 
