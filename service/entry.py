@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from socket import gethostname
 
 from service.allocator import keep_freed_memory
+from service.completion import VARIABLE
 from service.errors import MegaphoneError
 from service.log import Log
 from service.process_options import told_slot
@@ -44,7 +45,6 @@ def asked(words: Sequence[str], environment: Mapping[str, str]) -> Sequence[str]
         words: the program and its arguments.
         environment: a shell that completes a line says there what was typed of it.
     """
-    for name in _COMPLETED:
-        if name in environment:
-            words = environment[name].split()
+    if VARIABLE in environment:
+        words = next((environment[name].split() for name in _COMPLETED if name in environment), [])
     return words[1:2] if words[1:2] and words[1] in VERBS else tuple(VERBS)

@@ -7,6 +7,7 @@ same records, those too old for their topic without their time (service.dead_let
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import TimeoutError as NoAnswer
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -31,7 +32,12 @@ class Retention:
         Raises:
             BrokerError: Kafka does not say what a topic is like.
         """
-        return [kept(each, self._of(to or each.letter.origin.topic), now_ms) for each in records]
+        return [
+            each
+            if each.timestamp_ms is None
+            else kept(each, self._of(to or each.letter.origin.topic), now_ms)
+            for each in records
+        ]
 
     def _of(self, topic: str) -> int | None:
         """Milliseconds that a topic keeps a record; None if its age does not matter."""
@@ -39,6 +45,11 @@ class Retention:
             asked = ConfigResource(ConfigResource.Type.TOPIC, topic)
             try:
                 told = self._client.describe_configs([asked])[asked].result(self._timeout_s)
+            except NoAnswer as error:
+                raise BrokerError(
+                    f"topic {topic!r}: Kafka did not say in {self._timeout_s:g} s how long it "
+                    "keeps records; a broker away?"
+                ) from error
             except KafkaException as error:
                 raise BrokerError(
                     f"topic {topic!r}: how long it keeps records is not to be learned: "

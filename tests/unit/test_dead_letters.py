@@ -18,6 +18,8 @@ from service.dead_letters import (
     letters_topic,
     remade,
 )
+from service.errors import BrokerError
+from service.retention import Retention
 
 PLACE = Place("bids.dlq", 0, 17)
 ORIGIN = Place("bids", 3, 40)
@@ -121,3 +123,16 @@ def test_a_record_without_a_time_stays_without() -> None:
     record = remade(letter(b"k", b"v"), None)
     assert record is not None
     assert kept(record, 1, 10**12) == record
+    assert silent().fitted([record], None, 10**12) == [record]  # nobody is asked
+
+
+def test_a_broker_that_does_not_say_how_long_it_keeps_records_is_an_error() -> None:
+    record = remade(letter(b"k", b"v"), Original(b"k", b"v", [], 1))
+    assert record is not None
+    with pytest.raises(BrokerError, match="topic 'bids': Kafka did not say in 0.2 s"):
+        silent().fitted([record], None, 10**12)
+
+
+def silent() -> Retention:
+    """Asks where nobody listens."""
+    return Retention({"bootstrap.servers": "127.0.0.1:1"}, 0.2)

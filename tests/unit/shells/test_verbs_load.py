@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from service.completion import VARIABLE
 from service.entry import asked
 from service.verbs import VERBS
 
@@ -20,6 +21,8 @@ QUICK = (
 )  # fmt: skip
 #: What takes most of a second to load, or brings what does.
 SLOW = ("numba", "pyarrow", "rocksdict", "service.dataflow.flow")
+#: A shell that completes a line.
+ASKED = {VARIABLE: "complete_bash"}
 LOAD = """
 import sys
 from service import entry
@@ -48,8 +51,10 @@ def test_verbs_that_move_no_rows_load_no_kernel():
         (["megaphone", "--help"], {}, [*VERBS]),
         (["megaphone"], {}, [*VERBS]),
         (["megaphone", "statsu"], {}, [*VERBS]),
-        (["megaphone"], {"COMP_WORDS": "megaphone status --a"}, ["status"]),
-        (["megaphone"], {"_TYPER_COMPLETE_ARGS": "megaphone sta"}, [*VERBS]),
+        (["megaphone"], {**ASKED, "COMP_WORDS": "megaphone status --a"}, ["status"]),
+        (["megaphone"], {**ASKED, "_TYPER_COMPLETE_ARGS": "megaphone sta"}, [*VERBS]),
+        # Left over from something else that was completed.
+        (["megaphone", "run"], {"COMP_WORDS": "megaphone status --a"}, ["run"]),
     ],
 )
 def test_the_verb_that_is_named_is_the_one_that_is_loaded(words, environment, verbs):
