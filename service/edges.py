@@ -234,7 +234,7 @@ class KafkaEdges:
     @property
     def unstored(self) -> int:
         """Records given to the producer that Kafka has not acknowledged (ED2)."""
-        return len(self.producer.client)
+        return self.producer.unstored
 
     def check_stored(self) -> None:
         """Notice dead letters that were lost.

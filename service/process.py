@@ -56,7 +56,7 @@ from service.telling import Teller
 
 _US = 1_000
 _LOG_EVERY_NS = 20_000_000
-#: Between looks for receipts while a cut's gate waits for them.
+#: Between looks for receipts while a cut's gate, or rows behind others, wait for them.
 _RECEIPT_WAIT_S = 0.002
 #: At other times only the sinks' frontiers wait, and each look costs a progress batch.
 _RECEIPTS_EVERY_NS = 10_000_000
@@ -218,7 +218,8 @@ class MemberProcess:
         member = self._require_member()
         if member.has_work:
             return 0.0
-        most = _RECEIPT_WAIT_S if member.awaits_cut else _IDLE_WAIT_S
+        soon = member.awaits_cut or self._edges.producer.waiting
+        most = _RECEIPT_WAIT_S if soon else _IDLE_WAIT_S
         return min(max(left, 0.0), most)
 
     def _rest(self) -> None:
@@ -334,7 +335,7 @@ class MemberProcess:
             wait_ns = self._tick_ns if busy or self._shares_thread else self._idle_tick_ns
             self._next_read = now if full else now + wait_ns
             self._record_came = False
-        if now >= self._next_receipts or member.awaits_cut:
+        if now >= self._next_receipts or member.awaits_cut or self._edges.producer.waiting:
             self._edges.producer.poll()
             self._next_receipts = now + _RECEIPTS_EVERY_NS
         member.step()

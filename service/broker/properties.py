@@ -26,6 +26,9 @@ JVM_FLAGS = (
     *HEAP,
     "-XX:+UseParallelGC",
     "-XX:ParallelGCThreads=2",
+    # Its statistics in a mapped file of the temporary folder: a pause of everything may wait for a
+    # disk to write it.
+    "-XX:+PerfDisableSharedMem",
     "-Djava.awt.headless=true",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 )

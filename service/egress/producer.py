@@ -1,6 +1,6 @@
 """The Kafka producer behind a process's sinks.
 
-Flow: SinkOperator -> [KafkaSink] -> encode kernel -> confluent_kafka.Producer -> Kafka.
+Flow: SinkOperator -> [KafkaSinkWriter] -> encode kernel -> lanes -> confluent_kafka.Producer.
 
 Rows are encoded by a kernel and handed over with `map`, so that nothing is interpreted per row. The
 client's `produce_batch` carries no headers (2.16), so rows that need them go through `produce`.
@@ -13,6 +13,8 @@ Invariants
       vanishes and the rows behind it succeed (tests/integration/test_producer.py).
   P3  The client's queue has room for a whole batch beyond the mark at which sinks stop.
   P4  Receipts cost one callback a partition and batch; none is given per row.
+  P5  Rows that the client should not have yet wait in their partition's lane (lanes.py); `poll`
+      lets them go as receipts come.
 Source: librdkafka INTRODUCTION.md (gapless guarantee); measured: 2.1-2.5 us a row with headers, and
 another 0.5 us if each row had a callback, however cheap.
 """
@@ -20,8 +22,10 @@ another 0.5 us if each row had a callback, however cheap.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from itertools import repeat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise, repeat
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +36,7 @@ from numpy.typing import NDArray
 
 from service.dataflow.operators import columns_of
 from service.egress.encoders import RowEncoder
+from service.egress.lanes import Lane
 from service.errors import BrokerError, BrokerUnavailable, DataError, GraphError, UsageError
 from service.hashing import KEYS, bins_of
 from service.ids import Slot
@@ -44,18 +49,14 @@ _QUEUE_KB = 1 << 20
 
 
 @njit(
-    types.void(KEYS, types.Array(types.int32, 1, "C"), types.Array(types.int64, 1, "C")),
+    types.void(KEYS, types.Array(types.int32, 1, "C"), types.uint32),
     cache=True,
     nogil=True,
 )
 def _murmur2_partitions(
-    keys: NDArray[np.int64], out: NDArray[np.int32], last: NDArray[np.int64]
+    keys: NDArray[np.int64], out: NDArray[np.int32], partitions: np.uint32
 ) -> None:
-    """Partition of 8-byte big-endian keys, as Kafka's default partitioner computes it.
-
-    `last` gets the last row of each partition, so its length is the number of partitions.
-    """
-    partitions = np.uint32(last.shape[0])
+    """Partition of 8-byte big-endian keys, as Kafka's default partitioner computes it."""
     multiplier = np.uint32(0x5BD1E995)
     for row in range(keys.shape[0]):
         value = np.uint64(keys[row])
@@ -77,21 +78,56 @@ def _murmur2_partitions(
         hashed = np.uint32(hashed * multiplier)
         hashed ^= hashed >> np.uint32(15)
         out[row] = np.int32((hashed & np.uint32(0x7FFFFFFF)) % partitions)
-        last[out[row]] = row
 
 
-def partitions_of(
-    keys: NDArray[np.int64], partitions: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Where each key goes, equal to Kafka's default for its 8 big-endian bytes.
+_OnDelivery = Callable[[KafkaError | None, Message], None]
 
-    Returns:
-        Partition of each key, and the last row of each partition (-1: it has none).
-    """
+
+def partitions_of(keys: NDArray[np.int64], partitions: int) -> NDArray[np.int32]:
+    """The partition of each key, equal to Kafka's default for its 8 big-endian bytes."""
     out = np.empty(keys.shape[0], dtype=np.int32)
-    last = np.full(partitions, -1, dtype=np.int64)
-    _murmur2_partitions(keys, out, last)
-    return out, last
+    _murmur2_partitions(keys, out, np.uint32(partitions))
+    return out
+
+
+class _Receipt:
+    """Counts the partitions of one batch that are stored."""
+
+    __slots__ = ("_acknowledged", "_left")
+
+    def __init__(self, partitions: int, acknowledged: Callable[[], None]) -> None:
+        self._left = partitions
+        self._acknowledged = acknowledged
+
+    def __call__(self, error: KafkaError | None, _message: Message) -> None:
+        """Note one delivery report; a failed one is fatal to the client, which `poll` raises."""
+        if error is None:
+            self._left -= 1
+            if self._left == 0:
+                self._acknowledged()
+
+
+def _both(
+    receipt: _Receipt, stored: Callable[[], None], error: KafkaError | None, message: Message
+) -> None:
+    """The delivery report of a hand-over's last row."""
+    if error is None:
+        stored()
+    receipt(error, message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of one batch for one partition, as the client takes them."""
+
+    values: list[bytes]
+    keys: list[bytes]
+    headers: list[list[tuple[str, bytes]]]
+    receipt: _Receipt
+
+    @property
+    def rows(self) -> int:
+        return len(self.values)
 
 
 class KafkaProducer:
@@ -101,6 +137,9 @@ class KafkaProducer:
         """Connect lazily; `linger_ms` trades latency for fewer requests."""
         self._bootstrap = bootstrap_servers
         self._failure: KafkaError | None = None
+        self._lanes: dict[tuple[str, int], Lane[_Part]] = {}
+        #: Rows that wait in lanes for a receipt of others.
+        self.waiting = 0
         self.client = Client(
             {
                 **client_settings(bootstrap_servers),
@@ -132,9 +171,48 @@ class KafkaProducer:
             raise UsageError(f"output topic {topic!r} does not exist; create it first")
         return len(metadata.partitions)
 
+    @property
+    def unstored(self) -> int:
+        """Records given to this producer that Kafka has not acknowledged."""
+        return len(self.client) + self.waiting
+
     def has_room(self) -> bool:
         """Whether sinks may submit another batch."""
-        return len(self.client) < _ROOM_ROWS
+        return self.unstored < _ROOM_ROWS
+
+    def send(self, topic: str, partition: int, part: _Part) -> None:
+        """Send rows behind those of the same partition that went or wait before them (P5)."""
+        lane = self._lanes.get((topic, partition))
+        if lane is None:
+            hand_over = partial(self._hand_over, topic, partition)
+            lane = self._lanes[topic, partition] = Lane(hand_over)
+        self.waiting += part.rows
+        lane.put(part)
+
+    def _hand_over(
+        self, topic: str, partition: int, parts: Sequence[_Part], stored: Callable[[], None]
+    ) -> None:
+        for part in parts:
+            self.waiting -= part.rows
+            callbacks: list[_OnDelivery | None] = [None] * part.rows
+            callbacks[-1] = part.receipt
+            if part is parts[-1]:
+                callbacks[-1] = partial(_both, part.receipt, stored)
+            deque(
+                map(
+                    self.client.produce,
+                    repeat(topic),
+                    part.values,
+                    part.keys,
+                    repeat(partition),
+                    # By position the fifth argument is the callback; `on_delivery` is its alias.
+                    callbacks,
+                    repeat(None),
+                    repeat(0),
+                    part.headers,
+                ),
+                maxlen=0,
+            )
 
     def poll(self, timeout_s: float = 0.0) -> None:
         """Give receipts that arrived; waits up to `timeout_s` for the first.
@@ -151,6 +229,9 @@ class KafkaProducer:
                 f"rows could not be stored: {self._failure.str()}; the job stops so that no result "
                 "is lost. Check the output topic's limits and the broker's log"
             )
+        if self.waiting:
+            for lane in self._lanes.values():
+                lane.serve()
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Wait for what is queued, at most `timeout_s`.
@@ -158,6 +239,8 @@ class KafkaProducer:
         Raises:
             BrokerError: something could not be stored in time.
         """
+        for lane in self._lanes.values():
+            lane.serve_all()
         try:
             left = self.client.flush(timeout_s)
         except KafkaException as error:
@@ -212,32 +295,23 @@ class KafkaSinkWriter:
         columns = dict(zip(rows.schema.names, rows.columns, strict=True))
         data, offsets = self._encoder.encode(columns)
         keys = columns[self._key].to_numpy(zero_copy_only=False)
-        partitions, last = partitions_of(keys, self._partitions)
-        bins = bins_of(keys, self._bin_bits)
         blob = data.tobytes()
-        ends = offsets.tolist()
-        values = [blob[ends[row] : ends[row + 1]] for row in range(count)]
-        key_bytes = keys.astype(">i8").view("V8").tolist()
-        callbacks: list[_Receipt | None] = [None] * count
-        final = last[last >= 0].tolist()
-        receipt = _Receipt(len(final), acknowledged)
-        for row in final:
-            callbacks[row] = receipt
-        deque(
-            map(
-                self._producer.client.produce,
-                repeat(self._topic),
-                values,
-                key_bytes,
-                partitions.tolist(),
-                # By position the fifth argument is the callback; `on_delivery` is its alias.
-                callbacks,
-                repeat(None),
-                repeat(0),
-                map(self._headers.__getitem__, bins.tolist()),
-            ),
-            maxlen=0,
-        )
+        partitions = partitions_of(keys, self._partitions)
+        # Stable, so that a partition's rows stay in their order.
+        order = np.argsort(partitions, kind="stable")
+        starts, ends = offsets[:-1][order].tolist(), offsets[1:][order].tolist()
+        values = [blob[start:end] for start, end in zip(starts, ends, strict=True)]
+        key_bytes = keys[order].astype(">i8").view("V8").tolist()
+        bins = bins_of(keys, self._bin_bits)[order].tolist()
+        headers = list(map(self._headers.__getitem__, bins))
+        bounds = [0, *np.cumsum(np.bincount(partitions, minlength=self._partitions)).tolist()]
+        slices = [
+            (number, span) for number, span in enumerate(pairwise(bounds)) if len(set(span)) > 1
+        ]
+        receipt = _Receipt(len(slices), acknowledged)
+        for partition, (first, end) in slices:
+            part = _Part(values[first:end], key_bytes[first:end], headers[first:end], receipt)
+            self._producer.send(self._topic, partition, part)
         self.rows += count
         self.bytes += len(blob)
 
@@ -271,20 +345,3 @@ def require_key(topic: str, key: str, columns: pa.Schema) -> None:
             f"the key of sink topic {topic!r} must be an int64 column {key!r}; the "
             f"stream has {given}: name another key, or cast it before the sink"
         )
-
-
-class _Receipt:
-    """Counts the partitions of one batch that are stored."""
-
-    __slots__ = ("_acknowledged", "_left")
-
-    def __init__(self, partitions: int, acknowledged: Callable[[], None]) -> None:
-        self._left = partitions
-        self._acknowledged = acknowledged
-
-    def __call__(self, error: KafkaError | None, message: Message) -> None:
-        """Note one delivery report; a failed one is fatal to the client, which `poll` raises."""
-        if error is None:
-            self._left -= 1
-            if self._left == 0:
-                self._acknowledged()

@@ -5,9 +5,11 @@ What this kind cannot catch: brokers that lie about what they stored.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -69,7 +71,7 @@ def test_a_receipt_comes_once_all_rows_are_stored_with_their_headers(
     consumer.assign([TopicPartition(topic_name, partition, 0) for partition in range(3)])
     found = {}
     expected_bins = bins_of(np.array(keys), BIN_BITS).tolist()
-    expected_partitions = partitions_of(np.array(keys), 3)[0].tolist()
+    expected_partitions = partitions_of(np.array(keys), 3).tolist()
     while len(found) < len(keys):
         messages = consumer.consume(500, 10)
         assert messages
@@ -118,6 +120,49 @@ def test_a_row_the_broker_refuses_stops_the_producer_though_later_rows_would_fit
     assert receipts == []
 
 
+def _client_seconds(but: set[int]) -> float:
+    """Processor time of this process's threads that are not among `but`."""
+    return sum(
+        thread.user_time + thread.system_time
+        for thread in psutil.Process().threads()
+        if thread.id not in but
+    )
+
+
+def test_the_client_rests_while_a_slow_broker_owes_it_an_answer() -> None:
+    """The broker is librdkafka's own mock, which can be told to be slow."""
+    slow = Producer({"test.mock.num.brokers": 1, "test.mock.broker.rtt": 400, "log_level": 0})
+    (address,) = slow.list_topics(timeout=10).brokers.values()
+    before = {thread.id for thread in psutil.Process().threads()}
+    producer = KafkaProducer(f"{address.host}:{address.port}", "test", 2.0)
+    writer = KafkaSinkWriter(
+        producer,
+        "results",
+        "key",
+        AvroRows(7, compile_encoder(SCHEMA)),
+        COLUMNS,
+        writer=Slot(Role.WORKER, 0),
+        bin_bits=BIN_BITS,
+    )
+    receipts: list[int] = []
+    keys = [key for key in range(4_000) if partitions_of(np.array([key]), 4)[0] == 0][:600]
+    for number in range(0, 600, 100):
+        batch = number // 100
+        writer.submit(
+            _rows(keys[number : number + 100]), lambda batch=batch: receipts.append(batch)
+        )
+    assert producer.waiting == 500, "behind the first batch the others wait"
+    assert producer.unstored == 600
+    _until(producer, lambda: 0 in receipts)
+    assert producer.waiting == 0, "they go together once it is stored"
+    began, worked = time.monotonic(), _client_seconds(before)
+    _until(producer, lambda: len(receipts) == 6)
+    passed, worked = time.monotonic() - began, _client_seconds(before) - worked
+    assert receipts == list(range(6))
+    # Without lanes this is 1, whatever the machine: a thread that polls without waiting.
+    assert worked < passed / 3
+
+
 def test_partitions_are_those_of_kafkas_default_partitioner(
     bootstrap_servers: str, topic_name: str
 ) -> None:
@@ -140,5 +185,5 @@ def test_partitions_are_those_of_kafkas_default_partitioner(
             ),
         )
     assert client.flush(10) == 0
-    expected = partitions_of(keys, 7)[0].tolist()
+    expected = partitions_of(keys, 7).tolist()
     assert [seen[key] for key in keys.astype(">i8").view("V8").tolist()] == expected
