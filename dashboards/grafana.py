@@ -74,6 +74,12 @@ def dashboard_of(board: Board) -> str:
             number += 1
             builder.with_panel(_panel(panel).id(number))
     made = json.loads(JSONEncoder(sort_keys=True).encode(builder.build()))
+    asked = json.dumps(made["panels"])
+    for variable in made["templating"]["list"]:
+        # What nothing here asks for would be a knob without effect; links between boards keep it.
+        used = f"${variable['name']}" in asked
+        hidden = models.VariableHide.DONT_HIDE if used else models.VariableHide.HIDE_VARIABLE
+        variable["hide"] = hidden.value
     made["annotations"] = {"list": [_annotation(*event) for event in _PLAN_EVENTS]}
     return json.dumps(made, indent=2, sort_keys=True) + "\n"
 

@@ -32,7 +32,7 @@ FRONTIER = lines(
 HELD = lines(
     "Held store",
     "Bytes of rows that wait for a frontier: a bin that is on its way, a cut, the horizon.",
-    (total(one("dataflow_held_bytes"), "slot"), "{{slot}}"),
+    (total(one("dataflow_held_bytes", WORKER), "slot"), "{{slot}}"),
     unit=Unit.BYTES,
 )
 LAG = lines(

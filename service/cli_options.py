@@ -90,7 +90,8 @@ Registry = Annotated[
     str,
     typer.Option(
         help="Folder of <id>.avsc files, or URL of a Confluent-compatible schema registry; "
-        "without it, the schemas of the built-ins."
+        "without it, the schemas of the built-ins.",
+        envvar="MEGAPHONE_REGISTRY",
     ),
 ]
 Prefix = Annotated[

@@ -81,6 +81,8 @@ def packages(asked: Callable[[], Sequence[str]], found: Callable[[str], str]) ->
         return unknown(name, f"{_DISTRIBUTION} is not installed; it runs from its source")
     wrong = []
     own = [each.group(1, 2) for each in wanted if each[3] is None]  # without those of extras
+    if not own:
+        return unknown(name, f"{_DISTRIBUTION} as installed here does not say what it needs")
     for package, least in own:
         try:
             have = found(package)

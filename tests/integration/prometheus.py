@@ -116,11 +116,18 @@ class Prometheus:
 
     def values(self, query: str, since: float) -> list[float]:
         """Every number that a query gave from `since` (Unix time) until now, those that are one."""
+        return [value for _, values in self.series(query, since) for value in values]
+
+    def series(self, query: str, since: float) -> list[tuple[dict[str, str], list[float]]]:
+        """The same, by series and its labels."""
         data = self.get(
             "/api/v1/query_range", query=query, start=since, end=time.time(), step="0.5"
         )
-        found = [float(value) for series in data["result"] for _, value in series["values"]]
-        return [value for value in found if value == value]
+        found = [
+            (each["metric"], [float(value) for _, value in each["values"]])
+            for each in data["result"]
+        ]
+        return [(labels, [value for value in said if value == value]) for labels, said in found]
 
     def await_(self, holds: Callable[[], bool], what: str, timeout_s: float) -> None:
         """Wait until something holds."""

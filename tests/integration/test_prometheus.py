@@ -42,6 +42,12 @@ PLAN = {
     "after_us": [0, 6_000_000, 6_500_000, 7_000_000],
 }
 BAD = [b"nonsense", b"", b"\x00\x00\x00\x00\x63what schema?"]
+REASONS = {"bad_magic", "empty_value", "unknown_schema"}
+#: Title of a panel, the label that tells its series apart, and those that must not be zero.
+PROVOKED_SERIES = (
+    ("Requests", "result", {"rejected", "completed"}),
+    ("Bad records", "reason", REASONS),
+)
 
 
 def queries():
@@ -124,7 +130,7 @@ class Asked:
     def __init__(self, prometheus, apps):
         self._prometheus = prometheus
         self._apps = apps
-        self._begun = time.time()
+        self.begun = time.time()
         self.missing = dict.fromkeys(queries(), "not asked yet")
 
     def have_found(self, titles=None):
@@ -132,7 +138,7 @@ class Asked:
         for query in list(self.missing):
             _, title, text = query
             app = self._apps["times" if title in TIMED else "rows"]
-            values = self._prometheus.values(as_sent(text, app), self._begun)
+            values = self._prometheus.values(as_sent(text, app), self.begun)
             if values and (title not in PROVOKED or any(values)):
                 del self.missing[query]
             else:
@@ -178,6 +184,12 @@ def test_every_query_of_every_dashboard_finds_data(bootstrap_servers, jobs, tmp_
         assert job.await_status("nobody", "rejected")["reason"]
         assert {title for _, title, _ in queries()} >= PROVOKED | TIMED | UNDER_WAY
 
+        for title, label, shown in PROVOKED_SERIES:
+            texts = {text for _, panel, text in queries() if panel == title}
+            (text,) = [each for each in texts if f"({label})" in each]
+            series = prometheus.series(as_sent(text, job.app), asked.begun)
+            assert {labels[label] for labels, values in series if any(values)} >= shown, title
+
         for name, label, metric in variables():
             values = prometheus.get(f"/api/v1/label/{label}/values", **{"match[]": metric})
             assert values, name
@@ -185,6 +197,7 @@ def test_every_query_of_every_dashboard_finds_data(bootstrap_servers, jobs, tmp_
         rules = [rule for group in groups for rule in group["rules"]]
         assert {rule["health"] for rule in rules} == {"ok"}, rules
         firing = {rule["name"] for rule in rules if rule.get("state") == "firing"}
+        assert "MegaphoneRequestsRejected" in firing
         assert firing <= {"MegaphoneBadRecords", "MegaphoneRequestsRejected", *SLOW}, firing
 
 

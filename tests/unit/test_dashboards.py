@@ -63,6 +63,21 @@ def test_a_dashboard_has_its_uid_three_variables_and_the_provisioned_source(path
     assert {each["name"] for each in board["annotations"]["list"]} == {"Plan begins", "Plan ends"}
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_variable_is_shown_where_a_query_asks_for_it_and_nowhere_else(path: Path) -> None:
+    board = json.loads(path.read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    for variable in board["templating"]["list"]:
+        asked = any(f"${variable['name']}" in query for query in queries)
+        assert variable["hide"] == (0 if asked else 2), variable["name"]
+
+
+def test_every_variable_is_asked_for_on_some_board() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in FILES]
+    for filter_ in ('app=\\"$app\\"', 'operator=~\\"$operator\\"', 'slot=~\\"$worker\\"'):
+        assert sum(filter_ in text for text in texts) >= 3, filter_
+
+
 def test_uids_are_those_that_links_name() -> None:
     assert {path.stem for path in FILES} == UIDS
 

@@ -146,7 +146,15 @@ def test_every_invariant_cited_is_stated_in_the_file_it_links_to() -> None:
 def test_every_option_named_is_an_option() -> None:
     # Of pip-compile, of mypy, of docker and kubectl, and of every command.
     known = {"--upgrade", "--strict", "--help"}
-    known |= {"--build-arg", "--profile", "--scale", "--selector", "--tag", "--volumes"}
+    known |= {
+        "--build-arg",
+        "--namespace",
+        "--profile",
+        "--scale",
+        "--selector",
+        "--tag",
+        "--volumes",
+    }
     left = [typer.main.get_command(app) for app in (service_cli.app, loadgen_cli.app)]
     while left:
         command = left.pop()
@@ -374,6 +382,18 @@ def test_every_block_of_code_is_run_by_a_test() -> None:
         "README.md",
         "docs/CONTROL.md",
     }
+
+
+def test_documents_name_metrics_that_there_are() -> None:
+    known = {spec.name for spec in CATALOGUE}
+    known |= {f"{name}{part}" for name in known for part in ("_bucket", "_count", "_sum")}
+    named = {
+        (document, metric)
+        for document, text in DOCUMENTS.items()
+        for metric in re.findall(r"\bmegaphone_[a-z]+_[a-z_]*[a-z]\b(?![_*<])", text)
+    }
+    assert len({metric for _, metric in named}) > 50
+    assert {each for each in named if each[1] not in known} == set()
 
 
 def test_the_readme_names_every_example() -> None:

@@ -228,8 +228,16 @@ def test_memory_holds_the_state_budget_and_what_a_worker_takes_beside_it(objects
     container = container_of(of(objects, "StatefulSet", "worker"))
     budget = bytes_of(settings(objects)["data"]["STATE_MEMORY"], "STATE_MEMORY")
     limit = size(container["resources"]["limits"]["memory"])
-    assert limit >= budget + load_config().worker.held_budget_bytes // 2 + WORKER_BASE
+    assert limit >= budget + load_config().worker.held_budget_bytes + WORKER_BASE
     assert "--state-memory=$(STATE_MEMORY)" in container["args"]
+
+
+def test_topics_of_the_load_are_those_of_the_composition():
+    texts = [ROOT / "docker-compose.yml", ROOT / "k8s" / "overlays" / "dev" / "load.yaml"]
+    made = [set(re.findall(r"-(events|auction-bids):(\w+)", each.read_text())) for each in texts]
+    assert made == [{("events", "delete"), ("auction-bids", "compact")}] * 2
+    for each in texts:
+        assert re.search(r"--config cleanup.policy=\"\$+\{topic#\*:\}\"", each.read_text())
 
 
 def test_memory_is_guaranteed_and_processor_time_is_not_capped(objects):

@@ -95,6 +95,11 @@ def test_a_source_that_was_not_installed_has_packages_unknown():
     assert packages(absent, found_in({})).verdict is Verdict.UNKNOWN
 
 
+def test_an_installation_that_names_no_packages_has_them_unknown():
+    found = packages(lambda: (), found_in({}))
+    assert (found.verdict, "does not say" in found.says) == (Verdict.UNKNOWN, True)
+
+
 @pytest.mark.parametrize(
     ("address", "problem"),
     [
