@@ -40,27 +40,35 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([\d.]+)\s*(;.*)?")
 
 def versions() -> Iterator[Finding]:
     """Interpreter, client library, and every package against what it was built on."""
-    own = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] < PYTHON_LEAST:
+    built = str(sysconfig.get_config_var("CONFIG_ARGS"))
+    yield interpreter(sys.version_info[:3], "--enable-optimizations" in built)
+    yield client(confluent_kafka.libversion()[0], version("confluent-kafka"))
+    yield packages(_required, version)
+
+
+def interpreter(number: tuple[int, ...], optimised: bool) -> Finding:
+    """Hold Python's version, and how it was built, against what the service needs."""
+    own = ".".join(map(str, number))
+    if number < PYTHON_LEAST:
         needed = ".".join(map(str, PYTHON_LEAST))
-        yield bad("versions.python", f"Python {own}", f"install Python {needed} or newer")
-    elif "--enable-optimizations" not in str(sysconfig.get_config_var("CONFIG_ARGS")):
-        yield warning(
+        return bad("versions.python", f"Python {own}", f"install Python {needed} or newer")
+    if not optimised:
+        return warning(
             "versions.python",
             f"Python {own} was built without its optimisations; the same work takes up to twice "
             "the time",
             "use a distribution's Python, or build with PYTHON_CONFIGURE_OPTS="
             "'--enable-optimizations --with-lto'",
         )
-    else:
-        yield good("versions.python", f"{platform.python_implementation()} {own}")
-    client, _ = confluent_kafka.libversion()
-    if _numbers(client) < LIBRDKAFKA_LEAST:
-        yield bad("versions.librdkafka", f"librdkafka {client}", "upgrade confluent-kafka")
-    else:
-        binding = version("confluent-kafka")
-        yield good("versions.librdkafka", f"librdkafka {client}, confluent-kafka {binding}")
-    yield packages(_required, version)
+    return good("versions.python", f"{platform.python_implementation()} {own}")
+
+
+def client(library: str, binding: str) -> Finding:
+    """Hold librdkafka's version against the oldest that was looked at."""
+    says = f"librdkafka {library}, confluent-kafka {binding}"
+    if _numbers(library) < LIBRDKAFKA_LEAST:
+        return bad("versions.librdkafka", says, "upgrade confluent-kafka")
+    return good("versions.librdkafka", says)
 
 
 def _required() -> Sequence[str]:
@@ -114,7 +122,8 @@ def folders(state_dir: Path, app: str) -> Iterator[Finding]:
     else:
         made = "" if nearest == folder else ", which will be made"
         yield good("disk.state", f"{folder} can be written{made}")
-        yield _room(nearest, _newest_cuts(folder) if app else 0)
+        usage = shutil.disk_usage(nearest)
+        yield room(usage.free, usage.total, _newest_cuts(folder) if app else 0)
     kernels = cache_folder()
     there = next(path for path in (kernels, *kernels.absolute().parents) if path.exists())
     problem = _problem_of_writing(there)
@@ -141,16 +150,15 @@ def _problem_of_writing(folder: Path) -> str | None:
     return None
 
 
-def _room(folder: Path, newest: int) -> Finding:
-    """Whether the disk has room for another checkpoint like the newest of each slot."""
-    usage = shutil.disk_usage(folder)
-    says = f"{size_text(usage.free)} free of {size_text(usage.total)}"
+def room(free: int, total: int, newest: int) -> Finding:
+    """Whether a disk has room for another checkpoint like the newest of each slot; bytes."""
+    says = f"{size_text(free)} free of {size_text(total)}"
     if newest:
         says += f", the newest checkpoint took {size_text(newest)}"
     mend = "make room, or name a folder on a larger disk by --state-dir"
-    if usage.free < max(ROOM_LEAST, newest):
+    if free < max(ROOM_LEAST, newest):
         return bad("disk.room", says, mend)
-    if usage.free < max(2 * newest, _ROOM_PART * usage.total):
+    if free < max(2 * newest, _ROOM_PART * total):
         return warning("disk.room", says, mend)
     return good("disk.room", says)
 
@@ -168,15 +176,7 @@ def _newest_cuts(folder: Path) -> int:
 
 def limits(workers: int, state_memory_bytes: int, held_bytes: int) -> Iterator[Finding]:
     """Open files and memory against what the processes of a job may take."""
-    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if open_files != resource.RLIM_INFINITY and open_files < OPEN_FILES_LEAST:
-        yield bad(
-            "limits.open-files",
-            f"{open_files} open files a process",
-            f"raise the limit to {OPEN_FILES_LEAST} or more (ulimit -n, LimitNOFILE=)",
-        )
-    else:
-        yield good("limits.open-files", f"{open_files} a process")
+    yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     total = psutil.virtual_memory().total
     asked = workers * (state_memory_bytes + held_bytes)
     says = f"{size_text(total)} of memory"
@@ -189,6 +189,19 @@ def limits(workers: int, state_memory_bytes: int, held_bytes: int) -> Iterator[F
     else:
         bound = size_text(asked) if state_memory_bytes else "as much as the state needs"
         yield good("limits.memory", f"{says}; {workers} workers may take {bound}")
+
+
+def open_files(most: int) -> Finding:
+    """Hold the limit of open files of a process, or RLIM_INFINITY, against what one takes."""
+    if most == resource.RLIM_INFINITY:
+        return good("limits.open-files", "as many as a process wants")
+    if most < OPEN_FILES_LEAST:
+        return bad(
+            "limits.open-files",
+            f"{most} open files a process",
+            f"raise the limit to {OPEN_FILES_LEAST} or more (ulimit -n, LimitNOFILE=)",
+        )
+    return good("limits.open-files", f"{most} a process")
 
 
 def ports(host: str, first: int, count: int, taken_by: Mapping[str, str]) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 from importlib.metadata import PackageNotFoundError
 
@@ -13,7 +14,17 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.doctor.asking import reach
 from service.doctor.finding import Verdict
-from service.doctor.machine import folders, limits, packages, ports, versions
+from service.doctor.machine import (
+    client,
+    folders,
+    interpreter,
+    limits,
+    open_files,
+    packages,
+    ports,
+    room,
+    versions,
+)
 from tests.integration.job import contract
 
 
@@ -53,6 +64,45 @@ def test_room_is_held_against_the_newest_checkpoint_of_each_worker(tmp_path):
         (part / "rows.sst").write_bytes(b"x" * size)
     (room,) = (each for each in folders(tmp_path, "bids") if each.name == "disk.room")
     assert "the newest checkpoint took 100 B" in room.says
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "newest", "verdict"),
+    [
+        (20_000 * MIB, 100_000 * MIB, 0, Verdict.GOOD),
+        (4_999 * MIB, 100_000 * MIB, 0, Verdict.WARNING),
+        (300 * MIB, 1_000 * MIB, 0, Verdict.GOOD),
+        (255 * MIB, 1_000 * MIB, 0, Verdict.BAD),
+        (2_000 * MIB, 10_000 * MIB, 1_000 * MIB, Verdict.GOOD),
+        (1_999 * MIB, 10_000 * MIB, 1_000 * MIB, Verdict.WARNING),
+        (999 * MIB, 10_000 * MIB, 1_000 * MIB, Verdict.BAD),
+    ],
+)
+def test_room_is_for_two_more_checkpoints_and_a_part_of_the_disk(free, total, newest, verdict):
+    found = room(free, total, newest)
+    assert found.verdict is verdict
+    assert ("--state-dir" in (found.mend or "")) is (verdict is not Verdict.GOOD)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict", "mend"),
+    [
+        (open_files(1_023), Verdict.BAD, "ulimit -n"),
+        (open_files(1_024), Verdict.GOOD, None),
+        (open_files(resource.RLIM_INFINITY), Verdict.GOOD, None),
+        (interpreter((3, 10, 14), optimised=True), Verdict.BAD, "3.11"),
+        (interpreter((3, 11, 0), optimised=False), Verdict.WARNING, "--enable-optimizations"),
+        (interpreter((3, 11, 0), optimised=True), Verdict.GOOD, None),
+        (client("1.9.2", "1.9.2"), Verdict.BAD, "confluent-kafka"),
+        (client("2.16.0", "2.16.1"), Verdict.GOOD, None),
+    ],
+)
+def test_limits_and_versions_that_will_not_do_say_how_to_mend_it(found, verdict, mend):
+    assert (found.verdict, found.mend is None) == (verdict, mend is None)
+    assert mend is None or mend in found.mend
 
 
 def test_a_port_in_use_is_bad_unless_the_job_itself_says_it_is_there():
