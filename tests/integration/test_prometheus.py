@@ -193,12 +193,24 @@ def test_every_query_of_every_dashboard_finds_data(bootstrap_servers, jobs, tmp_
         for name, label, metric in variables():
             values = prometheus.get(f"/api/v1/label/{label}/values", **{"match[]": metric})
             assert values, name
-        groups = prometheus.get("/api/v1/rules")["groups"]
-        rules = [rule for group in groups for rule in group["rules"]]
+        rules = rules_of(prometheus)
         assert {rule["health"] for rule in rules} == {"ok"}, rules
-        firing = {rule["name"] for rule in rules if rule.get("state") == "firing"}
-        assert "MegaphoneRequestsRejected" in firing
+        prometheus.await_(
+            lambda: "MegaphoneRequestsRejected" in firing_in(prometheus), "the alert", WAIT_S
+        )
+        firing = firing_in(prometheus)
         assert firing <= {"MegaphoneBadRecords", "MegaphoneRequestsRejected", *SLOW}, firing
+
+
+def rules_of(prometheus):
+    """Every rule, as Prometheus tells it."""
+    groups = prometheus.get("/api/v1/rules")["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def firing_in(prometheus):
+    """Names of the alerts that fire."""
+    return {rule["name"] for rule in rules_of(prometheus) if rule.get("state") == "firing"}
 
 
 #: A test machine that is busy may be late, which is not what this test is about.
