@@ -60,11 +60,6 @@ class Lane(Generic[Part]):
         if self._waiting and not self._under_way:
             self._hand_over()
 
-    def serve_all(self) -> None:
-        """Hand over everything, room or not: nobody will serve the lane again."""
-        while self._waiting:
-            self._hand_over()
-
     def _hand_over(self) -> None:
         parts = [self._waiting.popleft()]
         rows = parts[0].rows

@@ -233,21 +233,6 @@ class KafkaProducer:
             for lane in self._lanes.values():
                 lane.serve()
 
-    def close(self, timeout_s: float = 10.0) -> None:
-        """Wait for what is queued, at most `timeout_s`.
-
-        Raises:
-            BrokerError: something could not be stored in time.
-        """
-        for lane in self._lanes.values():
-            lane.serve_all()
-        try:
-            left = self.client.flush(timeout_s)
-        except KafkaException as error:
-            raise BrokerError(f"rows could not be stored: {error.args[0].str()}") from error
-        if left:
-            raise BrokerError(f"{left} rows were not stored within {timeout_s:g} s")
-
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._failure = error

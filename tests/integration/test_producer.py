@@ -35,7 +35,11 @@ def _writer(
     bootstrap_servers: str, topic: str, config: dict[str, str] | None = None
 ) -> tuple[KafkaProducer, KafkaSinkWriter]:
     Admin(bootstrap_servers, 10).create(topic, 3, config)
-    producer = KafkaProducer(bootstrap_servers, "test", 1.0)
+    return _writer_at(bootstrap_servers, topic)
+
+
+def _writer_at(servers: str, topic: str) -> tuple[KafkaProducer, KafkaSinkWriter]:
+    producer = KafkaProducer(servers, "test", 2.0)
     encoder = AvroRows(7, compile_encoder(SCHEMA))
     return producer, KafkaSinkWriter(
         producer, topic, "key", encoder, COLUMNS, writer=Slot(Role.WORKER, 5), bin_bits=BIN_BITS
@@ -134,16 +138,7 @@ def test_the_client_rests_while_a_slow_broker_owes_it_an_answer() -> None:
     slow = Producer({"test.mock.num.brokers": 1, "test.mock.broker.rtt": 400, "log_level": 0})
     (address,) = slow.list_topics(timeout=10).brokers.values()
     before = {thread.id for thread in psutil.Process().threads()}
-    producer = KafkaProducer(f"{address.host}:{address.port}", "test", 2.0)
-    writer = KafkaSinkWriter(
-        producer,
-        "results",
-        "key",
-        AvroRows(7, compile_encoder(SCHEMA)),
-        COLUMNS,
-        writer=Slot(Role.WORKER, 0),
-        bin_bits=BIN_BITS,
-    )
+    producer, writer = _writer_at(f"{address.host}:{address.port}", "results")
     receipts: list[int] = []
     keys = [key for key in range(4_000) if partitions_of(np.array([key]), 4)[0] == 0][:600]
     for number in range(0, 600, 100):
@@ -168,8 +163,6 @@ def test_partitions_are_those_of_kafkas_default_partitioner(
 ) -> None:
     """Librdkafka's murmur2 stands for the Java client's."""
     Admin(bootstrap_servers, 10).create(topic_name, 7)
-    producer = KafkaProducer(bootstrap_servers, "test", 1.0)
-    producer.close()
     seen: dict[bytes, int] = {}
     client = Producer(
         {"bootstrap.servers": bootstrap_servers, "partitioner": "murmur2", "log_level": 0}

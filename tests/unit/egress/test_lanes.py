@@ -88,12 +88,3 @@ def test_a_batch_larger_than_a_hand_over_goes_alone() -> None:
         [1],
         *([ROWS], [ROWS + 1], [1]),
     ]
-
-
-def test_the_last_service_lets_everything_go() -> None:
-    client = Client()
-    lane = Lane[Part](client.send)
-    for number in range(6):
-        lane.put(Part(number, ROWS))
-    lane.serve_all()
-    assert client.numbers == list(range(6))
