@@ -17,7 +17,7 @@ Source: timely dataflow's capabilities; Naiad (SOSP 2013) §2; DESIGN §5.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -332,6 +332,8 @@ class OperatorContext:
     aside: Aside
     #: Frontier of any location of the graph, over all processes (a probe).
     frontier_of: Callable[[int], Antichain]
+    #: Whether nothing below an epoch is left at these ports in this process alone (holdings).
+    passed_here: Callable[[Collection[int], int], bool]
     #: Ask for another `step` although nothing may arrive.
     activate: Callable[[], None]
     #: The same, but not before this process has received again: for work done in portions.
@@ -349,6 +351,7 @@ class Operator(Protocol):
         """Do what can be done now and return; never block, sleep or wait.
 
         Guarantees: called after a message arrived at an input, after the frontier of a watched
-        location moved, after room came back on a full output, after `activate` and `resume`.
+        location moved, after room came back on a full output, after `activate` and `resume`, and
+        after something changed here since `passed_here` said no.
         """
         ...

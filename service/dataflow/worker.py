@@ -28,6 +28,7 @@ import pyarrow as pa
 from service.dataflow.aside import Aside, Said, aside_of
 from service.dataflow.credits import Credits
 from service.dataflow.graph import Dataflow, check_fit
+from service.dataflow.holdings import Holdings
 from service.dataflow.operator import (
     Capability,
     Edge,
@@ -126,6 +127,7 @@ class Worker:
         #: Operators that were refused room for what has no time.
         self._short: set[int] = set()
         self._inputs: dict[tuple[int, int], InputPort] = {}
+        self._holdings = Holdings(self._ledger, self._sender, self._inputs)
         self._contexts: list[OperatorContext] = []
         self._active: set[int] = set()
         #: Operators that have done a portion of their work (see `OperatorContext.resume`).
@@ -279,6 +281,7 @@ class Worker:
             initial,
             aside,
             self.tracker.frontier,
+            partial(self._holdings.passed, number),
             partial(self._active.add, number),
             partial(self._later.add, number),
         )
@@ -382,7 +385,6 @@ class Worker:
     def _room(self, channel: int) -> bool:
         if self._targets[channel].bytes >= self._limits.local_queue:
             return not self._dataflow.edges[channel].bounded
-        # A loop, as a generator costs more than the windows of a small job.
         for window in self._needed[channel]:  # noqa: SIM110 - a generator costs more than the loop
             if not window.can_send():
                 return False
@@ -397,7 +399,7 @@ class Worker:
     def _flush(self) -> None:
         """Broadcast the ledger when the accumulation rule says so (W1)."""
         if not self._ledger.is_empty:
-            self._sender.record(self._ledger.drain())
+            self._active |= self._holdings.record()
         early = self._speaking is not Speaking.ACCUMULATED
         while (early and not self._sender.is_empty) or self._sender.ready(self.tracker):
             batch = self._sender.take()

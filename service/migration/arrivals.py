@@ -6,7 +6,8 @@ of S -> [Arrivals.release] -> the rows that waited may go.
 Invariants
   AR1  A chunk belongs to a bin of a move at its cut that is not installed yet, or ends the
        generation.
-  AR2  Rows of an arriving bin wait from the cut on until it is installed and the gate is open (S4).
+  AR2  Rows of an arriving bin wait from the cut on until it is installed, all old owners of bins of
+       the cut have said that what they emitted has passed, and the gate is open (S4).
   AR3  Bins of a cut are released together, the earliest cut first, at least an eighth of them at
        once; the cut is reported with the last.
 """
@@ -49,7 +50,8 @@ class Arrivals:
             copies: told of each bin that has come.
             installed: bool[bins], whose state is here; set for what is installed.
             waiting: rows that wait for bins.
-            gate_open: whether everything below a cut has passed all that lies downstream.
+            gate_open: whether everything below a cut has passed what lies downstream in other
+                processes than the old owner's.
         """
         self._store = store
         self._copies = copies
@@ -64,11 +66,25 @@ class Arrivals:
         """Whether something is to come."""
         return bool(self._arrivals)
 
-    def add(self, cut: int, bins: set[int]) -> None:
-        """Expect these bins at `cut`; their rows wait from there on (AR2)."""
+    def add(self, cut: int, bins: set[int], owners: set[int]) -> None:
+        """Expect these bins at `cut` from their `owners`; rows wait from there on (AR2)."""
         for bin_id in bins:
             self._waiting.wait_for(bin_id, cut)
-        self._arrivals[cut] = Arrival(cut, len(bins), bins)
+        self._arrivals[cut] = Arrival(cut, len(bins), bins, owners)
+
+    def passed(self, cut: int, owner: int | None) -> None:
+        """What an old owner emitted below `cut` has passed all that lies below S in its process.
+
+        Raises:
+            ProtocolViolation: it owned no bin of the cut, or says so twice.
+        """
+        arrival = self._arrivals.get(cut)
+        if arrival is None or owner is None or owner not in arrival.passing:
+            raise ProtocolViolation(
+                f"peer {owner} says that what it emitted below {cut} has passed; no bin that comes "
+                "then waits for that"
+            )
+        arrival.passing.discard(owner)
 
     def receive(self, cut: int, chunk: bytes) -> None:
         """Take one chunk of an arriving bin, or of several; install what is whole.
@@ -123,7 +139,7 @@ class Arrivals:
         """Let arrived bins' rows go once the gate is open (AR3)."""
         for cut in sorted(self._arrivals):
             arrival = self._arrivals[cut]
-            if not self._gate_open(cut):
+            if arrival.passing or not self._gate_open(cut):
                 return
             if arrival.missing and len(arrival.installed) * _RELEASE_PARTS < arrival.bins:
                 continue

@@ -3,12 +3,18 @@
 Flow: a move read by S -> [Departures.add]; each step of S -> [Departures.step] -> chunks on the
 state output. What settled means is S's to say (S2).
 
+Beside the bins, their new owners are told once everything that was emitted here below the cut has
+passed what lies below S in this process: till then it could be overtaken.
+
 Invariants
   DE1  Bins leave in the order of their cuts; of one cut, each as soon as it is settled.
-  DE2  A right at the cut is held until the last chunk of the cut is sent (S3).
+  DE2  A right at the cut is held until the last chunk of the cut is sent and the new owners are
+       told (S3): at a state frontier beyond the cut, what its old owners emitted has passed.
   DE3  A step sends about a portion and says whether there is more that could be sent (S8).
   DE4  Small bins that are settled leave together, if their store knows how; so do bins of one
        copy of which little is left.
+  DE5  New owners are told only when every bin of the cut has left or is settled, so that nothing
+       more below it will be emitted for them; the chunks need not all be out.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from numpy.typing import NDArray
 
 from service.dataflow.operator import Capability, OutputPort
 from service.migration.copies import Copies
-from service.migration.handover import Departure
+from service.migration.handover import PASSED, Departure
 from service.statestore.groups import BinGroups
 from service.statestore.hosted import HostedStore
 
@@ -36,6 +42,7 @@ class Departures:
         output: OutputPort,
         inputs_reached: Callable[[int], bool],
         unsettled: Callable[[int], NDArray[np.bool_]],
+        passed: Callable[[int], bool],
     ) -> None:
         """Nothing leaves.
 
@@ -46,6 +53,8 @@ class Departures:
             output: the state output.
             inputs_reached: whether nothing below a cut can arrive any more.
             unsettled: bool[bins], which of them may not leave at a cut, given that.
+            passed: whether what was emitted here below a cut has passed what lies below in this
+                process; if not, S is stepped again when that may have changed.
         """
         self._store = store
         self._copies = copies
@@ -53,6 +62,7 @@ class Departures:
         self._output = output
         self._inputs_reached = inputs_reached
         self._unsettled = unsettled
+        self._passed = passed
         self._departures: dict[int, Departure] = {}
 
     def __bool__(self) -> bool:
@@ -61,7 +71,7 @@ class Departures:
 
     def add(self, cut: int, right: Capability, bins: list[tuple[int, int]]) -> None:
         """Let (bin, target) pairs leave at `cut`; keeps `right` (DE2)."""
-        self._departures[cut] = Departure(right, bins)
+        self._departures[cut] = Departure(right, bins, sorted({target for _, target in bins}))
 
     def step(self, portion: int, group: int) -> bool:
         """Send about `portion` bytes while credit lasts; whether the portion ended it (DE3).
@@ -75,6 +85,7 @@ class Departures:
                 return False
             departure = self._departures[cut]
             unsettled = self._unsettled(cut)
+            self._tell(departure, cut, unsettled)
             waiting: list[tuple[int, int]] = []
             while departure.bins or departure.chunks is not None:
                 if left <= 0 or not self._output.ready():
@@ -95,11 +106,20 @@ class Departures:
                 self._output.send(departure.right, chunk, departure.target)
                 left -= len(chunk)
             departure.bins += waiting
-            if departure.bins:
+            if departure.bins or departure.untold:
                 return False
             departure.right.drop()
             del self._departures[cut]
         return False
+
+    def _tell(self, departure: Departure, cut: int, unsettled: NDArray[np.bool_]) -> None:
+        """Tell the new owners that nothing emitted here below the cut is under way (DE5)."""
+        if not departure.untold or any(unsettled[moved] for moved, _ in departure.bins):
+            return
+        if self._passed(cut):
+            for target in departure.untold:
+                self._output.send(departure.right, PASSED, target)
+            departure.untold.clear()
 
     def _together(
         self,

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from service.dataflow.operator import Capability
 from service.statestore.chunk import BinAssembler
 
+#: What an old owner sends at a cut, beside chunks, once what it emitted below the cut has passed
+#: all that lies below S in its own process. No chunk is so short.
+PASSED = b"MPBP"
+
 
 @dataclass(slots=True)
 class Departure:
@@ -19,6 +23,8 @@ class Departure:
 
     right: Capability
     bins: list[tuple[int, int]]
+    #: New owners that are to be told that what was emitted below the cut has passed.
+    untold: list[int]
     #: Chunks of the bin being sent; None between bins.
     chunks: Iterator[bytes] | None = None
     target: int = -1
@@ -31,6 +37,8 @@ class Arrival:
     cut: int
     bins: int
     missing: set[int]
+    #: Old owners of which something emitted below the cut may still be under way.
+    passing: set[int]
     assemblers: dict[int, BinAssembler] = field(default_factory=dict)
     #: Bins that are installed and not yet released.
     installed: list[int] = field(default_factory=list)

@@ -55,6 +55,7 @@ from service.dataflow.vertices import (
 from service.errors import GraphError
 from service.hashing import bin_bits_of
 from service.migration.control_source import ControlSource
+from service.migration.gates import gate_of
 from service.migration.keyed_parts import KeyedParts
 from service.migration.router import Router
 from service.migration.state_host import StateHost
@@ -370,28 +371,16 @@ class _Lowering:
             connectivity={(0, 0): _SAME},
         )
         self._graph.connect(self._outputs[vertex.upstream], (operator, 0))
+        self._operators[number] = operator
         self._gates[number] = self._graph.source(operator, 0)
 
     def _set_gates(self) -> None:
         """L3: each host watches what lies below it, up to the next stateful vertex and beyond."""
+        ends = {self._operators[number]: location for number, location in self._gates.items()}
         for number, vertex in enumerate(self._flow.vertices):
             if vertex.name in self._lowered.hosts:
-                host = self._lowered.hosts[vertex.name]
-                host.gate = [
-                    self._gates[below] for below in self._below(number) if below in self._gates
-                ]
-                for location in host.gate:
-                    self._graph.watch(self._operators[number], location)
-
-    def _below(self, number: int) -> list[int]:
-        """Vertices reachable from `number`; itself only if it lies in a loop."""
-        found: set[int] = set()
-        while True:
-            further = {
-                other
-                for other, vertex in enumerate(self._flow.vertices)
-                if any(up == number or up in found for up in upstreams_of(vertex))
-            }
-            if further == found:
-                return sorted(found)
-            found = further
+                host, operator = self._lowered.hosts[vertex.name], self._operators[number]
+                gate = gate_of(self._graph, operator, ends)
+                host.gate, host.near = gate.far, gate.near
+                for location in gate.far:
+                    self._graph.watch(operator, location)

@@ -5,7 +5,9 @@ that wait for their bin are in `waiting`, what leaves in `departures`, what come
 
 For each move of bin b at cut c the old owner waits until b is *settled* at c, extracts it and
 sends it stamped c; the new owner holds b's rows >= c until the bin is installed and the *gate* is
-open.
+open. The gate has two parts (`gates`). What lies below S in the same process, a sink most often,
+the old owner watches by itself: by its frontier each wave would wait for the rows that the wave
+before held up, of other bins but at earlier times. Behind an exchange only a frontier can tell.
 
 Invariants
   S1  A row at t for bin b is applied only here: by owner(b, t), with b installed, every earlier
@@ -13,9 +15,11 @@ Invariants
   S2  A bin is extracted at c only when settled: installed, released, data and state inputs have
       reached c, and no held row of it lies below c.
   S3  A capability at c is kept on the state output from the moment the move is read until the last
-      chunk is sent, so no state frontier passes c before.
-  S4  Rows of an arriving bin go on once every downstream stateful input and sink has reached c, so
-      nothing the new owner emits can overtake what the old one emitted.
+      chunk is sent and the new owners are told (S4), so no state frontier passes c before.
+  S4  Rows of an arriving bin go on once all that its old owner emitted below c has passed what lies
+      below S there, and every stateful input and sink behind an exchange has reached c: nothing
+      the new owner emits can overtake what the old one emitted. That of owners before the old one
+      has passed when the bin left: the state frontier had reached c (S2).
   S5  Bins that do not move never wait, but for the copies of S10.
   S6  Rows that wait hold a capability and no credit.
   S7  Of rows that may be applied, those that came earlier are applied earlier.
@@ -48,7 +52,7 @@ from service.migration.copies import Copies
 from service.migration.cutting import Cutting
 from service.migration.departures import Departures
 from service.migration.gathering import gather
-from service.migration.handover import CutReport
+from service.migration.handover import PASSED, CutReport
 from service.migration.held import HeldRows, WaitingRows
 from service.migration.loads import LoadMeter
 from service.migration.ordered import OrderedRows
@@ -94,8 +98,10 @@ class StateHost:
         self.merge_from = 8
         self.rows_applied = 0
         self.meter = LoadMeter(bins)
-        #: Locations whose frontiers are the gate (S4); lowering sets it.
+        #: The gate (S4): locations whose frontiers must reach the cut, and ports of this process
+        #: at which nothing below it may be left; lowering sets both.
         self.gate: list[int] = []
+        self.near: frozenset[int] = frozenset()
 
     def open(self, context: OperatorContext) -> None:
         """Take the ports: data, state and control in; data and state out."""
@@ -113,6 +119,7 @@ class StateHost:
             self._state_output,
             self._inputs_reached,
             self._unsettled,
+            self._passed_here,
         )
         self.cutting = Cutting(self.store, self.waiting, self._inputs_reached, self._unsettled)
         self._arrivals = Arrivals(
@@ -279,14 +286,15 @@ class StateHost:
     def _plan(self, move: Move, right: Capability) -> None:
         """Note what leaves and what comes at a cut; keeps `right` only if something leaves."""
         leaving = []
-        coming = set()
+        coming, owners = set(), set()
         for moved, source, target in self._control.table.moves_at(move.at):
             if source == self._peer:
                 leaving.append((moved, target))
             elif target == self._peer:
                 coming.add(moved)
+                owners.add(source)
         if coming:
-            self._arrivals.add(move.at, coming)
+            self._arrivals.add(move.at, coming, owners)
         if leaving:
             self._departures.add(move.at, right, leaving)
         else:
@@ -296,8 +304,12 @@ class StateHost:
         """Whether nothing below `cut` can arrive: no row, no bin."""
         return self._data.frontier().reached(cut) and self._state.frontier().reached(cut)
 
+    def _passed_here(self, cut: int) -> bool:
+        """Whether what was emitted here below `cut` has passed what lies below here (S4)."""
+        return self._context.passed_here(self.near, cut)
+
     def _gate_open(self, cut: int) -> bool:
-        """Whether everything below `cut` has passed all that lies downstream (S4)."""
+        """Whether everything below `cut` has passed what lies behind an exchange (S4)."""
         return all(self._context.frontier_of(location).reached(cut) for location in self.gate)
 
     def _unsettled(self, cut: int) -> NDArray[np.bool_]:
@@ -337,7 +349,10 @@ class StateHost:
             self.copies.take_before_chunks()
         while taken < self.portion_bytes and (chunk := self._state.pull()) is not None:
             assert isinstance(chunk.payload, bytes), "a state channel carries chunks"
-            self._arrivals.receive(chunk.time[0], chunk.payload)
+            if chunk.payload == PASSED:
+                self._arrivals.passed(chunk.time[0], chunk.sender)
+            else:
+                self._arrivals.receive(chunk.time[0], chunk.payload)
             taken += len(chunk.payload)
         if self._state.queue:
             self._context.resume()

@@ -6,7 +6,7 @@ real ones; what is played here is the worker around them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from service.dataflow.aside import Aside, Said
@@ -72,6 +72,9 @@ class Ports:
             lambda peer, body: self.said.append((peer, body)),
             self._consumed,
         )
+        #: What `passed_here` answers below which epoch, and whether it said no.
+        self.clear_to = 1 << 62
+        self.is_asking = False
         self.activations = 0
         self.resumptions = 0
         routed = frozenset(routed)
@@ -102,6 +105,7 @@ class Ports:
                 initial=initial,
                 aside=self._aside,
                 frontier_of=self._frontier,
+                passed_here=self._passed,
                 activate=self._activate,
                 resume=self._resume,
             )
@@ -149,6 +153,10 @@ class Ports:
 
     def _frontier(self, location: int) -> Antichain:
         return self.frontiers.get(location, Antichain([self._start]))
+
+    def _passed(self, locations: Collection[int], epoch: int) -> bool:
+        self.is_asking = epoch > self.clear_to
+        return not self.is_asking
 
     def _consumed(self, sender: int, size: int) -> None:
         self.credited.append((sender, size))

@@ -39,6 +39,15 @@ def one_stage() -> FlowUnderTest:
     return FlowUnderTest(_one_stage, _check_one_stage, lambda stamped: {"stats": len(stamped)})
 
 
+def exchanged() -> FlowUnderTest:
+    """The demo's flow, whose outputs go through an exchange on their way to the sink."""
+    return FlowUnderTest(
+        lambda: _one_stage(spread=True),
+        _check_one_stage,
+        lambda stamped: {"stats": len(stamped)},
+    )
+
+
 def two_stages() -> FlowUnderTest:
     """Per group of auctions, the greatest number of bids of any auction in it."""
     return FlowUnderTest(
@@ -85,7 +94,7 @@ def spread(workers: int) -> FlowUnderTest:
     return FlowUnderTest(_spread, check, state_rows)
 
 
-def _one_stage() -> Flow:
+def _one_stage(*, spread: bool = False) -> Flow:
     flow = Flow("one")
     bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
     stats = bids.key_by("auction").aggregate(
@@ -95,6 +104,8 @@ def _one_stage() -> Flow:
         highest=highest("price"),
         oldest=oldest("date_time"),
     )
+    if spread:
+        stats = stats.exchange("away", by="auction")
     return stats.sink("out", KafkaSink("out", key="auction", schema=4))
 
 

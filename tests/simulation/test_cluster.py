@@ -11,7 +11,15 @@ from collections.abc import Callable
 import pytest
 
 from service.dataflow.worker import WorkerLimits
-from tests.simulation.flows import FlowUnderTest, branches, mixed, spread, tree, two_stages
+from tests.simulation.flows import (
+    FlowUnderTest,
+    branches,
+    exchanged,
+    mixed,
+    spread,
+    tree,
+    two_stages,
+)
 from tests.simulation.keyed_flows import firsts, in_order, joined, ordered_tree, remembering
 from tests.simulation.world import Shape, World
 
@@ -34,6 +42,15 @@ def test_two_stages_drain_and_stay_exact_under_any_plan(seed: int) -> None:
     world = World(1_000 + seed, Shape(flow=two_stages()))
     world.run()
     assert world.check() > 10
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_outputs_stay_in_order_behind_an_exchange_as_bins_move(seed: int) -> None:
+    tight = seed % 2
+    limits, budget = (TIGHT, 4096) if tight else (WorkerLimits(), 1 << 20)
+    world = World(4_000 + seed, Shape(flow=exchanged(), limits=limits, held_budget=budget))
+    world.run()
+    assert world.check() > 50
 
 
 @pytest.mark.parametrize("seed", range(SEEDS // 2))

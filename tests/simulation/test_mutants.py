@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.dataflow.graph import Dataflow
+from service.dataflow.holdings import Holdings
 from service.dataflow.loops import FeedbackOperator
 from service.dataflow.operator import Capability, CapabilityError, InputPort, Message
 from service.dataflow.worker import WorkerLimits
@@ -33,7 +34,7 @@ from service.migration.records import Move
 from service.migration.router import Router
 from service.migration.state_host import StateHost
 from service.migration.waiting import NEVER
-from tests.simulation.flows import branches, two_stages
+from tests.simulation.flows import branches, exchanged, two_stages
 from tests.simulation.loop_flows import bounded, nested
 from tests.simulation.test_cluster import TIGHT
 from tests.simulation.world import Shape, World
@@ -44,6 +45,7 @@ SEEDS = int(os.environ.get("MEGAPHONE_MUTANT_SEEDS", "12"))
 HOST = "service.migration.lowering.StateHost"
 ROUTER = "service.migration.lowering.Router"
 CONTROL = "service.member.ControlSource"
+HOLDINGS = "service.dataflow.holdings.Holdings"
 
 
 class Unsettled(StateHost):
@@ -68,9 +70,16 @@ class Hasty(StateHost):
 
 
 class Ungated(StateHost):
-    """Lets rows go as soon as their bin is there."""
+    """Lets rows go although what was emitted may be on its way through an exchange."""
 
     def _gate_open(self, cut: int) -> bool:
+        return True
+
+
+class Rash(StateHost):
+    """Tells new owners that all has passed, whatever is under way to the sink beside it."""
+
+    def _passed_here(self, cut: int) -> bool:
         return True
 
 
@@ -194,6 +203,11 @@ def _without_a_bound(feedback: FeedbackOperator, _: int | None) -> None:
 Patch = tuple[str, object]
 
 
+def _record_and_forget(self: Holdings) -> set[int]:
+    self._sender.record(self._ledger.drain())
+    return set()
+
+
 @dataclass(frozen=True)
 class Mutant:
     """Replacements by dotted name, what must be said of them, and where they are run."""
@@ -228,6 +242,10 @@ def bounded_loop() -> Shape:
     return Shape(flow=bounded(), rows=50, waves=5)
 
 
+def away() -> Shape:
+    return Shape(flow=exchanged())
+
+
 def staged() -> Shape:
     return Shape(flow=two_stages())
 
@@ -235,11 +253,21 @@ def staged() -> Shape:
 OUTPUTS = "WO[123]"
 
 MUTANTS = {
-    "a bin leaves unsettled": Mutant([(HOST, Unsettled)], OUTPUTS),
-    "a bin leaves before its rows were applied": Mutant([(HOST, InstalledIsEnough)], OUTPUTS),
+    "a bin leaves unsettled": Mutant([(HOST, Unsettled)], OUTPUTS, away),
+    "a bin leaves before its rows were applied": Mutant([(HOST, InstalledIsEnough)], OUTPUTS, away),
     "a bin leaves before the frontier": Mutant([(HOST, Hasty)], f"{OUTPUTS}|no move names it"),
-    "there is no gate": Mutant([(HOST, Ungated)], "WO1"),
-    "there is no gate in front of a second stage": Mutant([(HOST, Ungated)], "WO1", staged),
+    "there is no gate behind an exchange": Mutant([(HOST, Ungated)], "WO1", away),
+    "an old owner does not wait for the sink beside it": Mutant([(HOST, Rash)], "WO1"),
+    "an old owner does not wait for the sink beside a second stage": Mutant(
+        [(HOST, Rash)], "WO1", staged
+    ),
+    "rows that wait in front of a sink count as passed": Mutant(
+        [(f"{HOLDINGS}._is_queued", lambda *_: False)], OUTPUTS, two_sinks
+    ),
+    "rows that a sink has not stored count as passed": Mutant(
+        [(f"{HOLDINGS}._is_held", lambda *_: False)], "WO1"
+    ),
+    "an old owner is not asked again": Mutant([(f"{HOLDINGS}.record", _record_and_forget)], "WO5"),
     "rows do not wait for their bin": Mutant([(HOST, NotWaiting)], OUTPUTS),
     "s applies rows beyond its horizon": Mutant([(HOST, Presuming)], f"{OUTPUTS}|RT3"),
     "credit is kept by rows that wait": Mutant([(HOST, Clinging)], "WO5"),

@@ -40,7 +40,7 @@ released code uses the own contribution.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from service.dataflow.progress.change_batch import Change, ChangeBatch
@@ -92,6 +92,15 @@ class ProgressSender:
     def is_empty(self) -> bool:
         """Whether nothing is buffered."""
         return self._buffer.is_empty
+
+    @property
+    def held(self) -> Mapping[tuple[int, Timestamp], int]:
+        """Capabilities that this process holds, by (location, time), as far as recorded."""
+        return self._held
+
+    def is_right(self, location: int) -> bool:
+        """Whether what is counted at a location are capabilities, not messages."""
+        return self._is_source[location]
 
     def assume(self, changes: Iterable[Change]) -> None:
         """Count capabilities that this process holds and every process knows of without being told.

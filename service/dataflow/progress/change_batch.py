@@ -57,6 +57,10 @@ class ChangeBatch:
         self._sums = {}
         return changes
 
+    def count(self, key: tuple[int, Timestamp]) -> int:
+        """The sum of one (location, time)."""
+        return self._sums.get(key, 0)
+
     def items(self) -> ItemsView[tuple[int, Timestamp], int]:
         """Look at the sums by (location, time) without draining them."""
         return self._sums.items()

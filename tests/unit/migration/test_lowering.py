@@ -131,8 +131,11 @@ def test_the_gate_is_every_sink_and_every_stateful_input_below() -> None:
     early = graph.source(number_of(plan, "early"), 0)
     late = graph.source(number_of(plan, "late"), 0)
     second = graph.target(number_of(plan, "second.S"), 0)
-    assert plan.hosts["first"].gate == [early, second, late]
-    assert plan.hosts["second"].gate == [late]
+    # What stays in the process is watched there, what lies behind an exchange by its frontier.
+    assert plan.hosts["first"].gate == [second, late]
+    assert plan.hosts["first"].near == {graph.target(number_of(plan, "early"), 0), early}
+    assert plan.hosts["second"].gate == []
+    assert plan.hosts["second"].near == {graph.target(number_of(plan, "late"), 0), late}
     for vertex in ("first", "second"):
         operator = graph.operators[number_of(plan, f"{vertex}.S")]
         assert operator.watches == plan.hosts[vertex].gate

@@ -20,7 +20,7 @@ from service.statestore.object_store import ObjectStore
 from service.statestore.stateful_map import StatefulMap
 from tests.fakes.control import FIRST, ControlHand, generation, move, promise
 from tests.fakes.ports import Ports
-from tests.unit.migration.test_state_host import GATE, OUT, STATE_OUT, Host
+from tests.unit.migration.test_state_host import GATE, OUT, STATE_OUT, Host, chunks_of
 
 OWNERS = [0, 0, 1, 1]
 
@@ -120,7 +120,7 @@ def test_rows_that_wait_for_their_bin_as_well_go_on_time_by_time() -> None:
     assert others == [(125, [[2], [2, 8]]), (126, [[2, 8, 3]])]
     assert taker.ports.rights(OUT) == [(125,), (126,)]
     giver.reach(120)
-    taker.send_state(120, [each for each in giver.step() if each.output == STATE_OUT])
+    taker.send_state(120, chunks_of(giver.step()))
     taker.reach(127)
     assert taker.seen() == [(125, [[5, 2], [5, 2, 8]]), (126, [[5, 2, 8, 3]])]
     assert taker.ports.rights(OUT) == []

@@ -11,7 +11,7 @@ import pytest
 
 from service.errors import ProtocolViolation
 from service.hashing import bins_of
-from service.migration.handover import CutReport
+from service.migration.handover import PASSED, CutReport
 from service.migration.records import Move
 from service.migration.state_host import StateHost
 from service.statestore.aggregate import AggregateProgram, Count, Sum
@@ -40,6 +40,8 @@ class Host:
         self.store = VertexStore("stats", program, self.bins.bit_length() - 1)
         self.host = StateHost(self.store, "key", self.hand.source, self.bins)
         self.host.gate = [GATE]
+        #: Cuts and old owners that have said that what they emitted has passed.
+        self.told: set[tuple[int, int]] = set()
         #: Every bin on its own, unless a test says otherwise.
         self.host.group_bytes = 0
         self.ports = Ports(
@@ -89,15 +91,29 @@ class Host:
         """Move the frontiers of data and state, and the gate's."""
         self.ports.reach({DATA: epoch, STATE: epoch, GATE: epoch if gate is None else gate})
 
-    def send_state(self, cut: int, chunks: list[Sent], sender: int = 0) -> None:
-        """Put chunks that another host sent into the state port."""
+    def send_state(
+        self, cut: int, chunks: list[Sent], sender: int = 0, *, told: bool = True
+    ) -> None:
+        """Put chunks that another host sent into the state port, and once that all has passed."""
+        if told and (cut, sender) not in self.told:
+            self.tell(cut, sender)
         for chunk in chunks:
             assert chunk.time == (cut,)
             self.ports.put(STATE, cut, chunk.payload, sender)
 
+    def tell(self, cut: int, sender: int = 0) -> None:
+        """Say, as an old owner, that what it emitted below the cut has passed."""
+        self.told.add((cut, sender))
+        self.ports.put(STATE, cut, PASSED, sender)
+
 
 def chunks_of(sent: list[Sent]) -> list[Sent]:
-    return [message for message in sent if message.output == STATE_OUT]
+    return [each for each in sent if each.output == STATE_OUT and each.payload != PASSED]
+
+
+def told_of(sent: list[Sent]) -> list[tuple[int, int | None]]:
+    """(cut, new owner) of each that was told that all has passed."""
+    return [(each.time[0], each.peer) for each in sent if each.payload == PASSED]
 
 
 def state_of(cut: int, owners: list[int], bin_: int, values: list[int], to: int) -> list[Sent]:
@@ -255,7 +271,7 @@ def test_a_bin_on_its_second_move_leaves_only_after_its_first_arrival_was_releas
     assert middle.ports.rights(STATE_OUT) == [(140,)]
     middle.reach(140, gate=120)
     sent = middle.step()
-    assert [message.time[0] for message in sent] == [125, 140, 140]
+    assert [message.time[0] for message in sent] == [125, 140, 140, 140]
     last = Host(owners, peer=1)
     last.read(move(120, (0, 2)), move(140, (0, 1)), horizon=150)
     last.send_state(140, chunks_of(sent), sender=2)
@@ -388,7 +404,7 @@ def test_a_bin_that_comes_and_goes_and_comes_waits_for_each_arrival() -> None:
     other.step()
     other.send_state(140, away, sender=1)
     other.reach(160)
-    host.send_state(160, [sent for sent in other.step() if sent.time == (160,)])
+    host.send_state(160, [sent for sent in chunks_of(other.step()) if sent.time == (160,)])
     host.reach(160)
     assert host.emitted() == [(165, {0: (3, 16)})]
 
@@ -480,12 +496,14 @@ def test_a_large_wave_is_taken_in_portions_between_which_rows_go_on() -> None:
     host.read(move(120, (0, 1), (1, 1)), horizon=130)
     host.reach(120)
     for bin_ in (0, 1):
-        host.send_state(120, state_of(120, owners, bin_, [5], to=1))
+        host.send_state(120, state_of(120, owners, bin_, [5], to=1), told=False)
     for left in (3, 2, 1, 0):
         host.rows(125, (2, 1))
         assert {2} <= {bin_ for _, rows in host.emitted() for bin_ in rows}
         assert len(host.ports.inputs[STATE].queue) == left
     assert host.ports.resumptions == 3
+    host.tell(120)
+    host.step()
     assert host.host.settled
 
 
@@ -524,11 +542,11 @@ def test_a_chunk_that_no_move_names_ends_the_generation() -> None:
     owners = [0, 0, 1, 1]
     host = Host(owners, peer=1)
     chunks = state_of(120, owners, 0, [5], to=1)
-    host.send_state(120, chunks)
+    host.send_state(120, chunks, told=False)
     with pytest.raises(ProtocolViolation, match="bin 0 at 120 arrived, but no move names it"):
         host.step()
     host = Host(owners, peer=1)
     host.read(move(120, (1, 1)), horizon=130)
-    host.send_state(120, chunks)
+    host.send_state(120, chunks, told=False)
     with pytest.raises(ProtocolViolation, match="bin 0 at 120"):
         host.step()

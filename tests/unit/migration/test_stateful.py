@@ -86,8 +86,9 @@ def test_a_join_is_lowered_to_one_that_tags_f_and_s() -> None:
     names = [operator.name for operator in plan.dataflow.operators]
     assert names == ["control", "in", "pairs.both", "pairs.F", "pairs.S", "out"]
     assert list(plan.hosts) == list(plan.routers) == ["pairs"]
-    location = plan.dataflow.source(number_of(plan, "out"), 0)
-    assert plan.hosts["pairs"].gate == [location]
+    out = number_of(plan, "out")
+    assert plan.hosts["pairs"].gate == []
+    assert plan.hosts["pairs"].near == {plan.dataflow.target(out, 0), plan.dataflow.source(out, 0)}
 
 
 # What they do -----------------------------------------------------------------------------------
