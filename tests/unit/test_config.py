@@ -129,7 +129,7 @@ def test_every_knob_in_force_says_who_said_it(
         if knob.origin is not Origin.DEFAULT
     }
     assert said == {
-        "gateway.tick_ms": (2.5, 3.0, Origin.ENVIRONMENT, "MEGAPHONE_GATEWAY__TICK_MS"),
+        "gateway.tick_ms": (2.5, 5.0, Origin.ENVIRONMENT, "MEGAPHONE_GATEWAY__TICK_MS"),
         "http.host": ("::1", "127.0.0.1", Origin.COMMAND_LINE, "--set http.host"),
         "http.port": (7000, 0, Origin.FILE, str(file)),
     }
@@ -213,4 +213,4 @@ def test_variables_of_other_programs_are_none_of_our_business(
 ) -> None:
     monkeypatch.setenv("MEGAPHONE_SIM_SEEDS", "3")
     monkeypatch.setenv("GATEWAY__TICK_MS", "nonsense")
-    assert load_config().gateway.tick_ms == 3
+    assert load_config().gateway.tick_ms == 5
