@@ -14,6 +14,8 @@ Invariants
        but are not due.
   CT6  The last manifest is written once, after every process has cut its part at the stop; those
        of checkpoints before it as CK2 of `checkpoints` says.
+  CT7  Waves are written with the promise that is due, in one transaction: dozens of their own in a
+       second would take the broker's time from rows just while state moves.
 CT2 to CT4 are the desk's (plan_desk).
 Not handled here: a second generation.
 """
@@ -176,7 +178,9 @@ class ControllerMachine:
         if self.phase is Phase.WAITING and not self._roll.missing:
             self._begin()
         if self.phase is Phase.RUNNING:
-            self._issue_waves()
+            promises = now_us >= self._promise_due
+            if promises:
+                self._issue_waves()
             self._checkpoints.tick(
                 now_us,
                 self._roll.slots,
@@ -184,7 +188,8 @@ class ControllerMachine:
                 None if self.plan is None else self.plan.reserved_cut,
                 lambda: [] if self.table is None else self.table.latest.tolist(),
             )
-            self._promise()
+            if promises:
+                self._promise()
         if self.phase is Phase.STOPPING:
             late = self._ending.late(self._roll.slots, now_us)
             if late is not None:
@@ -192,8 +197,6 @@ class ControllerMachine:
 
     def _promise(self) -> None:
         settings = self._settings
-        if self._now < self._promise_due:
-            return
         self._promise_due = self._now + settings.promise_every_us
         lookahead, below = settings.lookahead_us, HORIZON_END
         if self.plan is not None:
