@@ -3,11 +3,14 @@
 Flow: page -> [steps_of] -> files, commands, what they are to print -> [Reader] -> a real broker.
 
 What a block is stands behind its first fence: `python shop.py` (any language and a file's name) is
-saved, `sh` is run to its end with status 0, `sh background` goes on until it is interrupted,
-`sh broker` is the reader's own broker and is not run here, `text` is what the `sh` before it
-prints: each line in this order, others between them, `…` for anything within a line. A comment
-`<!-- ctrl-c: WORDS -->` interrupts what was begun with these words; `<!-- names: … -->` lists names
-of topics and jobs that are made unique for the run.
+saved, `sh` is run to its end with status 0, each line of `sh background` goes on until it is
+interrupted or ends by itself, `sh broker` is the reader's own broker and is not run here, `text` is
+what the `sh` before it prints: each line in this order, others between them, `…` for anything
+within a line. Comments do what a page takes for granted: `<!-- sh: COMMAND -->` and
+`<!-- sh background: COMMAND -->` run one line, `<!-- ctrl-c: WORDS -->` interrupts what was begun
+with these words and sees all else end that was begun beside it; `<!-- names: … -->` lists names of
+topics and jobs that are made unique for the run. Blocks without a name in a language that the page
+is said to show only, such as `json` that is held against a contract, are passed over.
 
 Invariants
   PR1  Nothing that was started outlives `Reader.close`.
@@ -26,6 +29,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +42,7 @@ WAIT_S = 150.0
 _LOOK_AGAIN_S = 15.0
 _STEP = re.compile(
     r"^```(?P<language>\w+)(?: (?P<label>\S+))?\n(?P<text>.*?)^```$"
-    r"|^<!-- ctrl-c: (?P<words>[^\n]*) -->$",
+    r"|^<!-- (?P<aside>ctrl-c|sh|sh background): (?P<words>[^\n]*) -->$",
     re.MULTILINE | re.DOTALL,
 )
 _NAMES = re.compile(r"^<!-- names: (.*) -->$", re.MULTILINE)
@@ -54,8 +58,8 @@ class Step:
     name: str = ""
 
 
-def steps_of(page: str, suffix: str) -> list[Step]:
-    """What a reader does, with names made unique by `suffix`."""
+def steps_of(page: str, suffix: str, shown: Collection[str] = ()) -> list[Step]:
+    """What a reader does, names made unique by `suffix`; `shown`: languages to pass over."""
     names = [name for found in _NAMES.findall(page) for name in found.split()]
     own = re.compile(rf"\b({'|'.join(names)})\b")
 
@@ -64,9 +68,11 @@ def steps_of(page: str, suffix: str) -> list[Step]:
 
     steps = []
     for found in _STEP.finditer(page):
-        language, label, text, words = found.group("language", "label", "text", "words")
-        if words is not None:
-            steps.append(Step("ctrl-c", unique(words)))
+        language, label, text = found.group("language", "label", "text")
+        if (aside := found.group("aside")) is not None:
+            steps.append(Step(aside.removeprefix("sh "), unique(found.group("words"))))
+        elif language in shown:
+            pass
         elif language == "sh":
             steps.append(Step(label or "sh", unique(text)))
         elif language == "text" and label is None:
@@ -95,21 +101,28 @@ class _Begun:
 
     text: str
     process: subprocess.Popen[str]
+    #: Number of the block that began it.
+    block: int
     said: list[str] = field(default_factory=list)
 
-    def started(self, slots: int) -> bool:
-        """Whether so many gateways and workers have said that they take part."""
-        return sum('"member.started"' in line for line in list(self.said)) >= slots
+    def started(self) -> int:
+        """How many gateways and workers have said that they take part."""
+        return sum('"member.started"' in line for line in list(self.said))
 
 
 class Reader:
     """Somebody who follows a page in a folder of his own; use it in a `with` statement (PR1)."""
 
-    def __init__(self, page: Path, folder: Path, bootstrap_servers: str) -> None:
-        """Put the commands on the reader's path; do nothing yet."""
-        self.steps = steps_of(page.read_text(encoding="utf-8"), uuid.uuid4().hex[:6])
+    def __init__(
+        self, page: Path, folder: Path, bootstrap_servers: str, shown: Collection[str] = ()
+    ) -> None:
+        """Put the commands on the reader's path and the examples in his folder; run nothing yet."""
+        self.steps = steps_of(page.read_text(encoding="utf-8"), uuid.uuid4().hex[:6], shown)
         self._folder = folder
+        (folder / "examples").symlink_to(ROOT / "examples")
         self._begun: list[_Begun] = []
+        #: Notified of each line that what was begun says.
+        self._told = threading.Condition()
         bin_ = folder / "bin"
         bin_.mkdir()
         for name, module in (
@@ -164,7 +177,9 @@ class Reader:
                     expected = following.text if following and following.kind == "shows" else ""
                     self._types(step.text, expected)
                 case "background":
-                    self._begins(step.text)
+                    for line in step.text.replace("\\\n", " ").splitlines():
+                        self._begins(line, number)
+                    self._await_start(number)
                 case "ctrl-c":
                     self._interrupts(step.text)
                 case "shows" | "broker":
@@ -194,7 +209,7 @@ class Reader:
             assert only_looks, f"{said}\nwhere the page says\n{expected}"
             assert time.monotonic() < deadline, f"{said}\nwhere the page says\n{expected}"
 
-    def _begins(self, text: str) -> None:
+    def _begins(self, text: str, block: int) -> None:
         process = subprocess.Popen(
             ["bash", "-c", f"exec {text}"],
             cwd=self._folder,
@@ -204,35 +219,49 @@ class Reader:
             stderr=subprocess.PIPE,
             text=True,
         )
-        begun = _Begun(text.strip(), process)
+        begun = _Begun(text.strip(), process, block)
         self._begun.append(begun)
-        told = threading.Event()
-        slots = _slots_of(text)
 
         def read() -> None:
             assert process.stderr is not None
             with process.stderr:
                 for line in process.stderr:
                     begun.said.append(line.rstrip())
-                    if slots and begun.started(slots):
-                        told.set()
-            told.set()
+                    with self._told:
+                        self._told.notify_all()
+            process.wait()
+            with self._told:
+                self._told.notify_all()
 
         threading.Thread(target=read, daemon=True).start()
-        if slots:
-            assert told.wait(WAIT_S), f"{text} did not start"
-            assert process.poll() is None, f"{text} ended"
+
+    def _await_start(self, block: int) -> None:
+        """Until every gateway and worker that a block began takes part."""
+        begun = [each for each in self._begun if each.block == block]
+        slots = sum(_slots_of(each.text) for each in begun)
+
+        def decided() -> bool:
+            ended = any(each.process.poll() is not None for each in begun)
+            return ended or sum(each.started() for each in begun) >= slots
+
+        with self._told:
+            assert self._told.wait_for(decided, WAIT_S), f"{begun[0].text} did not start"
+        for each in begun:
+            assert each.process.poll() is None, f"{each.text} ended"
 
     def _interrupts(self, words: str) -> None:
         (begun,) = (each for each in self._begun if each.text.startswith(words))
         begun.process.send_signal(signal.SIGINT)
-        assert begun.process.wait(WAIT_S) == 0, f"{words} did not end as asked"
-        failed = [line for line in begun.said if line.startswith("{") and _is_error(line)]
-        assert failed == []
+        for each in (each for each in self._begun if each.block == begun.block):
+            assert each.process.wait(WAIT_S) == 0, f"{each.text} did not end as asked"
+            failed = [line for line in each.said if line.startswith("{") and _is_error(line)]
+            assert failed == []
 
 
 def _slots_of(text: str) -> int:
     """How many gateways and workers a command starts; 0: it is no job."""
+    if text.startswith(("megaphone gateway ", "megaphone worker ")):
+        return 1
     if not text.startswith("megaphone run "):
         return 0
     counts = dict(re.findall(r"--(workers|gateways) (\d+)", text))

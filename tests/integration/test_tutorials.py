@@ -1,4 +1,4 @@
-"""The tutorials and the how-to pages do what they say, block after block, on a real Kafka.
+"""Tutorials, how-to pages and the commands of all others do what they say, on a real Kafka.
 
 Cannot catch: a sentence between the blocks that is wrong.
 """
@@ -10,6 +10,16 @@ import pytest
 from tests.integration.page_runner import ROOT, Reader, shows, steps_of
 
 PAGES = sorted([*ROOT.glob("docs/tutorial/*.md"), *ROOT.glob("docs/how-to/*.md")])
+#: Pages that show commands between sentences, and what else they show: a flow that is built by
+#: tests/unit/test_documents.py, records that it holds against contracts, tables for people.
+OTHERS = {
+    "README.md": ("python", "json"),
+    "docs/CONTROL.md": ("json", "text"),
+    "docs/DEPLOYING.md": ("dockerfile",),
+    "docs/LOADGEN.md": (),
+    "docs/NEXMARK.md": (),
+    "docs/OPERATING.md": (),
+}
 
 
 @pytest.mark.timeout(600)
@@ -19,6 +29,16 @@ def test_a_reader_gets_what_the_page_says(page, bootstrap_servers, tmp_path):
         kinds = [step.kind for step in reader.steps]
         assert kinds.count("sh") >= 2
         assert kinds.count("shows") >= 1
+        assert kinds.count("ctrl-c") == kinds.count("background")
+        reader.follow()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", OTHERS)
+def test_a_reader_can_type_what_the_page_shows(page, bootstrap_servers, tmp_path):
+    with Reader(ROOT / page, tmp_path, bootstrap_servers, OTHERS[page]) as reader:
+        kinds = [step.kind for step in reader.steps]
+        assert kinds.count("sh") >= 1
         assert kinds.count("ctrl-c") == kinds.count("background")
         reader.follow()
 

@@ -253,6 +253,20 @@ def test_a_plan_begins_at_the_cut_asked_for_and_is_written_shortly_before() -> N
     assert world.newest()["r"].state is RequestState.COMPLETED
 
 
+def test_waves_are_written_with_promises_and_never_by_themselves() -> None:
+    """CT7: ticks come five times as often as promises, and waves are nearer to one another."""
+    world = running(bins=64)
+    world.tell_loads()
+    world.request(request(moves=[[b, 1] for b in range(32)], strategy="fluid"))
+    world.pass_time(4 * SECOND)
+    assert world.states("r")[-1] is RequestState.COMPLETED
+    moves = [record.clock for record in world.log if isinstance(record, Move)]
+    promises = {record.clock for record in world.log if isinstance(record, Promise)}
+    assert len(moves) == 32
+    assert set(moves) <= promises
+    assert len(set(moves)) < 32
+
+
 def test_waves_in_flight_are_bounded_however_long_they_take() -> None:
     pacing = SETTINGS.pacing
     for sized in (False, True):
