@@ -9,7 +9,8 @@ there below an epoch has passed: then no message is queued there, and nobody the
 
 Invariants
   HD1  What is asked is answered as of now: the running step's changes are counted as well.
-  HD2  Who was told "not yet" is stepped again after the next change of this process's pointstamps.
+  HD2  Who was told "not yet" is stepped again after the next change of this process's pointstamps
+       that does not cancel within a step: what keeps something below an epoch is such a right.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ What S emits passes operators of its own process until a channel leads through a
 that it reaches only within the process is *near*: the old owner alone can tell when all it emitted
 is in Kafka. Every other sink, and every stateful input, lies behind an exchange: *far*.
 
+The order that a gate keeps is that of one vertex: where rows of two meet in one sink, nothing says
+which come first, with moves or without.
+
 Invariants
   GT1  Every sink and every stateful rows input that can be reached from S's rows is near or far.
   GT2  A sink that can be reached both ways is far: a frontier covers the near way as well.

@@ -20,7 +20,8 @@ Invariants
       below S there, and every stateful input and sink behind an exchange has reached c: nothing
       the new owner emits can overtake what the old one emitted. That of owners before the old one
       has passed when the bin left: the state frontier had reached c (S2).
-  S5  Bins that do not move never wait, but for the copies of S10.
+  S5  Bins that do not move never wait, but for the copies of S10; these wait for the rights of S3
+      below their cut, and so for what a bin's old owner has under way to its sinks.
   S6  Rows that wait hold a capability and no credit.
   S7  Of rows that may be applied, those that came earlier are applied earlier.
   S8  State is taken and sent in portions, between which this process receives and applies rows: a
