@@ -7,8 +7,11 @@ process is gone.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,13 @@ import pytest
 from service.broker.java import GUARD
 
 
-def _start(folder: Path, *commands: list[str], **options: object) -> subprocess.Popen[bytes]:
+def _start(
+    folder: Path, *commands: list[str], guard: Sequence[str] = (), **options: object
+) -> subprocess.Popen[bytes]:
     folder.mkdir()
     order = json.dumps({"folder": str(folder), "commands": commands})
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(GUARD), order],
+        [sys.executable, "-I", "-S", *guard, str(GUARD), order],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         **options,
@@ -52,6 +57,36 @@ def test_the_command_dies_and_the_folder_goes(tmp_path, told, how):
             guard.stdin.close()
         guard.wait()
         assert life.read() == ""  # nobody holds the pipe any more
+    assert not folder.exists()
+
+
+# The guard, sent SIGTERM when its command runs and the call that starts it has not yet returned.
+TOLD_WHILE_IT_STARTS = """
+import os, runpy, signal, subprocess, sys
+
+_, told, *sys.argv = sys.argv
+
+class Popen(subprocess.Popen):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        with open(told) as life:
+            life.readline()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_signal_while_the_command_is_being_started_ends_it_too(tmp_path, told):
+    folder = tmp_path / "data"
+    life = os.open(told, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for the command to open it
+    guard = ["-c", TOLD_WHILE_IT_STARTS, str(told)]
+    with _start(folder, _command_that_stays(told), guard=guard) as started:
+        assert started.wait() == 128 + signal.SIGTERM
+    os.set_blocking(life, True)
+    with os.fdopen(life) as rest:
+        assert rest.read() == ""  # nobody holds the pipe any more
     assert not folder.exists()
 
 
