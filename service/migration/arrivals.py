@@ -50,8 +50,7 @@ class Arrivals:
             copies: told of each bin that has come.
             installed: bool[bins], whose state is here; set for what is installed.
             waiting: rows that wait for bins.
-            gate_open: whether everything below a cut has passed what lies downstream in other
-                processes than the old owner's.
+            gate_open: whether everything below a cut has arrived behind the exchanges below.
         """
         self._store = store
         self._copies = copies

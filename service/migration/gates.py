@@ -2,24 +2,27 @@
 
 Flow: lowering -> [gate_of] -> StateHost.gate, StateHost.near. Pure: looks at the graph.
 
-What S emits passes operators of its own process until a channel leads through an exchange. A sink
-that it reaches only within the process is *near*: the old owner alone can tell when all it emitted
-is in Kafka. Every other sink, and every stateful input, lies behind an exchange: *far*.
+What S emits passes operators of its own process until it comes to a sink or to a channel that leads
+through an exchange. Such a sink is *near*: the old owner alone can tell when all it emitted is in
+Kafka. The input at the other end of such a channel is *far*: what it has taken is ahead of all that
+comes later, as every process hands rows on in the order in which they came (PW of `worker`), a
+stateful vertex keeps the order of each of its keys (S1, S7), and a sink that of its producer. So
+nothing beyond the first exchange is waited for, Kafka least of all.
 
 The order that a gate keeps is that of one vertex: where rows of two meet in one sink, nothing says
-which come first, with moves or without.
+which come first, with moves or without; nor of rows of one key that an exchange by another column
+sends to different processes.
 
 Invariants
-  GT1  Every sink and every stateful rows input that can be reached from S's rows is near or far.
-  GT2  A sink that can be reached both ways is far: a frontier covers the near way as well.
-  GT3  The near ports are those of operators on ways to near sinks: nothing is waited for that such
-       a sink's frontier would not wait for.
-Source: DESIGN §7 (gate).
+  GT1  Every way from S's rows to a sink or to another process goes by a near sink or a far input.
+  GT2  The near ports are those of operators on ways within the process to its sinks: what leads to
+       an exchange only is not waited for here.
+Source: DESIGN §7 (gate), which names the sinks and stateful inputs beyond as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from service.dataflow.graph import Dataflow
@@ -31,33 +34,27 @@ from service.dataflow.transport.credit import CreditClass
 class Gate:
     """The two parts of a gate."""
 
-    #: Locations whose frontiers must have reached the cut.
+    #: Inputs, by location, whose frontiers must have reached the cut.
     far: list[int]
     #: Ports of the process, by location, at which nothing below the cut may be left.
     near: frozenset[int]
 
 
-def gate_of(graph: Dataflow, host: int, ends: Mapping[int, int]) -> Gate:
+def gate_of(graph: Dataflow, host: int, sinks: Collection[int]) -> Gate:
     """The gate of one S.
 
     Args:
         graph: with every channel.
         host: operator number of the S.
-        ends: operator number of each sink and each S -> the location that stands for it.
+        sinks: operator number of each sink.
     """
     rows = [edge for edge in graph.edges if edge.credit is not CreditClass.STATE]
-    forward = _followed(rows, lambda edge: (edge.source[0], edge.target[0]))
     stays = [edge for edge in rows if edge.pact is Pact.PIPELINE]
-    reached = forward(edge.target[0] for edge in rows if edge.source[0] == host)
-    away = forward(
-        edge.target[0]
-        for edge in rows
-        if edge.pact is Pact.ROUTED and edge.source[0] in reached | {host}
-    )
-    sinks = [end for end in ends if end in reached - away]
+    forward = _followed(stays, lambda edge: (edge.source[0], edge.target[0]))
+    here = forward(edge.target[0] for edge in stays if edge.source[0] == host)
     back = _followed(stays, lambda edge: (edge.target[0], edge.source[0]))
-    ways = (back(sinks) & reached) - away
-    ports = {
+    ways = back(here & {*sinks}) & here
+    near = {
         place(operator, port)
         for operator in ways
         for place, count in (
@@ -66,7 +63,12 @@ def gate_of(graph: Dataflow, host: int, ends: Mapping[int, int]) -> Gate:
         )
         for port in range(count)
     }
-    return Gate([ends[end] for end in ends if end in away], frozenset(ports))
+    far = {
+        graph.target(*edge.target)
+        for edge in rows
+        if edge.pact is Pact.ROUTED and edge.source[0] in here | {host}
+    }
+    return Gate(sorted(far), frozenset(near))
 
 
 def _followed(

@@ -16,7 +16,7 @@ Invariants
   L1  Every process lowers the same flow to an equal graph.
   L2  A function of the user sees its first batch, an empty one, while the graph is built: a wrong
       column or return value is an error at start, not in the middle of the night.
-  L3  S's gate is every sink and every stateful rows input that can be reached from its output.
+  L3  S's gate is what its rows come to first: sinks of the process, inputs behind an exchange.
 Source: DESIGN §5 (ports), §7 (gate); reference megaphone §1.4 for what goes wrong otherwise.
 """
 
@@ -128,8 +128,6 @@ class _Lowering:
         self._outputs: dict[int, _Port] = {}
         #: The loops around each vertex, outermost first.
         self._loops = loops_of(flow.vertices)
-        #: Vertex -> location that a gate upstream must wait for.
-        self._gates: dict[int, int] = {}
         #: Vertex -> columns of its output.
         self._schemas: dict[int, pa.Schema] = {}
         #: Event time of each vertex's output, as far as it is known to have one.
@@ -187,7 +185,7 @@ class _Lowering:
         self._set_gates()
         for number, vertex in enumerate(self._flow.vertices):
             if isinstance(vertex, SinkVertex):
-                self._lowered.places[vertex.name] = self._gates[number]
+                self._lowered.places[vertex.name] = self._graph.source(self._operators[number], 0)
             else:
                 self._lowered.places[vertex.name] = self._graph.source(*self._outputs[number])
         return self._lowered
@@ -315,7 +313,6 @@ class _Lowering:
         self._lowered.hosts[vertex.name] = host
         self._outputs[number] = (hosting, 0)
         self._operators[number] = hosting
-        self._gates[number] = self._graph.target(hosting, 0)
         # Behind F, S and what they hold: nothing below its frontier asks the table again.
         self._control.readers.append(self._graph.source(hosting, 0))
 
@@ -372,15 +369,18 @@ class _Lowering:
         )
         self._graph.connect(self._outputs[vertex.upstream], (operator, 0))
         self._operators[number] = operator
-        self._gates[number] = self._graph.source(operator, 0)
 
     def _set_gates(self) -> None:
-        """L3: each host watches what lies below it, up to the next stateful vertex and beyond."""
-        ends = {self._operators[number]: location for number, location in self._gates.items()}
+        """L3: each host watches what lies below it, up to its process's sinks and exchanges."""
+        sinks = [
+            self._operators[number]
+            for number, vertex in enumerate(self._flow.vertices)
+            if isinstance(vertex, SinkVertex)
+        ]
         for number, vertex in enumerate(self._flow.vertices):
             if vertex.name in self._lowered.hosts:
                 host, operator = self._lowered.hosts[vertex.name], self._operators[number]
-                gate = gate_of(self._graph, operator, ends)
+                gate = gate_of(self._graph, operator, sinks)
                 host.gate, host.near = gate.far, gate.near
                 for location in gate.far:
                     self._graph.watch(operator, location)

@@ -7,7 +7,7 @@ For each move of bin b at cut c the old owner waits until b is *settled* at c, e
 sends it stamped c; the new owner holds b's rows >= c until the bin is installed and the *gate* is
 open. The gate has two parts (`gates`). What lies below S in the same process, a sink most often,
 the old owner watches by itself: by its frontier each wave would wait for the rows that the wave
-before held up, of other bins but at earlier times. Behind an exchange only a frontier can tell.
+before held up, of other bins but at earlier times. What an exchange leads to only a frontier knows.
 
 Invariants
   S1  A row at t for bin b is applied only here: by owner(b, t), with b installed, every earlier
@@ -16,9 +16,9 @@ Invariants
       reached c, and no held row of it lies below c.
   S3  A capability at c is kept on the state output from the moment the move is read until the last
       chunk is sent and the new owners are told (S4), so no state frontier passes c before.
-  S4  Rows of an arriving bin go on once all that its old owner emitted below c has passed what lies
-      below S there, and every stateful input and sink behind an exchange has reached c: nothing
-      the new owner emits can overtake what the old one emitted. That of owners before the old one
+  S4  Rows of an arriving bin go on once all that its old owner emitted below c has passed the sinks
+      below S there, and the first input behind each exchange has reached c: nothing the new owner
+      emits can overtake what the old one emitted. That of owners before the old one
       has passed when the bin left: the state frontier had reached c (S2).
   S5  Bins that do not move never wait, but for the copies of S10; these wait for the rights of S3
       below their cut, and so for what a bin's old owner has under way to its sinks.
@@ -310,7 +310,7 @@ class StateHost:
         return self._context.passed_here(self.near, cut)
 
     def _gate_open(self, cut: int) -> bool:
-        """Whether everything below `cut` has passed what lies behind an exchange (S4)."""
+        """Whether everything below `cut` has arrived behind each exchange (S4)."""
         return all(self._context.frontier_of(location).reached(cut) for location in self.gate)
 
     def _unsettled(self, cut: int) -> NDArray[np.bool_]:

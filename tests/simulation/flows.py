@@ -48,6 +48,18 @@ def exchanged() -> FlowUnderTest:
     )
 
 
+def relayed() -> FlowUnderTest:
+    """Bids of each auction, through a stage of another key that tells what comes, in order."""
+    return FlowUnderTest(
+        _relayed,
+        _check_relayed,
+        lambda stamped: {
+            "stats": len(stamped),
+            "relay": len({auction % GROUPS for auction in stamped}),
+        },
+    )
+
+
 def two_stages() -> FlowUnderTest:
     """Per group of auctions, the greatest number of bids of any auction in it."""
     return FlowUnderTest(
@@ -118,6 +130,49 @@ def _check_one_stage(outputs: Outputs, stamped: Stamped) -> None:
         assert output["total"] == sum(prices), f"WO2: {output}"
         assert output["highest"] == max(prices), f"WO2: {output}"
         seen[key] = bids
+    assert seen == {key: len(prices) for key, prices in stamped.items()}, "WO3"
+
+
+def _relayed() -> Flow:
+    flow = Flow("relayed")
+    bids = flow.source("bids", KafkaSource(["events"], "bid", COLUMNS.names))
+    stats = bids.key_by("auction").aggregate("stats", bids=count())
+    groups = stats.map_batches("group", _grouped, columns=["group", "auction", "bids"])
+    # Of another key, whose bin stays where it is when the auction's moves.
+    return (
+        groups.key_by("group")
+        .stateful_map(
+            "relay",
+            _told,
+            value=("auction", "bids"),
+            initial=dict,
+            schema={name: pa.int64() for name in ("auction", "before", "bids")},
+        )
+        .sink("out", KafkaSink("out", key="auction", schema=4))
+    )
+
+
+def _grouped(rows: pa.RecordBatch) -> pa.RecordBatch:
+    groups = pa.array(rows.column("auction").to_numpy() % GROUPS)
+    columns = [groups, rows.column("auction"), rows.column("bids")]
+    return pa.RecordBatch.from_arrays(columns, names=["group", "auction", "bids"])
+
+
+def _told(
+    seen: dict[int, int], row: tuple[int, int]
+) -> tuple[dict[int, int], tuple[int, int, int]]:
+    auction, bids = row
+    before = seen.get(auction, 0)
+    return {**seen, auction: bids}, (auction, before, bids)
+
+
+def _check_relayed(outputs: Outputs, stamped: Stamped) -> None:
+    seen: dict[int, int] = {}
+    for output in outputs["out"]:
+        key, before = output["auction"], seen.get(output["auction"], 0)
+        assert output["before"] == before, f"WO1: auction {key} at {output} after {before}"
+        assert output["bids"] > before, f"WO1: auction {key} at {output} after {before}"
+        seen[key] = output["bids"]
     assert seen == {key: len(prices) for key, prices in stamped.items()}, "WO3"
 
 

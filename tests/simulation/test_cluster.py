@@ -16,6 +16,7 @@ from tests.simulation.flows import (
     branches,
     exchanged,
     mixed,
+    relayed,
     spread,
     tree,
     two_stages,
@@ -44,11 +45,14 @@ def test_two_stages_drain_and_stay_exact_under_any_plan(seed: int) -> None:
     assert world.check() > 10
 
 
+@pytest.mark.parametrize("flow", [exchanged, relayed])
 @pytest.mark.parametrize("seed", range(SEEDS // 2))
-def test_outputs_stay_in_order_behind_an_exchange_as_bins_move(seed: int) -> None:
+def test_outputs_stay_in_order_behind_an_exchange_as_bins_move(
+    seed: int, flow: Callable[[], FlowUnderTest]
+) -> None:
     tight = seed % 2
     limits, budget = (TIGHT, 4096) if tight else (WorkerLimits(), 1 << 20)
-    world = World(4_000 + seed, Shape(flow=exchanged(), limits=limits, held_budget=budget))
+    world = World(4_000 + seed, Shape(flow=flow(), limits=limits, held_budget=budget))
     world.run()
     assert world.check() > 50
 

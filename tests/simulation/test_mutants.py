@@ -34,7 +34,7 @@ from service.migration.records import Move
 from service.migration.router import Router
 from service.migration.state_host import StateHost
 from service.migration.waiting import NEVER
-from tests.simulation.flows import branches, exchanged, two_stages
+from tests.simulation.flows import branches, exchanged, relayed, two_stages
 from tests.simulation.loop_flows import bounded, nested
 from tests.simulation.test_cluster import TIGHT
 from tests.simulation.world import Shape, World
@@ -243,7 +243,11 @@ def bounded_loop() -> Shape:
 
 
 def away() -> Shape:
-    return Shape(flow=exchanged())
+    return Shape(flow=exchanged(), limits=TIGHT, held_budget=4096)
+
+
+def relay() -> Shape:
+    return Shape(flow=relayed(), limits=TIGHT, held_budget=4096)
 
 
 def staged() -> Shape:
@@ -257,6 +261,7 @@ MUTANTS = {
     "a bin leaves before its rows were applied": Mutant([(HOST, InstalledIsEnough)], OUTPUTS, away),
     "a bin leaves before the frontier": Mutant([(HOST, Hasty)], f"{OUTPUTS}|no move names it"),
     "there is no gate behind an exchange": Mutant([(HOST, Ungated)], "WO1", away),
+    "there is no gate in front of a second stage": Mutant([(HOST, Ungated)], "WO1", relay),
     "an old owner does not wait for the sink beside it": Mutant([(HOST, Rash)], "WO1"),
     "an old owner does not wait for the sink beside a second stage": Mutant(
         [(HOST, Rash)], "WO1", staged

@@ -25,8 +25,9 @@ def _ports(graph: Dataflow, operator: int) -> list[int]:
     return inputs + [graph.source(operator, port) for port in range(built.outputs)]
 
 
-def sink_of(plan: Lowered, name: str) -> int:
-    return plan.dataflow.source(number_of(plan, name), 0)
+def input_of(plan: Lowered, name: str) -> int:
+    """The location of what stands first behind an exchange."""
+    return plan.dataflow.target(number_of(plan, name), 0)
 
 
 def test_all_on_the_way_to_a_sink_of_the_process_is_near() -> None:
@@ -44,19 +45,32 @@ def test_what_leads_to_an_exchange_only_is_not_watched_in_the_process() -> None:
     stats = stats_of(stream)
     stats.sink("beside", SINK)
     narrow = stats.select("narrow", "a", "b")
-    narrow.exchange("away", by="b").sink("out", KafkaSink("other", key="a", schema=4))
+    away = narrow.exchange("away", by="b").select("there", "a")
+    away.sink("out", KafkaSink("other", key="a", schema=4))
     plan = lowered(flow)
-    assert plan.hosts["stats"].gate == [sink_of(plan, "out")]
+    assert plan.hosts["stats"].gate == [input_of(plan, "away")]
     assert plan.hosts["stats"].near == ports_of(plan, "beside")
 
 
-def test_a_sink_that_is_reached_both_ways_has_a_frontier() -> None:
+def test_a_sink_that_is_reached_both_ways_is_near_and_behind_a_far_input() -> None:
     flow, stream = begun()
     stats = stats_of(stream)
     flow.concat("both", stats, stats.exchange("away", by="b")).sink("out", SINK)
     plan = lowered(flow)
-    assert plan.hosts["stats"].gate == [sink_of(plan, "out")]
-    assert plan.hosts["stats"].near == frozenset()
+    assert plan.hosts["stats"].gate == [input_of(plan, "away")]
+    assert plan.hosts["stats"].near == ports_of(plan, "both", "out")
+
+
+def test_nothing_beyond_the_next_stage_is_waited_for() -> None:
+    flow, stream = begun()
+    first = stats_of(stream)
+    second = first.key_by("b").aggregate("second", a=highest("a"))
+    third = second.key_by("a").aggregate("third", c=count())
+    third.sink("late", KafkaSink("late", key="a", schema=4))
+    plan = lowered(flow)
+    assert plan.hosts["stats"].gate == [input_of(plan, "second.S")]
+    assert plan.hosts["second"].gate == [input_of(plan, "third.S")]
+    assert (plan.hosts["stats"].near, plan.hosts["third"].gate) == (frozenset(), [])
 
 
 def test_a_sink_above_or_beside_s_is_no_part_of_its_gate() -> None:

@@ -93,11 +93,12 @@ def test_delays_and_captures_are_told_of_frontiers_and_others_are_not(tmp_path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_gate_reaches_through_an_exchange_and_a_delay() -> None:
+def test_the_gate_ends_at_the_first_exchange() -> None:
     kept = begun().key_by("a").aggregate("kept", b=count())
     kept.exchange("x", by="b").delay("late", step=10).broadcast("all").sink("out", SINK)
     plan = lowered(kept)
-    assert plan.hosts["kept"].gate == [plan.dataflow.source(number_of(plan, "out"), 0)]
+    assert plan.hosts["kept"].gate == [plan.dataflow.target(number_of(plan, "x"), 0)]
+    assert plan.hosts["kept"].near == frozenset()
 
 
 def test_every_vertex_has_a_place_to_probe() -> None:
