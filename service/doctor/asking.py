@@ -42,6 +42,7 @@ def ask_cluster(
     topics: Sequence[str],
     own: Mapping[str, Mapping[str, str]],
     timeout_s: float,
+    group: str = "",
 ) -> ClusterFacts:
     """Learn what can be learned of a cluster.
 
@@ -51,6 +52,7 @@ def ask_cluster(
         topics: those to be looked at, if they exist; `own` among them.
         own: topics that a job would create, with their configuration.
         timeout_s: patience with each question.
+        group: consumer group whose rights are asked for; empty: none.
     """
     bootstrap = tuple(
         reach(address.strip(), min(timeout_s, _CONNECT_S_MAX))
@@ -72,6 +74,7 @@ def ask_cluster(
         return ClusterFacts(bootstrap, problem=access().scrubbed(error.args[0].str()))
     asking = _Asking(client, timeout_s)
     there = [name for name in topics if name in metadata.topics]
+    hidden = asking.hidden([name for name in topics if name not in metadata.topics])
     described = asking.topics(there)
     found = {}
     for name in there:
@@ -91,6 +94,8 @@ def ask_cluster(
         ),
         cluster_id=str(metadata.cluster_id),
         topics=found,
+        hidden=hidden,
+        group=asking.group(group) if group else None,
         creatable=asking.creatable(
             {name: config for name, config in own.items() if name not in metadata.topics}
         ),
@@ -135,6 +140,39 @@ class _Asking:
         )
         answers = {name: self._answer(future)[0] for name, future in futures.items()}
         return {name: answer for name, answer in answers.items() if answer is not None}
+
+    def hidden(self, names: Sequence[str]) -> frozenset[str]:
+        """Which of these topics, none of them listed, are not ours to see.
+
+        All topics at once are listed without those; asked for by name, one is refused.
+        """
+        found = set()
+        for name in names:
+            try:
+                said = self._client.list_topics(name, timeout=self._timeout_s).topics[name].error
+            except KafkaException:
+                continue
+            if said is not None and said.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                found.add(name)
+        return frozenset(found)
+
+    def group(self, name: str) -> frozenset[str] | None:
+        """What the broker lets us do with a consumer group, which need not exist."""
+        futures = self._start(
+            lambda: self._client.describe_consumer_groups(
+                [name], include_authorized_operations=True, request_timeout=self._timeout_s
+            )
+        )
+        if name not in futures:
+            return None
+        try:
+            return _operations(futures[name].result(self._timeout_s).authorized_operations)
+        except NoAnswer:
+            return None
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            refused = cause.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+            return frozenset() if refused else None
 
     def config(self, topic: str) -> Mapping[str, str] | None:
         """A topic's configuration, if we may read it."""

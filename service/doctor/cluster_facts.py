@@ -37,10 +37,12 @@ class Trial:
     """One record through a topic made for it; the first step that failed ends it."""
 
     topic: str
-    #: Steps done: created, written, read, deleted.
+    #: Steps done: fenced, created, written, read, deleted.
     done: tuple[str, ...] = ()
     #: Why the next one failed.
     problem: str | None = None
+    #: The transactional id that was not given, and why; None: it was.
+    fencing: str | None = None
     #: How far the broker's clock is ahead of ours, µs; None: it did not come so far.
     ahead_us: int | None = None
     #: From handing the record over to Kafka's acknowledgement.
@@ -58,6 +60,10 @@ class ClusterFacts:
     problem: str | None = None
     cluster_id: str = ""
     topics: Mapping[str, TopicFacts] = field(default_factory=dict)
+    #: Topics that are perhaps there, but not for us to see.
+    hidden: frozenset[str] = frozenset()
+    #: Operations that we may do with the consumer group; None: Kafka did not say.
+    group: frozenset[str] | None = None
     #: Topic that would be created -> None if Kafka would do it, else its refusal.
     creatable: Mapping[str, str | None] = field(default_factory=dict)
     #: Request -> the versions of it that the broker takes; empty: not learned.

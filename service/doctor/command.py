@@ -148,6 +148,7 @@ def _cluster(
         [*needs.inputs, *needs.outputs, *own],
         own,
         timeout_s,
+        group=needs.app,
     )
     if trial and facts.brokers is not None:
         told = try_a_record(settings, needs.app or _PREFIX, timeout_s, SystemClock())

@@ -120,7 +120,15 @@ def _version(requests: Mapping[str, tuple[int, int]]) -> Finding:
 def _ends(facts: ClusterFacts, needs: Needs) -> Iterator[Finding]:
     """Input and output topics: there, wide enough, and ours to read and write."""
     wanted = dict.fromkeys((*needs.inputs, *needs.outputs))
-    absent = [topic for topic in wanted if topic not in facts.topics]
+    hidden = [topic for topic in wanted if topic in facts.hidden]
+    absent = [topic for topic in wanted if topic not in facts.topics and topic not in hidden]
+    if hidden:
+        yield bad(
+            "permissions.describe",
+            f"Kafka does not show us {', '.join(hidden)}, if they are there",
+            "grant READ on what the flow reads and WRITE on what it writes to the job's user; each "
+            "brings DESCRIBE with it",
+        )
     if absent:
         yield bad(
             "topics.exist",
@@ -128,7 +136,7 @@ def _ends(facts: ClusterFacts, needs: Needs) -> Iterator[Finding]:
             "`megaphone create-topics TARGET` makes them, with as many partitions as you want "
             "gateways at most; a job makes only its own topics",
         )
-    else:
+    elif not hidden:
         yield good("topics.exist", f"{', '.join(wanted)}")
     narrow = [
         f"{topic} has {facts.topics[topic].partitions}"
@@ -143,29 +151,36 @@ def _ends(facts: ClusterFacts, needs: Needs) -> Iterator[Finding]:
         )
     elif needs.inputs:
         yield good("topics.partitions", f"enough for {needs.gateways} gateways")
-    yield from _may(facts.topics, "READ", needs.inputs, "permissions.read")
-    yield from _may(facts.topics, "WRITE", needs.outputs, "permissions.write")
+    yield from _may(facts.topics, ["READ"], needs.inputs, "permissions.read")
+    yield from _may(facts.topics, ["WRITE"], needs.outputs, "permissions.write")
+    yield from _may(facts.topics, ["WRITE"], needs.letters, "permissions.letters")
     yield from _durable(facts, [topic for topic in wanted if topic in facts.topics])
 
 
 def _may(
-    topics: Mapping[str, TopicFacts], operation: str, names: Sequence[str], check: str
+    topics: Mapping[str, TopicFacts], operations: Sequence[str], names: Sequence[str], check: str
 ) -> Iterator[Finding]:
     there = {name: topics[name].operations for name in names if name in topics}
     if not there:
         return
-    refused = [name for name, may in there.items() if may is not None and operation not in may]
+    refused = {
+        name: [operation for operation in operations if operation not in may]
+        for name, may in there.items()
+        if may is not None and not may.issuperset(operations)
+    }
     untold = [name for name, may in there.items() if may is None]
     if refused:
+        each = (f"{' or '.join(lacking).lower()} {name}" for name, lacking in refused.items())
+        lacking = [name for name in operations if any(name in every for every in refused.values())]
         yield bad(
             check,
-            f"Kafka does not let us {operation.lower()} {', '.join(refused)}",
-            f"grant {operation} (and DESCRIBE) on these topics to the job's user",
+            f"Kafka does not let us {', '.join(each)}",
+            f"grant {' and '.join(lacking)} on these topics to the job's user",
         )
     elif untold:
         yield unknown(check, f"Kafka does not say of {', '.join(untold)}")
     else:
-        yield good(check, f"{operation.lower()} {', '.join(there)}")
+        yield good(check, f"{' and '.join(operations).lower()} {', '.join(there)}")
 
 
 def _durable(facts: ClusterFacts, names: Sequence[str]) -> Iterator[Finding]:
@@ -235,7 +250,23 @@ def _made(facts: ClusterFacts, needs: Needs) -> Iterator[Finding]:
     there = [name for name in own if name in facts.topics]
     if there and not wrong and not losing:
         yield good("topics.own", f"{len(there)} of {len(own)} are there and as they must be")
-    yield from _may(facts.topics, "WRITE", there, "permissions.own")
+    yield from _may(facts.topics, ["READ", "WRITE"], there, "permissions.own")
+    yield _group(facts.group, needs.app)
+
+
+def _group(may: frozenset[str] | None, app: str) -> Finding:
+    """The consumer group, in which positions are written for lag tools; the job keeps its own."""
+    check = "permissions.group"
+    if may is None:
+        return unknown(check, f"Kafka does not say of the group {app}")
+    if "READ" not in may:
+        return warning(
+            check,
+            f"Kafka does not let us commit offsets to the group {app}: the job runs, but tools "
+            "that watch consumer lag see nothing of it",
+            f"grant READ on the group {app} to the job's user",
+        )
+    return good(check, f"commit offsets to the group {app}")
 
 
 def _trial(trial: Trial | None, needs: Needs) -> Iterator[Finding]:
@@ -244,6 +275,13 @@ def _trial(trial: Trial | None, needs: Needs) -> Iterator[Finding]:
         yield unknown("broker.trial", "not tried, as asked")
         yield unknown("clock.broker", "only a record brings the broker's time")
         return
+    if trial.fencing is not None and needs.app:
+        yield warning(
+            "permissions.fencing",
+            f"Kafka does not give us the transactional id {trial.fencing}; the controller takes "
+            f"{needs.app}.controller",
+            f"grant WRITE on transactional ids with the prefix {needs.app}. to the job's user",
+        )
     if trial.problem is not None:
         left = "created" in trial.done and "deleted" not in trial.done
         rest = f"; delete {trial.topic}, which is left" if left else ""

@@ -1,7 +1,11 @@
 """One record through a topic made for it: may we create, write and read; what is the time there?
 
-Flow: [try_a_record] -> create -> write -> read back -> delete -> Trial. The topic stamps records
-with the broker's clock as it appends them, which is the only way to learn that clock.
+Flow: [try_a_record] -> fence -> create -> write -> read back -> delete -> Trial. The topic stamps
+records with the broker's clock as it appends them, which is the only way to learn that clock.
+
+A right to transactional ids cannot be asked for, only used, and whoever uses the controller's own
+ends the controller; so one with the job's prefix is used, always the same, which the broker forgets
+after `transactional.id.expiration.ms`.
 
 Invariants
   TR1  The topic is named after the job, holds one record and is deleted, whatever failed.
@@ -21,6 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from service.clock import Clock
 from service.doctor.cluster_facts import Trial, clock_ahead_us
+from service.kafka_access import access
 
 _CONFIG = {"message.timestamp.type": "LogAppendTime", "retention.ms": "60000"}
 _PAYLOAD = b"megaphone doctor"
@@ -36,6 +41,7 @@ def try_a_record(settings: Mapping[str, Any], prefix: str, timeout_s: float, clo
         clock: of this machine.
     """
     trial = _Trial(f"{prefix}.doctor-{secrets.token_hex(4)}", timeout_s, clock)
+    trial.fence(settings, f"{prefix}.doctor")
     client = AdminClient({**settings, "log_level": 0})
     new = NewTopic(trial.topic, num_partitions=1, replication_factor=-1, config=_CONFIG)
     told = trial.step("created", lambda: client.create_topics([new])[trial.topic].result(timeout_s))
@@ -80,6 +86,18 @@ class _Trial:
             return False
         self.told = replace(self.told, done=(*self.told.done, name))
         return True
+
+    def fence(self, settings: Mapping[str, Any], transactional: str) -> None:
+        """Take a transactional id, as the controller does; other steps go on without."""
+        producer = Producer({**settings, "log_level": 0, "transactional.id": transactional})
+        try:
+            producer.init_transactions(self.timeout_s)
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            why = f"{transactional}: {access().scrubbed(cause.str())}"
+            self.told = replace(self.told, fencing=why)
+        else:
+            self.told = replace(self.told, done=("fenced",))
 
     def write(self, settings: Mapping[str, Any]) -> None:
         """Write the record, the second time around: the first one pays for the connection."""

@@ -1,7 +1,6 @@
 """`megaphone doctor` at a real Kafka: what is there is found, what is wrong named, nothing stays.
 
-Cannot catch: refused permissions, as the broker of the tests has no authorizer; what answers of one
-mean is tests/unit/doctor/test_judging.py.
+Refused permissions want a broker with an authorizer: test_permissions.py.
 """
 
 from __future__ import annotations
@@ -55,10 +54,11 @@ def test_a_job_that_can_start_is_found_well_and_nothing_is_left_behind(
         "versions.python", "versions.librdkafka", "disk.state", "disk.room", "limits.open-files",
         "ports.http", "registry.schemas", "broker.reachable", "broker.advertised",
         "broker.version", "topics.exist", "topics.partitions", "permissions.read",
-        "permissions.write", "permissions.create", "broker.trial", "clock.broker",
+        "permissions.write", "permissions.create", "permissions.group", "broker.trial",
+        "clock.broker",
     }  # fmt: skip
     assert found["broker.version"]["says"].startswith("Kafka 4.")
-    assert "created, written, read, deleted" in found["broker.trial"]["says"]
+    assert "fenced, created, written, read, deleted" in found["broker.trial"]["says"]
     assert f"{app_name}.control" in found["permissions.create"]["says"]
     assert left_of(bootstrap_servers, app_name) == set()
 

@@ -26,9 +26,15 @@ WELL = ClusterFacts(
     brokers=(HERE,),
     cluster_id="c",
     topics={"in": TopicFacts(4, 1, ALL, {}), "out": TopicFacts(4, 1, ALL, {}), **OWN},
+    group=frozenset({"READ", "DESCRIBE"}),
     creatable={"in.dlq": None},
     requests={"Fetch": (4, 18), "InitProducerId": (0, 5)},
-    trial=Trial("bids.doctor-1", ("created", "written", "read", "deleted"), None, 0, 3_000),
+    trial=Trial(
+        "bids.doctor-1",
+        ("fenced", "created", "written", "read", "deleted"),
+        ahead_us=0,
+        took_us=3_000,
+    ),
 )
 
 
@@ -50,7 +56,7 @@ def test_a_cluster_that_has_everything_is_good() -> None:
     assert set(found) == {
         "broker.reachable", "broker.advertised", "broker.version", "topics.exist",
         "topics.partitions", "permissions.read", "permissions.write", "permissions.create",
-        "topics.own", "permissions.own", "broker.trial", "clock.broker",
+        "topics.own", "permissions.own", "permissions.group", "broker.trial", "clock.broker",
     }  # fmt: skip
     assert exit_status_of([*found.values()]) == 0
 
@@ -119,6 +125,41 @@ def test_a_right_that_is_lacking_is_named_and_one_not_told_is_unknown(
     assert refused.verdict is Verdict.BAD
     assert missing in str(refused.mend)
     assert judged(with_topic(topic, TopicFacts(4, 1, None, {})))[check].verdict is Verdict.UNKNOWN
+
+
+def test_topics_that_are_not_ours_to_see_are_not_called_absent() -> None:
+    topics = {name: each for name, each in WELL.topics.items() if name != "in"}
+    found = judged(replace(WELL, topics=topics, hidden=frozenset({"in", "elsewhere"})))
+    assert found["permissions.describe"].verdict is Verdict.BAD
+    assert found["permissions.describe"].says == "Kafka does not show us in, if they are there"
+    assert "topics.exist" not in found
+
+
+def test_each_right_to_own_topics_is_asked_for() -> None:
+    config = OWN["bids.accepted"].config
+    blind = judged(with_topic("bids.accepted", TopicFacts(1, 1, ALL - {"READ"}, config)))
+    assert "let us read bids.accepted" in blind["permissions.own"].says
+    assert blind["permissions.own"].mend.startswith("grant READ on")
+    mute = judged(with_topic("bids.accepted", TopicFacts(1, 1, frozenset({"DESCRIBE"}), config)))
+    assert "let us read or write bids.accepted" in mute["permissions.own"].says
+    assert mute["permissions.own"].mend.startswith("grant READ and WRITE on")
+    letters = judged(with_topic("in.dlq", TopicFacts(1, 1, ALL - {"WRITE"}, {})))
+    assert "let us write in.dlq" in letters["permissions.letters"].says
+
+
+@pytest.mark.parametrize(
+    ("group", "verdict"),
+    [(None, Verdict.UNKNOWN), (frozenset(), Verdict.WARNING), ({"DESCRIBE"}, Verdict.WARNING)],
+)
+def test_a_job_without_its_group_runs_unseen(group, verdict) -> None:
+    assert judged(replace(WELL, group=group))["permissions.group"].verdict is verdict
+
+
+def test_a_transactional_id_that_is_not_given_is_a_warning_of_a_named_job() -> None:
+    refused = replace(WELL, trial=replace(WELL.trial, fencing="bids.doctor: refused"))
+    found = judged(refused)["permissions.fencing"]
+    assert "bids.doctor: refused; the controller takes bids.controller" in found.says
+    assert "permissions.fencing" not in judged(refused, replace(NEEDS, app=""))
 
 
 def test_a_topic_that_takes_no_writes_and_one_that_dies_with_its_broker_are_told() -> None:
