@@ -1,7 +1,8 @@
-"""`python -m dashboards`: writes deploy/grafana/dashboards, and the alerts for Kubernetes.
+"""`python -m dashboards`: writes the dashboards, and the alerts for Grafana and Kubernetes.
 
-Flow: BOARDS -> dashboard_of -> <uid>.json; deploy/prometheus/alerts.yml -> rules.yaml of k8s. With
-`--check` it only compares. Needs the packages of the extra `dev`.
+Flow: BOARDS -> dashboard_of -> <uid>.json; deploy/prometheus/alerts.yml -> rules_of -> Grafana's
+rules, and rules.yaml of k8s. With `--check` it only compares. It needs the packages of the extra
+`dev`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import sys
 from pathlib import Path
 from textwrap import indent
 
+from dashboards.alerting import rules_of
 from dashboards.boards import BOARDS
 from dashboards.grafana import dashboard_of
 
 _ROOT = Path(__file__).parents[1]
 FOLDER = _ROOT / "deploy" / "grafana" / "dashboards"
 ALERTS = _ROOT / "deploy" / "prometheus" / "alerts.yml"
+GRAFANAS = _ROOT / "deploy" / "grafana" / "provisioning" / "alerting" / "megaphone.yml"
 RULES = _ROOT / "k8s" / "components" / "monitoring" / "rules.yaml"
 _HEAD = """\
 # deploy/prometheus/alerts.yml as Prometheus' operator reads it; `python -m dashboards` writes it.
@@ -32,8 +35,10 @@ spec:
 def texts() -> dict[Path, str]:
     """What each file is to hold."""
     boards = {FOLDER / f"{board.uid}.json": dashboard_of(board) for board in BOARDS}
-    _, _, groups = ALERTS.read_text(encoding="utf-8").partition("\ngroups:\n")
-    return {**boards, RULES: _HEAD + indent(f"groups:\n{groups}", "  ")}
+    alerts = ALERTS.read_text(encoding="utf-8")
+    _, _, groups = alerts.partition("\ngroups:\n")
+    operators = _HEAD + indent(f"groups:\n{groups}", "  ")
+    return {**boards, GRAFANAS: rules_of(alerts), RULES: operators}
 
 
 def stale() -> list[Path]:
@@ -53,7 +58,8 @@ def main() -> int:
         for path in different:
             sys.stderr.write(f"{path} is not what `python -m dashboards` writes\n")
         return int(bool(different))
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    for folder in (FOLDER, GRAFANAS.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     wanted = texts()
     for path in different:
         if path in wanted:

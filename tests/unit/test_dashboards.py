@@ -8,13 +8,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from dashboards.__main__ import FOLDER, stale
 from dashboards.boards import BOARDS
+from dashboards.grafana import DATA_SOURCE
 from dashboards.panel import WIDTH
 from service.catalogue import CATALOGUE, Kind
+from tests.integration.compose import services
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(FOLDER.glob("*.json"))
@@ -37,6 +42,60 @@ def names(text: str) -> set[str]:
 
 
 KNOWN = {spec.name: spec.kind for spec in CATALOGUE}
+
+
+PROVISIONING = ROOT / "deploy" / "grafana" / "provisioning"
+
+
+def provisioned(name: str) -> dict[str, Any]:
+    """A file of Grafana's provisioning."""
+    found: dict[str, Any] = yaml.safe_load((PROVISIONING / name).read_text(encoding="utf-8"))
+    return found
+
+
+def test_grafana_has_the_alerts_that_prometheus_has() -> None:
+    theirs = {
+        rule["alert"]: rule
+        for group in yaml.safe_load(RULES)["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    groups = provisioned("alerting/megaphone.yml")["groups"]
+    ours = {rule["title"]: rule for group in groups for rule in group["rules"]}
+    assert ours.keys() == theirs.keys()
+    assert len(ours) >= 10
+    assert len({rule["uid"] for rule in ours.values()}) == len(ours)
+    for name, rule in ours.items():
+        asked, judged = rule["data"]
+        assert asked["datasourceUid"] == DATA_SOURCE
+        assert asked["model"]["expr"] == theirs[name]["expr"]
+        assert asked["model"]["instant"] is True
+        assert judged["model"]["refId"] == rule["condition"]
+        # The value decides nothing, that there is one does: several alerts compare with 0.
+        assert judged["model"]["expression"] == f"is_number(${asked['refId']})"
+        assert rule["noDataState"] == "OK"
+        assert rule["labels"] == theirs[name]["labels"]
+        assert rule["for"] == theirs[name].get("for", "0s")
+        summary, said = rule["annotations"]["summary"], theirs[name]["annotations"]["summary"]
+        assert summary.replace("$values.A.Value", "$value") == said
+        assert "$value " not in summary
+        assert len(rule["uid"]) <= 40, "Grafana takes no longer ones"
+
+
+def test_grafana_finds_in_the_composition_what_its_provisioning_names() -> None:
+    (provider,) = provisioned("dashboards/megaphone.yml")["providers"]
+    (source,) = provisioned("datasources/prometheus.yml")["datasources"]
+    composed = services({})
+    mounts = dict(each.split(":")[:2] for each in composed["grafana"]["volumes"])
+    assert mounts["./deploy/grafana/dashboards"] == provider["options"]["path"]
+    assert mounts["./deploy/grafana/provisioning"] == "/etc/grafana/provisioning"
+    assert source["uid"] == DATA_SOURCE
+    address = urlsplit(source["url"])
+    assert composed["prometheus"]["ports"] == [f"127.0.0.1:{address.port}:{address.port}"]
+    assert address.hostname in composed["grafana"]["depends_on"]
+    groups = provisioned("alerting/megaphone.yml")["groups"]
+    assert {group["folder"] for group in groups} == {provider["folder"]}
+    assert {int(group["interval"].removesuffix("s")) % 10 for group in groups} == {0}
 
 
 def test_what_is_committed_is_what_the_definition_gives() -> None:
