@@ -23,7 +23,6 @@ from typing import Self
 
 import yaml
 
-from loadgen.broker import ensure_topic
 from tests.integration.command import ROOT, Command
 
 FILE = ROOT / "docker-compose.yml"
@@ -107,8 +106,10 @@ class Composition:
     """The job of docker-compose.yml; use it in a `with` statement, which leaves nothing behind."""
 
     def __init__(self, kafka: str, volumes: Path, variables: Mapping[str, str]) -> None:
-        """Make the topics as the service `topics` would; start nothing yet."""
+        """Let the service `topics` make the topics; start nothing yet."""
+        tool = f"{sys.executable} -m tests.integration.kafka_topics"
         self._own = {
+            "/opt/kafka/bin/kafka-topics.sh": tool,
             "kafka:19092": kafka,
             "tcp://0.0.0.0:7070": "tcp://0.0.0.0:*",
             "/var/lib/": f"{volumes}/",
@@ -119,10 +120,8 @@ class Composition:
         self.up: dict[str, list[Container]] = {}
         (script,) = self.services["topics"]["command"]
         (listed,) = re.findall(r"for topic in (.*); do", script)
-        (partitions,) = re.findall(r"--partitions (\d+)", script)
         self.topics = [name.partition(":")[0] for name in listed.split()]
-        for name in self.topics:
-            ensure_topic(kafka, name, int(partitions))
+        self.run("topics")
 
     def __enter__(self) -> Self:
         return self
@@ -142,14 +141,15 @@ class Composition:
         return found
 
     def run(self, name: str) -> None:
-        """Let a service of ours that is a script come to its end, with the image's commands."""
+        """Let a service that is a script come to its end, with the image's commands."""
         service = self.services[name]
-        assert isinstance(service["command"], list)
-        for mount in service["volumes"]:
+        words = [*service.get("entrypoint", ()), *service["command"]]
+        for mount in service.get("volumes", ()):
             Path(self._here(mount.rpartition(":")[2])).mkdir(parents=True, exist_ok=True)
         commands = f"{Path(sys.executable).parent}:{ROOT / 'deploy' / 'image'}:{os.environ['PATH']}"
         done = subprocess.run(
-            [self._here(word) for word in service["command"]],
+            [self._here(word) for word in words],
+            cwd=ROOT,
             env={"PATH": commands, "PYTHONPATH": str(ROOT), "HOME": os.environ["HOME"]},
             capture_output=True,
             text=True,

@@ -1,5 +1,7 @@
 """docker-compose.yml as a user runs it: every service of ours by its own command and environment.
 
+`WORKERS=4 docker compose up --scale worker=4`, and what the service `topics` makes before.
+
 Real processes, a real Kafka; see `compose` for what stands in for containers. The oracle is
 `demo.proof` over all that was read and written. That the file is a composition, and what Kafka's
 service says, is tested in tests/unit/deploy.
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from loadgen.broker import offsets_at
 from service.config import load_config
@@ -25,12 +28,18 @@ ROLES = ("controller", "gateway", "worker")
 BINS = 1024
 
 
+def widths(bootstrap_servers, names):
+    """Partitions of each topic."""
+    found = AdminClient({"bootstrap.servers": bootstrap_servers}).list_topics(timeout=30).topics
+    return [len(found[name].partitions) for name in names]
+
+
 @pytest.mark.timeout(600)
 def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
     bootstrap_servers, app_name, unique_name, tmp_path
 ):
     prefix, config = unique_name("t"), load_config()
-    variables = {"APP": app_name, "TOPICS": prefix, "WORKERS": "2", "RATE": "2000"}
+    variables = {"APP": app_name, "TOPICS": prefix, "WORKERS": "4", "RATE": "2000"}
     producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 0})
 
     def written():
@@ -46,6 +55,8 @@ def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
 
     with Composition(bootstrap_servers, tmp_path / "volumes", variables) as composed:
         events, output = composed.topics
+        assert widths(bootstrap_servers, composed.topics) == [4, 4]
+        composed.run("topics")  # as every later `up` does
         composed.run("keys")
         allowed = tmp_path / "volumes" / "megaphone-keys" / "allowed"
         key = allowed.read_text()
@@ -54,7 +65,9 @@ def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
         composed.start(*ROLES)
         composed.await_healthy(*ROLES)
         controller, *members = composed.containers(*ROLES)
-        assert {member.slot for member in members} == {"gateway-0", "worker-0", "worker-1"}
+        assert {member.slot for member in members} == {
+            "gateway-0", *(f"worker-{number}" for number in range(4)),
+        }  # fmt: skip
         for member in members:
             told = member.command.await_line("member.started")["endpoint"]
             assert str(told).endswith(f"#{key.split()[0]}"), "links have keys"
@@ -65,8 +78,8 @@ def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
         wait(lambda: written() > 1_000, "results")
         request(id="in", kind="rescale", workers=1)
         wait(lambda: at_rest(0), "all bins at one worker")
-        request(id="out", kind="rescale", workers=2)
-        wait(lambda: at_rest(0, 1), "bins at both workers")
+        request(id="out", kind="rescale", workers=4)
+        wait(lambda: at_rest(*range(4)), "bins at all workers")
         request(id="kept", kind="checkpoint")
         wait(lambda: manifests(bootstrap_servers, app_name), "a checkpoint")
 
@@ -99,7 +112,7 @@ def test_the_composition_runs_rescales_and_goes_on_after_a_loss(
             container.command.finish(0)
             assert container.command.noise == []
     published = sum(offsets_at(bootstrap_servers, events, end=True).values())
-    shape = SimpleNamespace(bins=BINS, workers=2)
+    shape = SimpleNamespace(bins=BINS, workers=4)
     found = judge(
         bootstrap_servers, shape, (events, output), tmp_path / "proof", published=published
     )
