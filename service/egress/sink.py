@@ -3,8 +3,8 @@
 Flow: S or operator -> [SinkOperator] -> Producer -> Kafka; delivery reports come back as receipts.
 
 Its output carries nothing. A capability there, held from submission to acknowledgement, makes the
-output's frontier say "everything below is in Kafka": the gate of migrations and the condition of a
-checkpoint read it.
+output's frontier say "everything below is in Kafka": the condition of a checkpoint reads it, and
+the gate of a migration the capabilities of its own process.
 
 Invariants
   K1  Rows of one key reach the producer in the order their batches arrived here.

@@ -4,14 +4,17 @@ Flow: lowering -> [gate_of] -> StateHost.gate, StateHost.near. Pure: looks at th
 
 What S emits passes operators of its own process until it comes to a sink or to a channel that leads
 through an exchange. Such a sink is *near*: the old owner alone can tell when all it emitted is in
-Kafka. The input at the other end of such a channel is *far*: what it has taken is ahead of all that
-comes later, as every process hands rows on in the order in which they came (PW of `worker`), a
-stateful vertex keeps the order of each of its keys (S1, S7), and a sink that of its producer. So
-nothing beyond the first exchange is waited for, Kafka least of all.
+Kafka. The input at the other end of such a channel is *far*: once its frontier has reached the cut,
+every row below the cut is there, or further down, and every row from the cut on comes after it.
+What lies beyond keeps that order by itself: channels are first in, first out, a stateful vertex
+applies rows below a cut before those from it on (S1, S7), and a sink writes in the order in which
+it takes. So nothing beyond the first exchange is waited for, Kafka least of all.
 
-The order that a gate keeps is that of one vertex: where rows of two meet in one sink, nothing says
-which come first, with moves or without; nor of rows of one key that an exchange by another column
-sends to different processes.
+The order that a gate keeps is the one there is without moves: of one key, along one way. Where rows
+of two vertices meet in a sink, or of one vertex by two ways, or where an exchange by another column
+sends rows of one key to different processes, nothing says which come first. A `delay` puts rows off
+to later times than the gate looks at: behind it, rows from before and after a cut may change
+places.
 
 Invariants
   GT1  Every way from S's rows to a sink or to another process goes by a near sink or a far input.
