@@ -39,6 +39,7 @@ class GatewayConfig(_Section):
     """Reading and ticking."""
 
     tick_ms: float = Field(gt=0)
+    busy_tick_ms: float = Field(gt=0)
     idle_tick_ms: float = Field(gt=0)
     poll_records: int = Field(gt=0, le=1_000_000)
     prefetch_kb: int = Field(ge=1024)
@@ -119,8 +120,9 @@ class Config(_Section):
             raise ValueError("control.promise_every_ms must be at most half of plan_lookahead_ms")
         if 0 < self.worker.state_memory_bytes < STATE_MEMORY_LEAST:
             raise ValueError(f"worker.state_memory_bytes must be 0 or {STATE_MEMORY_LEAST} or more")
-        if self.gateway.idle_tick_ms < self.gateway.tick_ms:
-            raise ValueError("gateway.idle_tick_ms must not be below gateway.tick_ms")
+        for name in ("busy_tick_ms", "idle_tick_ms"):
+            if getattr(self.gateway, name) < self.gateway.tick_ms:
+                raise ValueError(f"gateway.{name} must not be below gateway.tick_ms")
         return self
 
 

@@ -13,6 +13,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -40,6 +41,9 @@ from service.migration.records import Generation, LogRecord
 from service.migration.routing_table import RoutingTable
 from service.statestore.hosted import HostedStore
 from service.statestore.timed import NEVER
+
+#: So many epochs of a gateway may be on their way before it makes them larger (PA2 of `pace`).
+_UNDER_WAY = 3
 
 
 class Member:
@@ -80,6 +84,8 @@ class Member:
         self.follower.apply(generation)
         self.control = ControlSource(self.follower, self.table)
         self.ticks = TickClock(generation.first_epoch)
+        #: The last epochs that were closed here, the oldest first.
+        self._closed: deque[int] = deque(maxlen=_UNDER_WAY)
         self.sources: dict[str, SourceOperator] = {}
         self.sinks: dict[str, SinkOperator] = {}
         self._producer_of = producer_of
@@ -97,6 +103,7 @@ class Member:
         self.delays = lowered.delays
         #: This process's parts of checkpoints that are under way.
         self.cuts = CheckpointParts(self.control, self.hosts, self.sources, self.sinks, self.delays)
+        self._arrivals = lowered.arrivals
         #: Location of each vertex's output, by the vertex's name (a `Probe` asks there).
         self.places = lowered.places
         self.worker = Worker(
@@ -129,6 +136,7 @@ class Member:
         if epoch is None:
             return False
         self.cuts.before_tick(epoch)
+        self._closed.append(epoch)
         for source in self.sources.values():
             source.tick(epoch)
         return True
@@ -166,6 +174,21 @@ class Member:
             # Others wait for this gateway's frontier to pass what they are working on.
             or self.worker.newest_epoch > self.ticks.last
             or any(not host.settled for host in self.hosts.values())
+        )
+
+    def crowded(self) -> bool:
+        """Whether the epoch before the last two closed here is still on its way to some S.
+
+        They tell when nothing earlier can come (`ProgressSender.ready`), so a gateway that lags
+        crowds the others as well, until its next tick.
+        """
+        if len(self._closed) < _UNDER_WAY:
+            return False
+        oldest, counts = self._closed[0], self.worker.tracker.pointstamps
+        return any(
+            time[0] == oldest and count > 0
+            for location in self._arrivals
+            for time, count in counts(location).items()
         )
 
     @property

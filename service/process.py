@@ -13,7 +13,7 @@ Invariants
   PR2  Reading stops under back-pressure, turns and ticks never do.
   PR3  The process ends with status 0 only after the controller has recorded the checkpoint it is
        part of, or before it took part in anything; any error ends it with a named one.
-  PR4  A first record is read `gateway.tick_ms` after it came, with those that came meanwhile.
+  PR4  A gateway reads and ticks when `pace` says so, and sleeps until then or until a record comes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from service.log_reader import LogReader, addresses_of
 from service.member import Member
 from service.migration.records import Generation, MemberDetails, MemberState
 from service.migration.reports import DrainedReport, PeerReport, plain
+from service.pace import Pace
 from service.process_options import ProcessOptions
 from service.readings import behind_of, details_of, reading_of, state_rows
 from service.refusals import Refusals
@@ -125,14 +126,9 @@ class MemberProcess:
             self._folder.check()
         self._edges = KafkaEdges(servers, app, slot, config, flow, registry, self._clock)
         self._edges.prepare()
-        self._next_log = self._next_read = self._next_tick = now = self._clock.monotonic_ns()
-        self._next_receipts = now
-        self._tick_ns = int(config.gateway.tick_ms * 1e6)
-        self._idle_tick_ns = int(config.gateway.idle_tick_ms * 1e6)
-        #: Whether a record has come since the last reading (PR4).
-        self._record_came = False
-        #: Whether others take turns with us (`--local`): then nobody can wait for a record.
-        self._shares_thread = links is not None
+        self._next_log = self._next_receipts = now = self._clock.monotonic_ns()
+        # Where others take turns with us (`--local`) nobody can wait for a record.
+        self._pace = Pace(config.gateway, woken=links is None)
         self._reader = LogReader(servers, topics, slot, incarnation, limits, now)
         self._records = RecordWriter(servers, f"{app}.{slot}")
         self._links = links or socket_links(slot, incarnation, limits, config.links, log)
@@ -213,7 +209,9 @@ class MemberProcess:
         if self._stage is not Stage.RUNNING:
             # Joining and restoring wait in their turns.
             return _RECEIPT_WAIT_S if self._stage is Stage.LEAVING else 0.0
-        until = min(self._next_log, self._next_read) if self._edges.feeds else self._next_log
+        until = self._next_log
+        if self._edges.feeds:
+            until = min(until, self._pace.next_read)
         left = (until - self._clock.monotonic_ns()) / 1e9
         member = self._require_member()
         if member.has_work:
@@ -232,12 +230,10 @@ class MemberProcess:
         reads = self._stage is Stage.RUNNING and bool(self._edges.feeds)
         if not reads or not left or self._require_member().worker.is_refused:
             self._links.wait(left)
-        elif self._record_came:
+        elif self._pace.record_came:
             sleep(left)
         elif self._edges.wait(left):
-            self._record_came = True
-            soon = self._clock.monotonic_ns() + self._tick_ns
-            self._next_read = min(self._next_read, soon)
+            self._pace.came(self._clock.monotonic_ns())
 
     def fail(self, error: MegaphoneError) -> None:
         """Tell everybody why this process ends."""
@@ -305,7 +301,8 @@ class MemberProcess:
         now = self._clock.monotonic_ns()
         member.ticks.observe(generation.clock, now // _US)
         self._reader.begin(now)
-        self._next_log = self._next_read = self._next_tick = now
+        self._next_log = now
+        self._pace.begin(now)
         self._stage = Stage.RUNNING
         self._beat()
         self._log.info(
@@ -324,17 +321,10 @@ class MemberProcess:
             self._read_log(member, now)
             self._links.tick(now)
             self._next_log = now + _LOG_EVERY_NS
-        if self._edges.feeds and now >= self._next_read:
+        if self._edges.feeds and self._pace.reads(now, member.crowded):
             full = self._edges.read(member)
-            # Rows on their way, or a cut that waits for this gateway's ticks.
-            busy = member.busy
-            if busy or now >= self._next_tick:
+            if self._pace.has_read(now, full=full, busy=member.busy):
                 self._edges.tick(member, now // _US)
-                self._next_tick = now + self._idle_tick_ns
-            # Until a record comes (`_rest`) there is nothing to read, but the ticks of a cut go on.
-            wait_ns = self._tick_ns if busy or self._shares_thread else self._idle_tick_ns
-            self._next_read = now if full else now + wait_ns
-            self._record_came = False
         if now >= self._next_receipts or member.awaits_cut or self._edges.producer.waiting:
             self._edges.producer.poll()
             self._next_receipts = now + _RECEIPTS_EVERY_NS

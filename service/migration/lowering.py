@@ -96,6 +96,8 @@ class Lowered:
     delays: dict[str, DelayOperator]
     #: Location of every vertex's output; a sink's stands for what was acknowledged.
     places: dict[str, int]
+    #: Inputs of every S at which rows and words about event time arrive, by location.
+    arrivals: list[int]
 
 
 def lower(flow: Flow, bins: int, control: ControlSource, edges: Edges) -> Lowered:
@@ -135,7 +137,7 @@ class _Lowering:
         self._stateless = StatelessLowering(
             self._graph, flow.vertices, self._outputs, self._schemas, control.table.workers
         )
-        self._lowered = Lowered(self._graph, {}, {}, self._stateless.delays, {})
+        self._lowered = Lowered(self._graph, {}, {}, self._stateless.delays, {}, [])
         self._operators: dict[int, int] = {}
         #: Source -> output of what receives its words here.
         self._words: dict[int, _Port] = {}
@@ -313,6 +315,8 @@ class _Lowering:
         self._lowered.hosts[vertex.name] = host
         self._outputs[number] = (hosting, 0)
         self._operators[number] = hosting
+        arriving = (0, 3) if timed else (0,)
+        self._lowered.arrivals.extend(self._graph.target(hosting, port) for port in arriving)
         # Behind F, S and what they hold: nothing below its frontier asks the table again.
         self._control.readers.append(self._graph.source(hosting, 0))
 

@@ -68,6 +68,7 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ("MEGAPHONE_GATEWY__TICK_MS", "1", "MEGAPHONE_GATEWY__TICK_MS names no section"),
         ("MEGAPHONE_HTTP__PORT", "65536", r"http\.port"),
         ("MEGAPHONE_GATEWAY__IDLE_TICK_MS", "1", "idle_tick_ms must not be below"),
+        ("MEGAPHONE_GATEWAY__BUSY_TICK_MS", "1", "busy_tick_ms must not be below"),
         ("MEGAPHONE_CONTROL__PLAN_LOOKAHEAD_MS", "2000", "must not exceed control.lookahead_ms"),
         ("MEGAPHONE_CONTROL__PROMISE_EVERY_MS", "150", "at most half of plan_lookahead_ms"),
     ],
@@ -100,6 +101,7 @@ def test_each_layer_wins_over_those_before_it(
     )
     assert found.gateway.model_dump() == {
         "tick_ms": 4,
+        "busy_tick_ms": 25,
         "idle_tick_ms": 41,
         "poll_records": 402,
         "prefetch_kb": 2002,

@@ -304,6 +304,49 @@ def test_a_move_carries_state_to_the_next_worker_and_is_reported() -> None:
     assert {row["n"] for _, row in job.brokers[1].stored} == {2}
 
 
+def test_a_gateway_is_crowded_until_workers_have_taken_the_oldest_of_its_last_epochs() -> None:
+    job = Job()
+    worker, gateway = job.members
+    for clock in (20, 30):
+        job.offer(7, offset=clock)
+        job.tick(clock)
+        gateway.step()
+        assert not gateway.crowded(), "two may be on their way"
+    job.offer(7, offset=40)
+    job.tick(40)
+    gateway.step()
+    assert gateway.crowded()
+    worker.step()
+    assert gateway.crowded(), "what was taken has not been told here"
+    gateway.step()
+    assert not gateway.crowded()
+
+
+def test_epochs_without_rows_crowd_nobody() -> None:
+    job = Job()
+    for clock in (20, 30, 40, 50):
+        job.tick(clock)
+        job.gateway.step()
+    assert not job.gateway.crowded()
+
+
+def test_rows_that_wait_for_a_bin_crowd_nobody() -> None:
+    """They were taken: a move costs the stream beside it nothing."""
+    job = Job(workers=2)
+    job.offer(*range(8))
+    job.tick(20)
+    job.step()
+    # The old owner's outputs are not acknowledged, so rows of the bins wait at the new one.
+    job.read(move(120, (0, 1), (1, 1), (2, 1), (3, 1)))
+    job.read(promise(300))
+    for clock in (130, 140, 150):
+        job.offer(*range(8), offset=clock)
+        job.tick(clock)
+        job.step()
+    assert job.members[1].held_bytes > 0
+    assert not job.gateway.crowded()
+
+
 def test_frontiers_are_named_by_vertex_and_sink_and_agree_everywhere() -> None:
     job = Job()
     job.offer(7)
