@@ -9,7 +9,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import fastavro
 import pytest
@@ -27,6 +29,10 @@ HEADER = b"\x00\x00\x00\x00\x03"
 LARGE = 4_000
 #: Bytes of a record that is nearly nothing when it is packed.
 BOMB = 128 << 20
+#: That pack so much into so little, and that the client unpacks whatever comes out.
+CODECS = ("gzip", "lz4")
+#: A gateway's that has read a few records, and room for what an allocator keeps.
+BASE_MEMORY = 400 << 20
 #: `max.message.bytes` of Kafka's default, which is about packed sizes.
 BROKERS_LIMIT = 1_048_588
 
@@ -174,26 +180,60 @@ def test_bad_records_cost_only_themselves_and_are_kept(
     assert verdict.bids == verdict.bids_counted == len(records) - len(letters) - 10
 
 
-def test_a_compressed_bomb_costs_only_itself(bootstrap_servers, app_name, names, schemas, tmp_path):
-    """A batch the broker takes for its packed size, and whose record has a thousand times that."""
+def test_compressed_bombs_cost_only_themselves(
+    bootstrap_servers, app_name, names, schemas, tmp_path
+):
+    """Batches the broker takes for their packed size, whose records have a thousand times that."""
     bomb = HEADER + bytes(BOMB)
     assert len(gzip.compress(bomb)) < BROKERS_LIMIT < len(bomb)
-    packing = {"compression.type": "gzip", "message.max.bytes": 2 * BOMB}
+    for number, codec in enumerate(CODECS):
+        packing = {"compression.type": codec, "message.max.bytes": 2 * BOMB}
+        producer = Producer({"bootstrap.servers": bootstrap_servers, **packing})
+        for value in (HEADER + bid(2 * number), bomb, HEADER + bid(2 * number + 1)):
+            producer.produce(names[0], value, partition=0)
+            assert producer.flush(30) == 0  # each is a batch of its own
+    arguments = query(names, schemas)
+    with Job(bootstrap_servers, app_name, tmp_path / "state", arguments=arguments) as job:
+        job.await_total("megaphone_ingest_rejected_records_total", len(CODECS))
+        most = greatest_memory(job.processes()["gateway-0"].pid)
+        job.stop()
+    # One at a time, as the client unpacks it, as it is looked at, and no more.
+    assert most < BASE_MEMORY + 3 * BOMB
+    letters = read_topic(bootstrap_servers, f"{names[0]}.dlq")
+    bombs = [3 * number + 1 for number in range(len(CODECS))]
+    assert sorted(map(place_of, letters)) == [(names[0], 0, offset) for offset in bombs]
+    for letter in letters:
+        headers = dict(letter.headers())
+        assert headers["error"].decode().startswith("too_large: ")
+        assert bomb.startswith(letter.value())
+        assert "cut" in headers
+    # The good ones are bids on as many auctions.
+    assert len(read_topic(bootstrap_servers, names[1])) == 2 * len(CODECS)
+
+
+def test_a_batch_that_the_client_does_not_unpack_ends_the_job_by_name(
+    bootstrap_servers, app_name, names, schemas, tmp_path
+):
+    """That is zstd's beyond `receive.message.max.bytes`; what it holds nobody can know."""
+    packing = {"compression.type": "zstd", "message.max.bytes": 2 * BOMB}
     producer = Producer({"bootstrap.servers": bootstrap_servers, **packing})
-    for value in (HEADER + bid(1), bomb, HEADER + bid(2)):
+    for value in (HEADER + bid(1), HEADER + bytes(BOMB)):
         producer.produce(names[0], value, partition=0)
-        assert producer.flush(30) == 0  # each is a batch of its own
+        assert producer.flush(30) == 0
     arguments = [*query(names, schemas), "--until-end"]
     with Job(bootstrap_servers, app_name, tmp_path / "state", arguments=arguments) as job:
-        job.finish(0)
-    (letter,) = read_topic(bootstrap_servers, f"{names[0]}.dlq")
-    headers = dict(letter.headers())
-    assert headers["error"].decode().startswith("too_large: ")
-    assert place_of(letter) == (names[0], 0, 1)
-    assert bomb.startswith(letter.value())
-    assert "cut" in headers
-    results = read_topic(bootstrap_servers, names[1])
-    assert len(results) == 2
+        job.finish(1)
+        (failure,) = job.lines("process.failed", slot="gateway-0")
+    assert failure["error"] == "BrokerError"
+    assert f"partition 0 of {names[0]!r} cannot be read" in str(failure["message"])
+    assert "of message at 1 of" in str(failure["message"])
+
+
+def greatest_memory(pid):
+    """The most memory that a process ever had, bytes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    (kib,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kib) << 10
 
 
 def place_of(letter):

@@ -63,7 +63,7 @@ def test_bins_move_both_ways_while_every_count_stays_exact(
     lines = list(lines_of(run))
     store.keep(options, lines, "{}")
     assert store.is_done(options)
-    result = read_result(store.lines(options))
+    result = read_result(store.lines(options), options.duration_ns)
     assert (result.backend, result.bin_shift) == (backend.original, 4)
     assert sum(count for _, _, count in result.ccdf) == run.frontier.over(run.counted_windows).count
     assert len(result.waves) == len(result.bytes) == 8

@@ -91,7 +91,7 @@ def _overhead(group: Group, store: Store) -> Iterator[Sequence[str]]:
     yield ["bins", *ours, *(f"paper {column}, ms" for column in paper.COLUMNS)]
     for options in group.runs:
         bits = None if options.backend.native else options.bin_bits
-        result = read_result(store.lines(options))
+        result = read_result(store.lines(options), options.duration_ns)
         measured = [*(result.at_share(share) for share in paper.SLOWER), result.max_ms]
         printed = theirs.get(bits)
         yield [
@@ -114,7 +114,7 @@ def _moves(group: Group, store: Store) -> Iterator[Sequence[str]]:
         "peak over steady, MiB",
     ]
     for options in group.runs:
-        result = read_result(store.lines(options))
+        result = read_result(store.lines(options), options.duration_ns)
         if (plan := result.shown) is not None:
             yield [f"{getattr(options, group.varied):,}", *_move(options, result, plan)]
 

@@ -7,6 +7,7 @@ Invariants
        docs/benchmarks/word-count.md.
   ER2  A plan's interval goes from the cut of its first wave to the completion of its last; two
        plans are told apart by the pause between them.
+  ER3  Memory is told of the run, not of its proof afterwards, which takes several times as much.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Result:
     #: (latency, share of records at or above it, records).
     ccdf: list[tuple[int, float, int]] = field(default_factory=list)
     timelines: dict[str, list[Window]] = field(default_factory=dict)
+    #: (when, bytes of all workers); none after the end (ER3).
     rss: list[tuple[int, int]] = field(default_factory=list)
     #: (cut, completion) of each wave; ns.
     waves: list[tuple[int, int]] = field(default_factory=list)
@@ -92,8 +94,12 @@ class Result:
         return max(touched, default=0) / 1e6
 
 
-def read_result(path: Path) -> Result:
+def read_result(path: Path, duration_ns: int) -> Result:
     """Read the lines of a run.
+
+    Args:
+        path: of the lines.
+        duration_ns: how long records were due (ER3).
 
     Raises:
         MegaphoneError: a line is not what a run prints.
@@ -109,6 +115,7 @@ def read_result(path: Path) -> Result:
                 f"line {number} of {path} is no {name} line ({error}); remove its folder and run "
                 "the experiments again"
             ) from error
+    result.rss = [(at, size) for at, size in result.rss if at <= duration_ns]
     return result
 
 

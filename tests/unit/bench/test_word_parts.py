@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.bench.experiments.results import read_result
 from service.bench.words.histogram import (
     BUCKETS,
     SUB_BUCKETS,
@@ -276,3 +277,11 @@ def test_workers_tick_at_the_same_steps_and_a_late_one_skips_some() -> None:
     assert other.next(73_950, 9_000_000) == 2_004_000
     # Beyond the horizon nobody ticks.
     assert other.next(75_000, 2_004_001) is None
+
+
+def test_memory_is_that_of_the_run_and_not_of_its_proof(tmp_path: Path) -> None:
+    sizes = [(-1, 7), (0, 8), (10, 9), (11, 99)]
+    lines = [f"statm_RSS\t{at * 10**9}\t{size}" for at, size in sizes]
+    (tmp_path / "stdout.0").write_text("\n".join(lines))
+    result = read_result(tmp_path / "stdout.0", 10 * 10**9)
+    assert [size for _, size in result.rss] == [7, 8, 9]
