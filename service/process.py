@@ -10,7 +10,7 @@ the log, poll Kafka, tick, step, serve receipts, tell how it is -> at a stop: le
 Invariants
   PR1  One thread does everything but HTTP and the reading and writing of checkpoints; once running,
        nothing in a turn blocks longer than a tick.
-  PR2  Reading stops under back-pressure, turns and ticks never do.
+  PR2  Reading stops under back-pressure, turns and ticks never do; ticks come less often (PA2).
   PR3  The process ends with status 0 only after the controller has recorded the checkpoint it is
        part of, or before it took part in anything; any error ends it with a named one.
   PR4  A gateway reads and ticks when `pace` says so, and sleeps until then or until a record comes.

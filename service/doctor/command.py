@@ -72,7 +72,8 @@ def doctor(
     trial: Annotated[
         bool,
         typer.Option(
-            help="Create a topic, write and read a record, delete the topic: rights and clocks."
+            help="Take a transactional id, create a topic, write and read a record, delete the "
+            "topic: rights and clocks."
         ),
     ] = True,
     output: Annotated[

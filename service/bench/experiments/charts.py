@@ -45,7 +45,10 @@ def draw(groups: Sequence[Group], store: Store) -> dict[str, Path]:
         figure.savefig(pictures[name], dpi=_DPI)
 
     for group in groups:
-        results = {options: read_result(store.lines(options), options.duration_ns) for options in group.runs}
+        results = {
+            options: read_result(store.lines(options), options.duration_ns)
+            for options in group.runs
+        }
         if group.name.startswith("overhead"):
             keep(group.name, _overhead(group, results))
         else:

@@ -24,9 +24,9 @@ REPORT = "report.html"
 
 
 def run_experiments(
-    folder: Annotated[
-        Path, typer.Option(help="Where setups, results and charts are kept")
-    ] = Path("experiments"),
+    folder: Annotated[Path, typer.Option(help="Where setups, results and charts are kept")] = Path(
+        "experiments"
+    ),
     quick: Annotated[bool, typer.Option(help="Few and short runs, for a look")] = False,
     draw_only: Annotated[bool, typer.Option(help="Make no run; draw what there is")] = False,
 ) -> None:

@@ -54,9 +54,9 @@ def page(
         title=f"Megaphone's experiments, {escape(commit)}",
         subtitle=escape(f"Commit {commit}. {facts}."),
         sections="\n".join(sections),
-        footer="2 workers, one process and one thread each, over loopback; the paper: 16 workers on "
-        "4 machines, 256 to 512 times as many keys, runs of 1,200 s. A quarter of all bins moves; "
-        "the second move of a run is shown.",
+        footer="2 workers, one process and one thread each, over loopback; the paper: 16 workers "
+        "on 4 machines, 256 to 512 times as many keys, runs of 1,200 s. A quarter of all bins "
+        "moves; the second move of a run is shown.",
     )
 
 
@@ -120,7 +120,9 @@ def _moves(group: Group, store: Store) -> Iterator[Sequence[str]]:
 
 
 def _move(options: WordOptions, result: Result, plan: tuple[int, int]) -> Iterator[str]:
-    numbers = [n for n, (cut, done) in enumerate(result.waves) if plan[0] <= cut and done <= plan[1]]
+    numbers = [
+        n for n, (cut, done) in enumerate(result.waves) if plan[0] <= cut and done <= plan[1]
+    ]
     yield NAMES[options.migration]
     yield f"{len(numbers):,}"
     yield f"{sum(result.bytes[n] for n in numbers) / 1e6:,.1f}"

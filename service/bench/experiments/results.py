@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from service.errors import MegaphoneError
@@ -86,9 +87,10 @@ class Result:
         windows = self.timelines.get(timeline, [])
         if not windows:
             return 0.0
-        width = min((b.at_ns - a.at_ns for a, b in zip(windows, windows[1:], strict=False)), default=0)
+        width = min((b.at_ns - a.at_ns for a, b in pairwise(windows)), default=0)
         touched = [
-            window.values["max"] for window in windows
+            window.values["max"]
+            for window in windows
             if window.at_ns <= plan[1] and window.at_ns + width >= plan[0]
         ]
         return max(touched, default=0) / 1e6
@@ -138,10 +140,8 @@ def _take(result: Result, name: str, values: Sequence[str], cut: int | None) -> 
             result.waves.append((cut, int(values[0])))
         case "wave_bytes":
             result.bytes.append(int(values[3]))
-        case "throughput":
-            result.throughput = float(values[0])
-        case "stall_ms":
-            result.stall_ms = float(values[0])
+        case "throughput" | "stall_ms":
+            setattr(result, name, float(values[0]))
         case "summary_timeline" | "record_timeline_stayed" | "record_timeline_moved":
             at, *numbers = map(int, values)
             window = Window(at, dict(zip(COLUMNS, numbers, strict=True)))
