@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
 from enum import Enum
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -27,6 +28,7 @@ from confluent_kafka.admin import (
     TopicDescription,
 )
 
+from service.clock import Clock, sleep
 from service.doctor.cluster_facts import ClusterFacts, Reach, TopicFacts
 from service.kafka_access import access
 
@@ -34,6 +36,16 @@ Answer = TypeVar("Answer")
 #: What the client logs of a broker it has met: a request and the versions taken.
 _REQUEST = re.compile(r"ApiKey (\w+) \(\d+\) Versions (\d+)\.\.(\d+)")
 _CONNECT_S_MAX = 3.0
+#: Answers of a broker that will serve a group shortly: a cluster in which none was ever used makes
+#: the topic for them when the first is asked for. The library hands them on (retriable or not).
+_SOON = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+_SOON_S = 0.05
 
 
 def ask_cluster(
@@ -42,6 +54,7 @@ def ask_cluster(
     topics: Sequence[str],
     own: Mapping[str, Mapping[str, str]],
     timeout_s: float,
+    clock: Clock,
     group: str = "",
 ) -> ClusterFacts:
     """Learn what can be learned of a cluster.
@@ -52,6 +65,7 @@ def ask_cluster(
         topics: those to be looked at, if they exist; `own` among them.
         own: topics that a job would create, with their configuration.
         timeout_s: patience with each question.
+        clock: for that patience.
         group: consumer group whose rights are asked for; empty: none.
     """
     bootstrap = tuple(
@@ -72,7 +86,7 @@ def ask_cluster(
         metadata = client.list_topics(timeout=timeout_s)
     except KafkaException as error:
         return ClusterFacts(bootstrap, problem=access().scrubbed(error.args[0].str()))
-    asking = _Asking(client, timeout_s)
+    asking = Asking(client, timeout_s, clock)
     there = [name for name in topics if name in metadata.topics]
     hidden = asking.hidden([name for name in topics if name not in metadata.topics])
     described = asking.topics(there)
@@ -120,12 +134,13 @@ def reach(address: str, timeout_s: float) -> Reach:
     return Reach(address)
 
 
-class _Asking:
+class Asking:
     """Questions to one cluster; whatever is refused or late is None or a text."""
 
-    def __init__(self, client: AdminClient, timeout_s: float) -> None:
+    def __init__(self, client: AdminClient, timeout_s: float, clock: Clock) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._clock = clock
 
     def topics(self, names: Sequence[str]) -> Mapping[str, TopicDescription]:
         """What the broker lets us do with each topic."""
@@ -158,21 +173,28 @@ class _Asking:
 
     def group(self, name: str) -> frozenset[str] | None:
         """What the broker lets us do with a consumer group, which need not exist."""
-        futures = self._start(
-            lambda: self._client.describe_consumer_groups(
-                [name], include_authorized_operations=True, request_timeout=self._timeout_s
-            )
+        until_ns = self._clock.monotonic_ns() + int(self._timeout_s * 1e9)
+        while (left_s := (until_ns - self._clock.monotonic_ns()) / 1e9) > 0:
+            futures = self._start(partial(self._ask_of_group, name, left_s))
+            if name not in futures:
+                return None
+            try:
+                return _operations(futures[name].result(left_s).authorized_operations)
+            except NoAnswer:
+                return None
+            except KafkaException as error:
+                cause: KafkaError = error.args[0]
+                if cause.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                    return frozenset()
+                if cause.code() not in _SOON:
+                    return None
+            sleep(_SOON_S)
+        return None
+
+    def _ask_of_group(self, name: str, timeout_s: float) -> Mapping[str, Future[Any]]:
+        return self._client.describe_consumer_groups(
+            [name], include_authorized_operations=True, request_timeout=timeout_s
         )
-        if name not in futures:
-            return None
-        try:
-            return _operations(futures[name].result(self._timeout_s).authorized_operations)
-        except NoAnswer:
-            return None
-        except KafkaException as error:
-            cause: KafkaError = error.args[0]
-            refused = cause.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
-            return frozenset() if refused else None
 
     def config(self, topic: str) -> Mapping[str, str] | None:
         """A topic's configuration, if we may read it."""

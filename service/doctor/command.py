@@ -142,6 +142,7 @@ def _cluster(
         return
     settings = client_settings(bootstrap_servers)
     timeout_s = config.limits.broker_timeout_s
+    clock = SystemClock()
     own = {**needs.own, **{topic: {} for topic in needs.letters}}
     facts = ask_cluster(
         settings,
@@ -149,10 +150,11 @@ def _cluster(
         [*needs.inputs, *needs.outputs, *own],
         own,
         timeout_s,
+        clock,
         group=needs.app,
     )
     if trial and facts.brokers is not None:
-        told = try_a_record(settings, needs.app or _PREFIX, timeout_s, SystemClock())
+        told = try_a_record(settings, needs.app or _PREFIX, timeout_s, clock)
         facts = facts.with_trial(told)
     yield from judge_cluster(facts, needs)
 
