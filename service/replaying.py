@@ -31,6 +31,7 @@ from confluent_kafka import (
 
 from service.dead_letters import Headers, Letter, Original, Place, Remade, letter_of
 from service.errors import BrokerError, Fenced, UsageError
+from service.ingest.client_errors import UNREADABLE, UNREADABLE_REASON
 
 #: Letters that are looked for, written and committed together.
 CHUNK = 1_000
@@ -167,7 +168,8 @@ class Originals:
         """
         found: dict[Place, Original] = {}
         wanted: dict[tuple[str, int], list[int]] = {}
-        for place in sorted({letter.origin for letter in letters}):
+        readable = [letter for letter in letters if letter.reason != UNREADABLE_REASON]
+        for place in sorted({letter.origin for letter in readable}):
             wanted.setdefault((place.topic, place.partition), []).append(place.offset)
         for (topic, partition), offsets in wanted.items():
             try:
@@ -186,8 +188,8 @@ class Originals:
         self, topic: str, partition: int, run: list[int], found: dict[Place, Original]
     ) -> None:
         """Read from the first to the last offset of a run and keep those that are in it."""
-        wanted = set(run)
-        self._client.assign([TopicPartition(topic, partition, run[0])])
+        wanted, asked = set(run), run[0]
+        self._client.assign([TopicPartition(topic, partition, asked)])
         left = math.ceil(self._timeout_s / _POLL_S)
         while True:
             message = self._client.poll(_POLL_S)
@@ -200,9 +202,18 @@ class Originals:
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
                     return
+                if error.code() in UNREADABLE:
+                    # A batch in between; which offsets it has, nobody says.
+                    behind = [each for each in run if each > asked]
+                    if not behind:
+                        return
+                    asked = behind[0]
+                    self._client.assign([TopicPartition(topic, partition, asked)])
+                    continue
                 if not error.retriable():
                     raise BrokerError(f"topic {topic!r} cannot be read: {error.str()}")
                 continue
+            asked = max(asked, offset)
             if offset in wanted:
                 kind, stamp = message.timestamp()
                 found[Place(topic, partition, offset)] = Original(

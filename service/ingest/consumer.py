@@ -17,6 +17,8 @@ Invariants
       its positions, which pass such offsets; that is also cheaper than asking every record.
   C6  An error comes in place of a record and carries its text as the value. A text does not begin
       with a zero byte, so a poll whose values all do has no error in it and need not be searched.
+  C7  A batch that the client cannot unpack is left out whole, and told by `left_out`; its partition
+      rests until its end is known, the others do not.
 
 Source: librdkafka 2.16 CONFIGURATION.md and INTRODUCTION.md; confluent-kafka-python 407, 597.
 """
@@ -31,10 +33,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
 
 from service.errors import BrokerError, BrokerUnavailable, UsageError
+from service.ingest import client_errors as errors
 from service.ingest.records import RawRecords, TopicPartition, raw_records
+from service.ingest.unreadable import UnreadableBatch, UnreadableBatches
 from service.kafka_access import client_settings
 
-__all__ = ["KafkaPartitions", "MessageSource", "TopicPartition", "client_config", "offset_gone"]
+__all__ = ["KafkaPartitions", "MessageSource", "TopicPartition", "client_config"]
 
 #: Longest time one call into the client may take; from 0.2 s on it takes the interpreter lock anew.
 _POLL_S_MAX = 0.1
@@ -74,6 +78,9 @@ class MessageSource(Protocol):
         Raises:
             BrokerError: reading cannot go on (C2, C3).
         """
+
+    def left_out(self) -> list[UnreadableBatch]:
+        """Batches that positions have passed unread since it was last asked (C7)."""
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a record, at most so long; whether `poll` will have one. Not while paused."""
@@ -137,10 +144,10 @@ class KafkaPartitions:
         self._early: list[Message] = []
         #: Errors the client got over by itself (C3).
         self.repaired = 0
-        self._client = Consumer(
-            client_config(bootstrap_servers, group, client_id, prefetch_kb)
-            | {"error_cb": self._on_error}
-        )
+        settings = client_config(bootstrap_servers, group, client_id, prefetch_kb)
+        self._unreadable = UnreadableBatches(settings, bootstrap_servers, timeout_s)
+        self._left_out: list[UnreadableBatch] = []
+        self._client = Consumer(settings | {"error_cb": self._on_error})
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
@@ -202,6 +209,8 @@ class KafkaPartitions:
             messages += self._client.consume(max_records - len(messages), 0)
         if self._fatal is not None:
             raise BrokerError(f"Kafka at {self._bootstrap}: {self._fatal.str()}")
+        for batch in self._unreadable.found():
+            self._pass(batch)
         said = self._said()
         moved = {which: offset for which, offset in said.items() if offset > self._positions[which]}
         raw = raw_records(messages, self._topics, None if self._doubted else moved)
@@ -213,6 +222,11 @@ class KafkaPartitions:
                 which for which in self._doubted if said[which] not in (-1, self._positions[which])
             }
         return raw
+
+    def left_out(self) -> list[UnreadableBatch]:
+        """Batches that positions have passed unread since it was last asked (C7)."""
+        left_out, self._left_out = self._left_out, []
+        return left_out
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a record, at most so long and 0.1 s; whether the next `poll` has one."""
@@ -267,6 +281,7 @@ class KafkaPartitions:
         """Let go of the broker; may be called twice."""
         if not self._closed:
             self._closed = True
+            self._unreadable.close()
             self._client.close()
 
     def _meet_coordinator(self) -> None:
@@ -318,28 +333,45 @@ class KafkaPartitions:
             error = message.error()
             if error is None:
                 records.append(message)
-            elif _heals(error):
+            elif errors.heals(error):
                 self.repaired += 1
+            elif error.code() in errors.UNREADABLE:
+                self._leave_out(message, error)
             else:
                 raise self._refusal(message, error)
         return records
 
+    def _leave_out(self, message: Message, error: KafkaError) -> None:
+        """Let the partition of an unreadable batch rest, and look for the batch's end (C7)."""
+        which, first = (str(message.topic()), int(message.partition() or 0)), message.offset()
+        if first is not None and first >= self._positions.get(which, 0):
+            self._client.pause([ClientPartition(*which)])
+            self._unreadable.seek(which, first, error.str())
+
+    def _pass(self, batch: UnreadableBatch) -> None:
+        """Read on behind a batch."""
+        at = ClientPartition(*batch.which, batch.end)
+        self._client.resume([at])
+        self._client.seek(at)
+        self._positions[batch.which] = batch.end
+        self._left_out.append(batch)
+
     def _refusal(self, message: Message, error: KafkaError) -> BrokerError:
         topic, partition = str(message.topic()), int(message.partition() or 0)
-        if error.code() in _OFFSET_GONE:
-            return offset_gone(topic, partition, self._positions.get((topic, partition), -1))
+        if error.code() in errors.OFFSET_GONE:
+            return errors.offset_gone(topic, partition, self._positions.get((topic, partition), -1))
         return BrokerError(f"partition {partition} of {topic!r} cannot be read: {error.str()}")
 
     def _on_error(self, error: KafkaError) -> None:
         """Take an error that belongs to no partition; the client calls this within `consume`."""
-        if error.fatal() or error.code() in _REFUSED:
+        if error.fatal() or error.code() in errors.REFUSED:
             self._fatal = error
         else:
             self.repaired += 1
 
     def _translated(self, error: KafkaException, what: str) -> BrokerError:
         cause: KafkaError = error.args[0]
-        if cause.code() in _UNREACHABLE:
+        if cause.code() in errors.UNREACHABLE:
             return BrokerUnavailable(self._bootstrap, self._timeout_s)
         return BrokerError(f"{what} cannot be read at {self._bootstrap}: {cause.str()}")
 
@@ -354,15 +386,6 @@ def _let_polls_live() -> None:
     young, middle, old = gc.get_threshold()
     if 0 < young < _YOUNG_MIN:
         gc.set_threshold(_YOUNG_MIN, middle, old)
-
-
-def offset_gone(topic: str, partition: int, offset: int) -> BrokerError:
-    """The error for a position that the partition does not hold (C2)."""
-    return BrokerError(
-        f"partition {partition} of {topic!r} has no offset {offset}: its records were deleted "
-        "(retention) or the topic was created anew, so going on would lose records silently; "
-        "restore the topic, or start under a new application name to read from the oldest record"
-    )
 
 
 def client_config(
@@ -394,21 +417,3 @@ def client_config(
         # Standard error holds one JSON object a line; what matters comes back as errors.
         "log_level": 0,
     }
-
-
-def _codes(*names: str) -> frozenset[int]:
-    """Error codes by the names the client gives them; its own begin with an underscore."""
-    return frozenset(getattr(KafkaError, name) for name in names)
-
-
-_OFFSET_GONE = _codes("OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET")
-_UNREACHABLE = _codes("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_RESOLVE")
-_REFUSED = _codes("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED")
-_PASSING = _UNREACHABLE | _codes("_PARTITION_EOF", "_WAIT_CACHE")
-
-
-def _heals(error: KafkaError) -> bool:
-    """Whether the client gets over `error` by itself, so that reading simply goes on later."""
-    if error.fatal() or error.code() in _OFFSET_GONE | _REFUSED:
-        return False
-    return error.retriable() or error.code() in _PASSING

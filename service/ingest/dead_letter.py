@@ -7,7 +7,9 @@ Invariants
       `partition`, `offset` and `error` in UTF-8.
   Z2  A letter is bounded: a value or key over its limit is cut, and header `cut` says how long it
       was. The original is found by topic, partition and offset.
-  Z3  A letter that Kafka does not take is an error that names the topic, never silence.
+  Z3  A batch that the client cannot unpack becomes one letter without key and value, as of its
+      first offset, whose `error` says which offsets it has.
+  Z4  A letter that Kafka does not take is an error that names the topic, never silence.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from typing import Protocol, TypeAlias
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from service.errors import BrokerError
+from service.ingest.client_errors import UNREADABLE_REASON
 from service.ingest.decode import Rejected
 from service.ingest.records import RawRecords
+from service.ingest.unreadable import UnreadableBatch
 
 #: Below the 1,000,000 bytes that brokers and clients take by default, with room for headers.
 VALUE_BYTES_MAX = 900_000
@@ -88,7 +92,7 @@ class DeadLetters:
         """Queue a letter for each of the `rejected` records of `raw`.
 
         Raises:
-            BrokerError: Kafka did not take this or an earlier letter (Z3).
+            BrokerError: Kafka did not take this or an earlier letter (Z4).
 
         Cost: about 5 us a letter.
         """
@@ -97,11 +101,29 @@ class DeadLetters:
             self._send(raw, each)
             self.counts[each.reason] += 1
 
+    def send_batch(self, batch: UnreadableBatch) -> None:
+        """Queue the letter of a batch that cannot be unpacked (Z3).
+
+        Raises:
+            BrokerError: Kafka did not take this or an earlier letter (Z4).
+        """
+        self.check()
+        offsets = f"offsets {batch.first} to {batch.end - 1} are a batch that cannot be unpacked"
+        headers = [
+            ("topic", batch.topic.encode()),
+            ("partition", b"%d" % batch.partition),
+            ("offset", b"%d" % batch.first),
+            ("error", f"{UNREADABLE_REASON}: {offsets}: {batch.detail}".encode()),
+            ("cut", b"nothing of it could be read"),
+        ]
+        self._produce(f"{batch.topic}.dlq", None, None, headers)
+        self.counts[UNREADABLE_REASON] += 1
+
     def check(self) -> None:
         """Notice a letter that was lost.
 
         Raises:
-            BrokerError: there is one (Z3).
+            BrokerError: there is one (Z4).
         """
         if self._failure is not None:
             raise BrokerError(self._failure)

@@ -6,6 +6,7 @@ Invariants
   FE1  Every record polled is exactly one of: a row, skipped (another record type), rejected.
   FE2  While a new schema cannot be looked up, the poll that needs it waits; nothing more is read.
   FE3  Positions cover rejected and skipped records too: nothing is read twice or left behind.
+  FE4  A batch that cannot be unpacked is one letter, whatever it holds; nobody can know that.
 """
 
 from __future__ import annotations
@@ -97,8 +98,15 @@ class SourceFeed:
             left -= taken
             if taken < wanted:
                 break
-        if not pieces:
+        for batch in self._messages.left_out():
+            if batch.topic not in self._labels:
+                self.rejected += 1
+                self._dead_letters.send_batch(batch)
+            positions[batch.which] = max(batch.end, positions.get(batch.which, 0))
+        if not pieces and not positions:
             return None, False
+        if not pieces:
+            pieces.append(pa.RecordBatch.from_pylist([], schema=self._decoder.arrow_schema))
         rows = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
         if self._labels:
             positions, watermarks = self._labelled(positions), self._labelled(watermarks)

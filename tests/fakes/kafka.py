@@ -6,14 +6,15 @@ it. It cannot show anything about time, threads, or bytes on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka import Message
 
 from service.errors import UsageError
-from service.ingest.consumer import offset_gone
+from service.ingest.client_errors import offset_gone
 from service.ingest.records import RawRecords, TopicPartition, raw_records
+from service.ingest.unreadable import UnreadableBatch
 
 
 @dataclass
@@ -22,6 +23,8 @@ class FakePartition:
 
     messages: list[Message] = field(default_factory=list)
     oldest: int = 0
+    #: Batches that cannot be unpacked, by first offset: the offset behind.
+    unreadable: dict[int, int] = field(default_factory=dict)
 
 
 class FakeBroker:
@@ -47,6 +50,13 @@ class FakeBroker:
         )
         return offset
 
+    def publish_unreadable(self, topic: str, partition: int, values: Sequence[bytes]) -> None:
+        """Append records as a batch that no reader can unpack."""
+        log = self.log((topic, partition))
+        log.unreadable[len(log.messages)] = len(log.messages) + len(values)
+        for value in values:
+            self.publish(topic, partition, value)
+
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """What retention does: forget the records below `offset`."""
         self.log((topic, partition)).oldest = offset
@@ -68,6 +78,7 @@ class FakePartitions:
         self._group = group
         self._topics: tuple[str, ...] = ()
         self._positions: dict[TopicPartition, int] = {}
+        self._left_out: list[UnreadableBatch] = []
         self._paused = False
         self.closed = False
 
@@ -107,11 +118,26 @@ class FakePartitions:
             log = self._broker.log((topic, partition))
             if not log.oldest <= position <= len(log.messages):
                 raise offset_gone(topic, partition, position)
-            if not self._paused:
-                messages += log.messages[position : position + max_records - len(messages)]
+            if self._paused:
+                continue
+            if position in log.unreadable:
+                self._leave_out((topic, partition), log.unreadable[position])
+                continue
+            readable = min((at for at in log.unreadable if at > position), default=None)
+            most = position + max_records - len(messages)
+            messages += log.messages[position : most if readable is None else min(most, readable)]
         raw = raw_records(messages, self._topics)
         self._positions.update(raw.positions())
         return raw
+
+    def _leave_out(self, which: TopicPartition, end: int) -> None:
+        first, self._positions[which] = self._positions[which], end
+        self._left_out.append(UnreadableBatch(*which, first, end, "made so by a test"))
+
+    def left_out(self) -> list[UnreadableBatch]:
+        """Batches that positions have passed since it was last asked."""
+        left_out, self._left_out = self._left_out, []
+        return left_out
 
     def wait(self, timeout_s: float) -> bool:
         """Whether the next `poll` has a record; never waits."""

@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from loadgen.broker import ensure_topic
 from service.nexmark.events import schema_text
 from tests.integration.bids import faults, judge
+from tests.integration.command import Command
 from tests.integration.job import Job, read_topic, registry
 
 BID = fastavro.parse_schema(json.loads(schema_text("bid")))
@@ -211,22 +212,29 @@ def test_compressed_bombs_cost_only_themselves(
     assert len(read_topic(bootstrap_servers, names[1])) == 2 * len(CODECS)
 
 
-def test_a_batch_that_the_client_does_not_unpack_ends_the_job_by_name(
+def test_a_batch_that_the_client_does_not_unpack_is_one_letter_without_a_value(
     bootstrap_servers, app_name, names, schemas, tmp_path
 ):
     """That is zstd's beyond `receive.message.max.bytes`; what it holds nobody can know."""
     packing = {"compression.type": "zstd", "message.max.bytes": 2 * BOMB}
     producer = Producer({"bootstrap.servers": bootstrap_servers, **packing})
-    for value in (HEADER + bid(1), HEADER + bytes(BOMB)):
+    for value in (HEADER + bid(1), HEADER + bytes(BOMB), HEADER + bid(2)):
         producer.produce(names[0], value, partition=0)
         assert producer.flush(30) == 0
     arguments = [*query(names, schemas), "--until-end"]
     with Job(bootstrap_servers, app_name, tmp_path / "state", arguments=arguments) as job:
-        job.finish(1)
-        (failure,) = job.lines("process.failed", slot="gateway-0")
-    assert failure["error"] == "BrokerError"
-    assert f"partition 0 of {names[0]!r} cannot be read" in str(failure["message"])
-    assert "of message at 1 of" in str(failure["message"])
+        job.finish()
+    (letter,) = read_topic(bootstrap_servers, f"{names[0]}.dlq")
+    assert place_of(letter) == (names[0], 0, 1)
+    assert (letter.key(), letter.value()) == (None, None)
+    headers = dict(letter.headers())
+    assert headers["error"].startswith(b"unreadable: offsets 1 to 1 are a batch ")
+    assert len(read_topic(bootstrap_servers, names[1])) == 2
+    # There is nothing that a replay could write, and it says so.
+    arguments = ["dlq", "replay", names[0], "--bootstrap-servers", bootstrap_servers]
+    with Command(*arguments) as command:
+        command.finish(1)
+        assert "was cut and its record is gone: not written" in "\n".join(command.noise)
 
 
 def greatest_memory(pid):

@@ -34,6 +34,7 @@ class Cluster(Protocol):
     def publish(
         self, topic: str, partition: int, value: bytes | None, key: bytes | None
     ) -> None: ...
+    def publish_unreadable(self, topic: str, partition: int, records: int) -> None: ...
     def delete_before(self, topic: str, partition: int, offset: int) -> None: ...
     def source(self) -> MessageSource: ...
     def committed(self, which: TopicPartition) -> int | None: ...
@@ -52,6 +53,9 @@ class FakeCluster:
 
     def publish(self, topic, partition, value, key) -> None:
         self._broker.publish(topic, partition, value, key)
+
+    def publish_unreadable(self, topic, partition, records) -> None:
+        self._broker.publish_unreadable(topic, partition, [b"bomb"] * records)
 
     def delete_before(self, topic, partition, offset) -> None:
         self._broker.delete_before(topic, partition, offset)
@@ -91,6 +95,16 @@ class RealCluster:
     def publish(self, topic, partition, value, key) -> None:
         self._producer.produce(topic, partition=partition, value=value, key=key)
         assert self._producer.flush(_PATIENCE_S) == 0
+
+    def publish_unreadable(self, topic, partition, records) -> None:
+        """One zstd batch of more bytes than a client unpacks."""
+        bomb = bytes((101 << 20) // records)
+        packing = {"compression.type": "zstd", "message.max.bytes": 256 << 20, "linger.ms": 60_000}
+        packing |= {"batch.size": 256 << 20, "batch.num.messages": records}
+        producer = Producer({"bootstrap.servers": self.servers, **packing})
+        for _ in range(records):
+            producer.produce(topic, bomb, partition=partition)
+        assert producer.flush(_PATIENCE_S) == 0
 
     def delete_before(self, topic, partition, offset) -> None:
         deleted = self._admin.delete_records([ClientPartition(topic, partition, offset)])
@@ -163,6 +177,26 @@ def _wait(source: MessageSource) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not source.wait(0.05):
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("records", [1, 5])
+def test_a_batch_that_cannot_be_unpacked_is_left_out_whole(cluster, records):
+    topic = cluster.create(1)
+    cluster.publish(topic, 0, b"before", None)
+    cluster.publish_unreadable(topic, 0, records)
+    cluster.publish(topic, 0, b"between", None)
+    cluster.publish_unreadable(topic, 0, records)
+    source = cluster.source()
+    source.assign({(topic, 0): 0})
+    assert [row.value for row in _read(source, 2)] == [b"before", b"between"]
+    end = 2 + 2 * records
+    _until(lambda: source.positions[topic, 0] == end, source)
+    first, second = source.left_out()
+    assert (first.which, first.first, first.end) == ((topic, 0), 1, 1 + records)
+    assert (second.which, second.first, second.end) == ((topic, 0), 2 + records, end)
+    assert source.left_out() == []
+    cluster.publish(topic, 0, b"behind", None)
+    assert [row.value for row in _read(source, 1)] == [b"behind"]
 
 
 def _until(condition: Callable[[], bool], source: MessageSource) -> None:

@@ -30,6 +30,7 @@ from service.control_topics import AppTopics
 from service.dataflow.vertices import AggregateVertex, SinkVertex, SourceVertex
 from service.egress.sink import SinkOperator
 from service.hashing import bin_bits_of
+from service.ingest.client_errors import UNREADABLE_REASON
 from service.ingest.decode import columns_of
 from service.ingest.registry import FolderRegistry
 from service.ingest.source import SourceOperator
@@ -282,7 +283,7 @@ _REJECTING = (
 
 
 def test_the_table_of_bad_records_is_every_reason_there_is() -> None:
-    reasons = {error.slug for error in RowError} - {RowError.OK.slug}
+    reasons = {error.slug for error in RowError} - {RowError.OK.slug} | {UNREADABLE_REASON}
     for path, tree in sources():
         if path not in _REJECTING:
             continue

@@ -24,9 +24,11 @@ class _Letters:
 
     def __init__(self) -> None:
         self.values: list[bytes | None] = []
+        self.headers: list[dict[str, str]] = []
 
     def produce(self, topic, value, key, *, headers, on_delivery) -> None:
         self.values.append(value)
+        self.headers.append({name: text.decode() for name, text in headers})
 
     def poll(self, timeout: float) -> int:
         return 0
@@ -102,6 +104,38 @@ def test_a_bad_record_in_a_later_portion_costs_only_itself(feed, broker, letters
     assert _numbers(read) == list(range(18))
     assert (feed.records_in, feed.rejected, letters.values) == (19, 1, [b"\x00\x00\x00\x00\x01"])
     assert read.positions == {("events", 0): 19}
+
+
+def test_a_batch_that_cannot_be_unpacked_is_one_letter_and_reading_goes_on(feed, broker, letters):
+    _publish(broker, 0, 3)
+    broker.publish_unreadable("events", 0, [b"a", b"b"])
+    assert _numbers(feed.read(100)[0]) == [0, 1, 2]
+    read, _ = feed.read(100)
+    assert (_numbers(read), read.positions) == ([], {("events", 0): 5})
+    assert letters.values == [None]
+    (headers,) = letters.headers
+    assert (headers["topic"], headers["partition"], headers["offset"]) == ("events", "0", "3")
+    assert headers["error"].startswith("unreadable: offsets 3 to 4 are a batch ")
+    assert "cut" in headers
+    assert (feed.rejected, feed.rejected_by_reason()) == (1, {"unreadable": 1})
+    _publish(broker, 5, 6)
+    assert _numbers(feed.read(100)[0]) == [5]
+
+
+def test_the_letter_of_such_a_batch_is_one_sources(broker, folder, letters):
+    broker.publish_unreadable("events", 0, [b"a"])
+    decoder = RecordDecoder(FolderRegistry(folder), "bid", ["auction"])
+    other = SourceFeed(
+        FakePartitions(broker),
+        decoder,
+        DeadLetters(letters),
+        _START,
+        until_end=True,
+        labels={"events": "events of another"},
+    )
+    read, _ = other.read(100)
+    assert read.positions == {("events of another", 0): 1}
+    assert (letters.values, other.rejected) == ([], 0)
 
 
 def test_a_portion_that_waits_for_its_schema_holds_back_only_what_comes_after_it(
