@@ -26,7 +26,8 @@ import yaml
 from tests.integration.command import ROOT, Command
 
 FILE = ROOT / "docker-compose.yml"
-_VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?::-([^}]*))?\})")
+#: An innermost one: defaults may hold others.
+_VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::-([^${}]*))?\}")
 _MODULES = {"megaphone": "service", "nexmark-loadgen": "loadgen"}
 _CHECK_S = 30.0
 #: Four processes import and compile at once; cores may be shared with others.
@@ -39,13 +40,14 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
     """A compose file's text with its `${NAME:-default}` replaced, `$$` standing for `$`."""
 
     def value(found: re.Match[str]) -> str:
-        if found[1] is None:
-            return "$"
         given = variables.get(found[1]) or found[2]
         assert given is not None, f"{found[0]} has no default"
         return given
 
-    return _VARIABLE.sub(value, text)
+    replaced = 1
+    while replaced:
+        text, replaced = _VARIABLE.subn(value, text)
+    return text.replace("$$", "$")
 
 
 def services(variables: Mapping[str, str]) -> dict[str, Service]:

@@ -65,8 +65,8 @@ def test_the_check_would_see_a_wrong_key(tmp_path):
 
 
 def test_variables_are_read_as_compose_reads_them():
-    text = "a ${A:-1} ${B:-} $${C} ${A}"
-    assert interpolate(text, {"A": "7", "B": ""}) == "a 7  ${C} 7"
+    text = "a ${A:-1} ${B:-} $${C} ${A} ${D:-${A:-2} or ${E:-3}}"
+    assert interpolate(text, {"A": "7", "B": ""}) == "a 7  ${C} 7 7 or 3"
 
 
 def test_every_variable_has_a_default_or_is_in_the_file_beside():
@@ -154,6 +154,20 @@ def test_the_job_has_as_many_slots_as_workers_are_started(workers):
     assert f"--workers={workers}" in found["controller"]["command"]
     assert "--slot=any" in found["worker"]["command"]
     assert "--slot=any" in found["gateway"]["command"]
+
+
+def test_a_flow_of_ones_own_needs_no_other_file():
+    """The lines of .env that are commented out, taken in."""
+    lines = re.findall(r"^# ([A-Z]+)=(.+)$", (ROOT / ".env").read_text("utf-8"), re.MULTILINE)
+    own = dict(lines)
+    assert set(own) == {"IMAGE", "TARGET", "REGISTRY", "CREATE"}
+    found = services({**DEFAULTS, **own})
+    assert {found[name]["image"] for name in OURS} == {own["IMAGE"]}
+    for role in ("controller", "gateway", "worker"):
+        assert found[role]["command"][2] == own["TARGET"]
+        assert found[role]["environment"]["MEGAPHONE_REGISTRY"] == own["REGISTRY"]
+    (script,) = found["topics"]["command"]
+    assert f"for topic in {own['CREATE']}; do" in script
 
 
 def test_our_containers_may_do_nothing_they_need_not(composed):

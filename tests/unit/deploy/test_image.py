@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 #: Instructions of each stage, continued lines joined and comments left out.
 LINES = re.sub(r"\\\n\s*", " ", re.sub(r"^#.*\n", "", TEXT, flags=re.MULTILINE)).splitlines()
 STAGES = re.split(r"^FROM ", "\n".join(LINES), flags=re.MULTILINE)[1:]
@@ -44,6 +45,28 @@ def test_hadolint_would_say_something(tmp_path):
     done = hadolint(wrong)
     assert done.returncode == 1
     assert {"DL3007", "DL3008"} <= set(re.findall(r"DL\d+", done.stdout))
+
+
+def test_an_image_of_ones_own_is_made_as_the_document_says(tmp_path):
+    """Its base is ours, what it copies goes to where module:flow is looked for."""
+    document = (ROOT / "docs" / "DEPLOYING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```dockerfile\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    own = tmp_path / "Dockerfile"
+    own.write_text(block, encoding="utf-8")
+    done = hadolint(own)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout
+    first, *copied = block.splitlines()
+    assert first == f"FROM megaphone-kafka:{VERSION}"
+    (folder,) = re.findall(r"^WORKDIR (\S+)", STAGES[-1], re.MULTILINE)
+    targets = [line.split() for line in copied]
+    assert targets == [
+        ["COPY", "my_flows.py", f"{folder}/"],
+        ["COPY", "schemas", f"{folder}/schemas/"],
+    ]
+    # What compose and Kubernetes are then told names just these.
+    named = (ROOT / ".env").read_text(encoding="utf-8")
+    assert "TARGET=my_flows:flow\n" in named
+    assert f"REGISTRY={folder}/schemas\n" in named
 
 
 def test_both_stages_begin_with_one_pinned_slim_image():
