@@ -83,8 +83,11 @@ def get(
     vertex: Annotated[str, typer.Argument(metavar="VERTEX", help="Name of the keyed vertex.")],
     key: Annotated[int, typer.Argument(metavar="KEY", help="The key, an int64.")],
     cut: Cut = None,
+    output: Annotated[
+        Output, typer.Option(help="json: the contract's document; text: its parts as lines.")
+    ] = Output.JSON,
 ) -> None:
-    """Print what is kept for one key, as JSON; exit status 1 if nothing is."""
+    """Print what is kept for one key; exit status 1 if nothing is."""
     if path.is_file():
         value = value_in_snapshot(Snapshot(path), vertex, key)
     else:
@@ -92,7 +95,11 @@ def get(
     if value is None:
         typer.echo(f"{path} keeps nothing of vertex {vertex!r} for key {key}", err=True)
         raise typer.Exit(1)
-    _print_json(value)
+    if output is Output.JSON:
+        _print_json(value)
+        return
+    for name, part in msgspec.to_builtins(value).items():
+        typer.echo(f"{name}: {msgspec.json.encode(part).decode()}")
 
 
 @app.command(epilog=example("state export megaphone-state/large some.snapshot --bins 0-15"))

@@ -50,7 +50,7 @@ VERBS: dict[str, Verb] = {
     "check-config": Verb("service.config_cli", "check_config", "check-config knobs.toml --changed"),
     "keys": Verb("service.keys_cli", "keys"),
     "bench": Verb("service.bench.cli", "app"),
-    "broker": Verb("service.broker.lookup", "serve", "broker"),
+    "broker": Verb("service.broker_cli", "broker", "broker"),
     "controller": Verb(
         "service.roles_cli",
         "controller",

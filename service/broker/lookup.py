@@ -83,10 +83,13 @@ def open_broker() -> Iterator[Broker]:
         broker.close()
 
 
-def serve() -> None:
+def serve(line_of: Callable[[str], str] = str) -> None:
     """Print the address of a broker on standard output and keep it until Ctrl-C or SIGTERM.
 
     To be called from the main thread, which is the one that may set signal handlers.
+
+    Args:
+        line_of: what to print of an address.
 
     Raises:
         BrokerError: the broker ended by itself.
@@ -96,7 +99,7 @@ def serve() -> None:
         ending = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, lambda _number, _frame: stop.set()) for number in ending]
         try:
-            sys.stdout.write(f"{broker.bootstrap_servers}\n")
+            sys.stdout.write(f"{line_of(broker.bootstrap_servers)}\n")
             sys.stdout.flush()
             while not stop.wait(0.5):
                 if not broker.alive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,6 @@ from service.broker.java import START_SECONDS, start_java
 from service.broker.lookup import VARIABLE, find_broker
 from service.broker.probe import answers
 
-SERVE = "from service.broker.lookup import serve; serve()"
 HOLD = """
 import sys
 from service.broker.java import start_java
@@ -116,14 +116,23 @@ def test_a_broker_dies_with_an_owner_that_is_killed():
     assert not answers(bootstrap_servers, 0.5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_user_at_the_terminal_gets_an_address_and_ends_it_with_a_signal(number):
+@pytest.mark.parametrize(
+    ("arguments", "read", "number"),
+    [
+        ([], str.strip, signal.SIGINT),
+        (["--output", "json"], lambda line: json.loads(line)["bootstrap_servers"], signal.SIGTERM),
+    ],
+)
+def test_a_user_at_the_terminal_gets_an_address_and_ends_it_with_a_signal(arguments, read, number):
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     served = subprocess.Popen(
-        [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "service", "broker", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     with served:
-        bootstrap_servers = served.stdout.readline().strip()
+        bootstrap_servers = read(served.stdout.readline())
         assert answers(bootstrap_servers, 10)
         served.send_signal(number)
         assert served.wait(START_SECONDS) == 0

@@ -10,6 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from service.bench.experiments.charts import draw
+from service.bench.experiments.command import files_of
 from service.bench.experiments.report import page
 from service.bench.experiments.results import read_result
 from service.bench.experiments.sets import Group
@@ -74,6 +75,9 @@ def test_bins_move_both_ways_while_every_count_stays_exact(
     assert set(pictures) == {"domain", "timeline", "memory"}
     html = page(groups, store, pictures, {"cpus": 2}, "abc")
     assert html.count("data:image/png;base64,") == 3
+    told = files_of(groups, store, pictures, tmp_path / "report.html", "abc")
+    (result,) = told["results"].values()
+    assert all(Path(path).is_file() for path in (*told["charts"].values(), result))
 
 
 def _windows(result):

@@ -16,7 +16,7 @@ SERVICE = Path(__file__).parents[2] / "service"
 NAME = re.compile(r"megaphone_[a-z]+(_[a-z]+)+")
 SUBSYSTEMS = {
     "ingest", "dataflow", "transport", "state", "migration", "egress", "control", "checkpoint",
-    "process", "links",
+    "process",
 }  # fmt: skip
 UNITS = {
     "attempts", "batches", "bins", "bytes", "connections", "frames", "handshakes", "info",
@@ -52,6 +52,10 @@ def test_a_name_says_subsystem_thing_and_unit(spec: MetricSpec) -> None:
     assert spec.name.endswith("_total") == (spec.kind is Kind.COUNTER)
     assert spec.help.endswith(".")
     assert set(spec.labels) <= LABELS
+
+
+def test_every_subsystem_tells_something() -> None:
+    assert {spec.name.split("_")[1] for spec in CATALOGUE} == SUBSYSTEMS
 
 
 def test_names_are_used_once() -> None:

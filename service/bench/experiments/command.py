@@ -5,6 +5,8 @@ Flow: the set of runs -> those that are not done -> word-count runs -> files -> 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +15,12 @@ import typer
 
 from service.bench.experiments.charts import draw
 from service.bench.experiments.report import page
-from service.bench.experiments.sets import experiments, seconds_of
+from service.bench.experiments.sets import Group, experiments, seconds_of
 from service.bench.experiments.store import Store, name_of
 from service.bench.machine import commit, machine
 from service.bench.words.command import document_of, make_runs
 from service.bench.words.lines import lines_of
+from service.cli_options import Output
 from service.errors import UsageError
 
 REPORT = "report.html"
@@ -29,6 +32,9 @@ def run_experiments(
     ),
     quick: Annotated[bool, typer.Option(help="Few and short runs, for a look")] = False,
     draw_only: Annotated[bool, typer.Option(help="Make no run; draw what there is")] = False,
+    output: Annotated[
+        Output, typer.Option(help="text: the page's path; json: an object of all files.")
+    ] = Output.TEXT,
 ) -> None:
     """Make the paper's experiments on this machine: runs, charts, and one page."""
     if find_spec("matplotlib") is None:
@@ -55,4 +61,20 @@ def run_experiments(
     pictures = draw(groups, store)
     report = store.charts / REPORT
     report.write_text(page(groups, store, pictures, where, measured), encoding="utf-8")
-    typer.echo(str(report))
+    if output is Output.JSON:
+        typer.echo(json.dumps(files_of(groups, store, pictures, report, measured), indent=1))
+    else:
+        typer.echo(str(report))
+
+
+def files_of(
+    groups: Sequence[Group], store: Store, pictures: Mapping[str, Path], report: Path, measured: str
+) -> dict[str, object]:
+    """Where everything is: report, charts by name, and the document of each run by its name."""
+    runs = [options for group in groups for options in group.runs]
+    return {
+        "commit": measured,
+        "report": str(report),
+        "charts": {name: str(path) for name, path in pictures.items()},
+        "results": {name_of(options): str(store.document(options)) for options in runs},
+    }

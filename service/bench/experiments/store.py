@@ -51,6 +51,10 @@ class Store:
         """Where the lines of a run are, or will be."""
         return self._results / name_of(options) / LINES
 
+    def document(self, options: WordOptions) -> Path:
+        """Where the contract's document of a run is, or will be."""
+        return self._results / name_of(options) / DOCUMENT
+
     def prepare(self, options: WordOptions) -> None:
         """Write down what is to be run."""
         folder = self._setups / name_of(options)
@@ -62,7 +66,7 @@ class Store:
         folder = self._results / name_of(options)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / LINES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (folder / DOCUMENT).write_text(document + "\n", encoding="utf-8")
+        self.document(options).write_text(document + "\n", encoding="utf-8")
         (folder / DONE).touch()
 
 

@@ -61,6 +61,8 @@ def test_get_prints_a_key_of_any_worker_or_fails(folder):
     found = invoke("get", folder, "stats", "7")
     assert found.exit_code == 0
     assert fits("state-value", found.output)["value"] == {"bids": 1, "top": 1}
+    for_people = invoke("get", folder, "stats", "7", "--output", "text").output.splitlines()
+    assert {'vertex: "stats"', "key: 7", 'value: {"bids":1,"top":1}'} <= set(for_people)
     absent = invoke("get", folder, "stats", "-7")
     assert absent.exit_code == 1
     assert "keeps nothing of vertex 'stats' for key -7" in absent.output

@@ -29,10 +29,7 @@ NO_DOCUMENT = {
     ("controller",): "logs JSON lines",
     ("worker",): "logs JSON lines",
     ("gateway",): "logs JSON lines",
-    ("broker",): "prints an address",
     ("completion",): "prints a script",
-    ("state", "get"): "prints JSON always",
-    ("bench", "experiments"): "writes files",
 }
 
 
