@@ -20,6 +20,9 @@ UNREACHABLE = _codes("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_RESOLVE"
 REFUSED = _codes("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED")
 #: A batch cannot be unpacked.
 UNREADABLE = _codes("_BAD_COMPRESSION")
+#: What lies at an offset is no part of a batch that cannot be unpacked: the partition's end, or a
+#: batch whose checksum is wrong, which the client sees before it unpacks.
+ELSEWHERE = _codes("_PARTITION_EOF", "_BAD_MSG")
 #: Reason of the dead letter about such a batch.
 UNREADABLE_REASON = "unreadable"
 _PASSING = UNREACHABLE | _codes("_PARTITION_EOF", "_WAIT_CACHE")

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as ClientPartition
@@ -38,7 +37,7 @@ from service.ingest.records import RawRecords, TopicPartition, raw_records
 from service.ingest.unreadable import UnreadableBatch, UnreadableBatches
 from service.kafka_access import client_settings
 
-__all__ = ["KafkaPartitions", "MessageSource", "TopicPartition", "client_config"]
+__all__ = ["KafkaPartitions", "TopicPartition", "client_config"]
 
 #: Longest time one call into the client may take; from 0.2 s on it takes the interpreter lock anew.
 _POLL_S_MAX = 0.1
@@ -46,62 +45,6 @@ _POLL_S_MAX = 0.1
 _MEET_S = 2.0
 #: Objects made since its last walk that let the interpreter look for cycles, at least: some polls.
 _YOUNG_MIN = 100_000
-
-
-class MessageSource(Protocol):
-    """What a gateway needs of a broker; the simulator and the tests have another one."""
-
-    @property
-    def positions(self) -> Mapping[TopicPartition, int]:
-        """Next offset to deliver of each assigned partition."""
-
-    def partitions_of(self, topics: Iterable[str]) -> list[TopicPartition]:
-        """All partitions of `topics`, in order.
-
-        Raises:
-            UsageError: a topic does not exist.
-            BrokerUnavailable: no answer in time.
-        """
-
-    def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Offset of the oldest record kept in each partition."""
-
-    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Offset behind the newest record of each partition."""
-
-    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Read exactly these partitions, each from its offset on (C1)."""
-
-    def poll(self, max_records: int, timeout_s: float) -> RawRecords:
-        """What has arrived, at most `max_records`; waits up to `timeout_s` for a first record.
-
-        Raises:
-            BrokerError: reading cannot go on (C2, C3).
-        """
-
-    def left_out(self) -> list[UnreadableBatch]:
-        """Batches that positions have passed unread since it was last asked (C7)."""
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for a record, at most so long; whether `poll` will have one. Not while paused."""
-
-    def lag(self) -> dict[TopicPartition, int]:
-        """Records between the position and the end of each assigned partition."""
-
-    def at_end(self, which: TopicPartition) -> bool:
-        """Whether the position is at the end of a partition, as far as known. Not while paused."""
-
-    def pause(self) -> None:
-        """Deliver nothing until `resume` (C4)."""
-
-    def resume(self) -> None:
-        """Deliver again."""
-
-    def commit_advisory(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Tell lag tools how far we are; returns at once and never fails."""
-
-    def close(self) -> None:
-        """Let go of the broker; may be called twice."""
 
 
 class KafkaPartitions:
@@ -147,6 +90,8 @@ class KafkaPartitions:
         settings = client_config(bootstrap_servers, group, client_id, prefetch_kb)
         self._unreadable = UnreadableBatches(settings, bootstrap_servers, timeout_s)
         self._left_out: list[UnreadableBatch] = []
+        #: Ends of partitions when a batch in them was passed.
+        self._passed: dict[TopicPartition, int] = {}
         self._client = Consumer(settings | {"error_cb": self._on_error})
 
     @property
@@ -187,6 +132,8 @@ class KafkaPartitions:
         self._ends = {}
         self._paused = False
         self._early = []
+        self._unreadable.forget()
+        self._left_out, self._passed = [], {}
         self._client.assign(
             [
                 ClientPartition(topic, partition, offset)
@@ -253,7 +200,7 @@ class KafkaPartitions:
     def at_end(self, which: TopicPartition) -> bool:
         """Whether the position is at the end that the client learned with its last fetch."""
         end = self._known_end(which)
-        return end is not None and self._positions[which] >= end
+        return end is not None and self._positions[which] >= max(end, self._passed.get(which, 0))
 
     def pause(self) -> None:
         """Deliver nothing until `resume`.
@@ -343,18 +290,25 @@ class KafkaPartitions:
 
     def _leave_out(self, message: Message, error: KafkaError) -> None:
         """Let the partition of an unreadable batch rest, and look for the batch's end (C7)."""
-        which, first = (str(message.topic()), int(message.partition() or 0)), message.offset()
-        if first is not None and first >= self._positions.get(which, 0):
+        which, base = (str(message.topic()), int(message.partition() or 0)), message.offset() or 0
+        # Retention may have cut into the batch: then reading begins behind its first offset.
+        start = max(base, self._positions[which])
+        if self._unreadable.seek(which, start, base, error.str()):
             self._client.pause([ClientPartition(*which)])
-            self._unreadable.seek(which, first, error.str())
 
     def _pass(self, batch: UnreadableBatch) -> None:
         """Read on behind a batch."""
         at = ClientPartition(*batch.which, batch.end)
-        self._client.resume([at])
-        self._client.seek(at)
+        try:
+            self._client.resume([at])
+            self._client.seek(at)
+        except KafkaException as error:
+            raise self._translated(error, f"partition {at.partition} of {at.topic!r}") from error
         self._positions[batch.which] = batch.end
-        self._left_out.append(batch)
+        # What the client knows of the end is as old as its last fetch.
+        self._passed[batch.which] = batch.partition_end
+        if batch.end > batch.first:
+            self._left_out.append(batch)
 
     def _refusal(self, message: Message, error: KafkaError) -> BrokerError:
         topic, partition = str(message.topic()), int(message.partition() or 0)

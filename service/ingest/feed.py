@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.ingest.consumer import MessageSource
 from service.ingest.dead_letter import DeadLetters
 from service.ingest.decode import OF_NO_TYPE, Decoded
 from service.ingest.decoders import SourceDecoder
+from service.ingest.message_source import MessageSource
 from service.ingest.records import RawRecords, TopicPartition
 from service.ingest.registry import RegistryUnavailable
 from service.ingest.source import ReadRows

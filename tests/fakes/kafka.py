@@ -120,8 +120,9 @@ class FakePartitions:
                 raise offset_gone(topic, partition, position)
             if self._paused:
                 continue
-            if position in log.unreadable:
-                self._leave_out((topic, partition), log.unreadable[position])
+            ends = [end for first, end in log.unreadable.items() if first <= position < end]
+            if ends:
+                self._leave_out((topic, partition), ends[0])
                 continue
             readable = min((at for at in log.unreadable if at > position), default=None)
             most = position + max_records - len(messages)
@@ -132,7 +133,8 @@ class FakePartitions:
 
     def _leave_out(self, which: TopicPartition, end: int) -> None:
         first, self._positions[which] = self._positions[which], end
-        self._left_out.append(UnreadableBatch(*which, first, end, "made so by a test"))
+        known = len(self._broker.log(which).messages)
+        self._left_out.append(UnreadableBatch(*which, first, end, "made so by a test", known))
 
     def left_out(self) -> list[UnreadableBatch]:
         """Batches that positions have passed since it was last asked."""

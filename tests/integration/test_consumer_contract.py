@@ -18,9 +18,10 @@ from confluent_kafka import TopicPartition as ClientPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from service.errors import BrokerError, BrokerUnavailable, UsageError
-from service.ingest.consumer import KafkaPartitions, MessageSource
+from service.ingest.consumer import KafkaPartitions
 from service.ingest.dead_letter import DeadLetters
 from service.ingest.decode import Rejected
+from service.ingest.message_source import MessageSource
 from service.ingest.records import TopicPartition
 from tests.fakes.kafka import FakeBroker, FakePartitions
 
@@ -197,6 +198,20 @@ def test_a_batch_that_cannot_be_unpacked_is_left_out_whole(cluster, records):
     assert source.left_out() == []
     cluster.publish(topic, 0, b"behind", None)
     assert [row.value for row in _read(source, 1)] == [b"behind"]
+
+
+def test_of_a_batch_that_retention_cut_into_the_rest_is_left_out(cluster):
+    topic = cluster.create(1)
+    cluster.publish_unreadable(topic, 0, 5)
+    cluster.publish(topic, 0, b"behind", None)
+    cluster.delete_before(topic, 0, 2)
+    source = cluster.source()
+    source.assign({(topic, 0): 2})
+    assert [row.value for row in _read(source, 1)] == [b"behind"]
+    (batch,) = source.left_out()
+    assert (batch.first, batch.end) == (2, 5)
+    assert source.positions == {(topic, 0): 6}
+    _until(lambda: source.at_end((topic, 0)), source)
 
 
 def _until(condition: Callable[[], bool], source: MessageSource) -> None:
