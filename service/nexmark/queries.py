@@ -100,13 +100,20 @@ def auction_bids(topics: QueryTopics) -> Flow:
 
 
 def q0(topics: QueryTopics) -> Flow:
-    """Bids unchanged: what the way through costs."""
+    """Bids unchanged: what the way through costs.
+
+    Odd input: a bid on an auction that nobody opened, a bid that came twice, any time and any price
+    are bids.
+    """
     bids = _read(topics, Flow("q0"), "bid", RULES["q0"].columns)
     return _write(topics, bids, "auction")
 
 
 def q1(topics: QueryTopics) -> Flow:
-    """Bids with prices in euros, x 0.908, as decimal text with three decimals: a map."""
+    """Bids with prices in euros, x 0.908, as decimal text with three decimals: a map.
+
+    Odd input: as q0; a price of 0 is 0.000, one of 2^63-1 has all its digits.
+    """
     bids = _read(topics, Flow("q1"), "bid", RULES["q1"].columns)
     return _write(topics, bids.map_batches("euros", _in_euros, bids.columns), "auction")
 
@@ -117,7 +124,10 @@ def _in_euros(bids: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def q2(topics: QueryTopics) -> Flow:
-    """Auction and price of bids on auctions that 123 divides: a filter."""
+    """Auction and price of bids on auctions that 123 divides: a filter.
+
+    Odd input: as q0; 123 divides 0 and negative multiples, too.
+    """
     bids = _read(topics, Flow("q2"), "bid", RULES["q2"].columns)
     return _write(topics, bids.filter("chosen", _divided), "auction")
 
@@ -134,6 +144,9 @@ def q3(topics: QueryTopics) -> Flow:
 
     Every pair leaves once, when the later of the two has come. All such auctions and sellers are
     kept, for ever.
+
+    Odd input: an auction of an unknown seller waits for ever; of two auctions, or two persons, with
+    one id each is joined; times do not matter; empty texts are texts.
     """
     flow = Flow("q3")
     auctions = _read(topics, flow, "auction", ["id", "seller", "category"])
@@ -163,6 +176,11 @@ def q4(topics: QueryTopics) -> Flow:
 
     The mean is of all such auctions since the beginning, so one number a category is kept for ever;
     an auction and its bids are kept until the watermark passes its `expires`.
+
+    Odd input: bids on unknown auctions win nothing; two auctions of one id close each by its own
+    times and reserve; one that ends before it begins has no winner; a time far ahead moves the
+    watermark there, and what its partition brings behind it is late; the sum of prices of 2^63-1
+    does not overflow.
     """
     winning = _winning(Flow("q4"), topics, "category")
     means = winning.key_by("category").aggregate("means", avg=mean("price"))
@@ -173,6 +191,9 @@ def q5(topics: QueryTopics) -> Flow:
     """The auctions with the most bids in each sliding window, all of them if several have.
 
     Bids are counted by auction, wherever that is; the counts of a window meet in one place.
+
+    Odd input: unknown auctions count, and a bid that came twice counts twice; -1 lies in the window
+    that begins below 0; a time whose window does not end within 64 bits goes where late bids go.
     """
     size, slide = topics.windows.q5_size_ms, topics.windows.q5_slide_ms
     bids = _read(topics, Flow("q5"), "bid", ["auction", "date_time"], timed=True)
@@ -186,6 +207,8 @@ def q6(topics: QueryTopics) -> Flow:
     """Per seller, the mean of the last 10 winning prices, emitted with every auction that closes.
 
     The last are those that close last, by (expires, id), whatever order they come in.
+
+    Odd input: as q4; a seller need be no person.
     """
     winning = _winning(Flow("q6"), topics, "seller")
     means = winning.key_by("seller").stateful_map(
@@ -209,7 +232,10 @@ def _with_one_more(
 
 
 def q7(topics: QueryTopics) -> Flow:
-    """The bids with the highest price of each window, all of them if several have it."""
+    """The bids with the highest price of each window, all of them if several have it.
+
+    Odd input: as q5; 0 may be the highest price, and a bid that came twice is given twice.
+    """
     fields = RULES["q1"].columns
     bids = _read(topics, Flow("q7"), "bid", fields, timed=True)
     windows = bids.window(tumbling(f"{topics.windows.q7_size_ms}ms"))
@@ -218,7 +244,11 @@ def q7(topics: QueryTopics) -> Flow:
 
 
 def q8(topics: QueryTopics) -> Flow:
-    """Who registered and opened an auction in the same window: each registration once."""
+    """Who registered and opened an auction in the same window: each registration once.
+
+    Odd input: an auction of an unknown seller gives nothing; each of two persons with one id is
+    given; times as in q5.
+    """
     flow, window = Flow("q8"), tumbling(f"{topics.windows.q8_size_ms}ms")
     persons = _read(topics, flow, "person", ["id", "name", "date_time"], timed=True)
     auctions = _read(topics, flow, "auction", ["seller", "date_time"], timed=True)

@@ -21,7 +21,7 @@ from service.dataflow.vertices import SourceVertex, TimedVertex
 from service.nexmark import queries
 from service.nexmark.queries import BUILT_IN
 from service.nexmark.query_topics import QueryTopics
-from service.nexmark.rules import RULES
+from service.nexmark.rules import PRESETS, RULES
 from tests.fakes.nexmark import TYPES, streams, tables_of
 
 QUERIES = sorted(set(BUILT_IN) & set(RULES))
@@ -36,12 +36,28 @@ def test_there_are_all_that_the_rules_name():
 
 @pytest.mark.parametrize("query", QUERIES)
 @settings(max_examples=20, deadline=None)
+@given(streams(), st.integers(0, 1_000), st.sampled_from(sorted(PRESETS)))
+def test_they_agree_with_the_oracle_while_bins_move(query, stream, seed, preset):
+    agrees(query, stream, Random(seed), preset)
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@settings(max_examples=3, deadline=None)
 @given(streams(), st.integers(0, 1_000))
-def test_they_agree_with_the_oracle_while_bins_move(query, stream, seed):
+def test_a_megabyte_of_extra_is_a_value_like_any_other(query, stream, seed):
+    large = {
+        kind: [{**row, "extra": "x" * 1_000_000} if at < 2 else row for at, row in enumerate(rows)]
+        for kind, rows in stream.items()
+    }
+    agrees(query, large, Random(seed), "default")
+
+
+def agrees(query, stream, chance, preset):
+    """What the flow gives, while bins move, is what the oracle gives."""
     # Nothing is late: what is, is for the tests of windows and joins to say.
-    flow, chance = BUILT_IN[query](QueryTopics(out_of_orderness=f"{LATENESS_MS}ms")), Random(seed)
-    wanted = expected(query, tables_of(stream))
-    rows = run(flow, {kind: stream[kind] for kind in RULES[query].inputs}, chance)
+    where = QueryTopics(out_of_orderness=f"{LATENESS_MS}ms", windows=PRESETS[preset])
+    wanted = expected(query, tables_of(stream), PRESETS[preset])
+    rows = run(BUILT_IN[query](where), {kind: stream[kind] for kind in RULES[query].inputs}, chance)
     found = pa.Table.from_pylist(rows, wanted.schema) if rows else wanted.slice(0, 0)
     assert differences(query, found, wanted) == []
 
