@@ -5,8 +5,8 @@ Flow: Prometheus, Kubernetes or a person -> [AdminServer] -> readings of the pro
 Invariants
   A1  Handlers read a few attributes that the main loop writes; they take no lock and call no
       client.
-  A2  Health means "the loop turns", never "Kafka answers": a broker outage must not restart the
-      pool.
+  A2  Health means "the loop turns", never "Kafka answers": a short outage must not restart the
+      pool, and a long one ends the job by its own error.
   A3  There is nothing but GET and HEAD, no answer repeats what was asked, and whoever connects and
       says nothing is let go: at most CONNECTIONS_MAX are open, each for IDLE_S without a word.
 """
