@@ -66,6 +66,7 @@ def bad_values():
         "unknown_schema": [b"\x00\x00\x00\x00\x63" + bid(1), b"\x00\x7f\xff\xff\xff" + bid(1)],
         "wrong_type": [b"\x00\x00\x00\x00\x1e" + bid(1)],
         "missing_field": [b"\x00\x00\x00\x00\x1f" + bid(1)],
+        "bad_schema": [b"\x00\x00\x00\x00\x21" + bid(1), b"\x00\x00\x00\x00\x22" + bid(1)],
         "varint_overflow": [HEADER + b"\xff" * 99],
         "empty_value": [b""],
         "null_value": [None],
@@ -88,13 +89,16 @@ def names(bootstrap_servers, unique_name):
 
 @pytest.fixture
 def schemas(tmp_path):
-    """The shipped schemas, and two of a bid that cannot give the columns of the newest one."""
-    newest, wrong, fewer = (json.loads(schema_text("bid")) for _ in range(3))
+    """The shipped schemas, two of a bid that cannot give the columns of the newest, two hostile."""
+    newest, wrong, fewer, endless, bomb = (json.loads(schema_text("bid")) for _ in range(5))
+    name = f"{newest['namespace']}.{newest['name']}" if "namespace" in newest else newest["name"]
+    endless["fields"].append({"name": "next", "type": ["null", name]})
+    bomb["fields"].append({"name": "all", "type": {"type": "array", "items": "null"}})
     wrong["fields"] = [
         {**each, "type": "string"} if each["name"] == "price" else each for each in wrong["fields"]
     ]
     fewer["fields"] = [each for each in fewer["fields"] if each["name"] != "price"]
-    return registry(tmp_path / "schemas", {30: wrong, 31: fewer, 32: newest})
+    return registry(tmp_path / "schemas", {30: wrong, 31: fewer, 32: newest, 33: endless, 34: bomb})
 
 
 def limit_messages(bootstrap_servers, topic, size):

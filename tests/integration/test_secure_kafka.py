@@ -1,7 +1,8 @@
 """Kafka behind SASL and behind TLS: served with the right credentials, refused with all others.
 
-A broker of its own with three listeners: a plain one for the test, one with SASL/SCRAM, one with
-TLS that asks for a client's certificate. Certificates are made by Java's own tool.
+A broker of its own with four listeners: a plain one for the test, one with SASL/SCRAM, one with TLS
+that asks for a client's certificate, and one with SASL over TLS, for the variables of the overlay
+`production`. Certificates are made by Java's own tool.
 Cannot catch: Kerberos and OAuth, which need servers of their own.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from confluent_kafka.admin import (
     AdminClient,
     ScramCredentialInfo,
@@ -96,13 +99,20 @@ def secured(tmp_path_factory) -> Iterator[Secured]:
     keytool("-importcert", *trusted, "-alias", "client", "-file", folder / "client.pem")
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     guarded = Guarded(
-        {"SASL": "SASL_PLAINTEXT", "TLS": "SSL"},
+        {"SASL": "SASL_PLAINTEXT", "TLS": "SSL", "BOTH": "SASL_SSL"},
         {
             "sasl.enabled.mechanisms": MECHANISM,
             "listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
-            "listener.name.tls.ssl.keystore.type": "PKCS12",
-            "listener.name.tls.ssl.keystore.location": str(folder / "server.p12"),
-            "listener.name.tls.ssl.keystore.password": STORE_PASSWORD,
+            "listener.name.both.scram-sha-512.sasl.jaas.config": scram,
+            **{
+                f"listener.name.{name}.ssl.keystore.{key}": value
+                for name in ("tls", "both")
+                for key, value in {
+                    "type": "PKCS12",
+                    "location": str(folder / "server.p12"),
+                    "password": STORE_PASSWORD,
+                }.items()
+            },
             "listener.name.tls.ssl.truststore.type": "PKCS12",
             "listener.name.tls.ssl.truststore.location": str(folder / "trusted.p12"),
             "listener.name.tls.ssl.truststore.password": STORE_PASSWORD,
@@ -141,15 +151,28 @@ def variables(secured: Secured, kind: str, tmp_path: Path) -> dict[str, str]:
         return {"MEGAPHONE_KAFKA__PROPERTIES": f"{{{said}}}"}
     secret = tmp_path / "password"
     secret.write_text(f"{PASSWORD}\n")
-    return {
+    said = {
         "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
         "KAFKA_SASL_MECHANISM": MECHANISM,
         "KAFKA_SASL_USERNAME": "alice",
         "KAFKA_SASL_PASSWORD_FILE": str(secret),
     }
+    if kind == "BOTH":
+        own = {"KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD_FILE", "KAFKA_SSL_CA_LOCATION"}
+        said |= {name: value for name, value in of_production().items() if name not in own}
+        said["KAFKA_SSL_CA_LOCATION"] = str(secured.folder / "server.pem")
+    return said
 
 
-@pytest.mark.parametrize("kind", ["SASL", "TLS"])
+def of_production() -> dict[str, str]:
+    """What the overlay `production` says of Kafka to a process, but where it is."""
+    overlay = (ROOT / "k8s/overlays/production/kustomization.yaml").read_text(encoding="utf-8")
+    (literals,) = (each["literals"] for each in yaml.safe_load(overlay)["configMapGenerator"])
+    found = dict(each.split("=", 1) for each in literals)
+    return {name: value for name, value in found.items() if re.match("KAFKA_(SASL|SSL|SEC)", name)}
+
+
+@pytest.mark.parametrize("kind", ["SASL", "TLS", "BOTH"])
 def test_a_job_with_the_right_credentials_is_exact_and_tells_nobody(
     secured, names, app_name, tmp_path, kind
 ):
@@ -172,6 +195,12 @@ def test_a_job_with_the_right_credentials_is_exact_and_tells_nobody(
     with Command("status", *asked, environment=environment) as status:
         status.finish(0)
         assert status.noise == []
+
+
+def test_the_variables_of_production_are_those_that_were_tried(secured, tmp_path):
+    tried = variables(secured, "BOTH", tmp_path)
+    assert set(tried) == set(of_production())
+    assert tried["KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
 
 
 def test_a_job_with_a_wrong_password_ends_with_status_2_and_says_why(
