@@ -40,6 +40,8 @@ def test_json_has_key_and_slots(tmp_path):
     made = invoke("new", tmp_path / "key", "--output", "json")
     pair = read_secret(tmp_path / "key")
     assert json.loads(made.stdout) == {"key": pair.public, "slots": ["*"]}
+    shown = invoke("show", tmp_path / "key", "--slots", "worker-0", "--output", "json")
+    assert json.loads(shown.stdout) == {"key": pair.public, "slots": ["worker-0"]}
 
 
 def test_what_cannot_be_a_key_is_refused_and_nothing_is_written(tmp_path):

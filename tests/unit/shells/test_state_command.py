@@ -73,6 +73,9 @@ def test_a_snapshot_is_exported_listed_read_and_verified(folder, tmp_path):
     exported = invoke("export", folder, target, "--bins", "0-1,3", "--vertex", "stats")
     assert exported.exit_code == 0, exported.output
     assert "3 bins" in exported.output
+    again = json.loads(invoke("export", folder, tmp_path / "again", "--output", "json").output)
+    assert set(again) == {"file", "bins", "rows", "cut"}
+    assert (again["bins"], again["rows"]) == (4, 20)
     document = fits("state", invoke("ls", target, "--output", "json").output)
     assert document["kind"] == "snapshot"
     keys = [key for key in range(20) if invoke("get", target, "stats", key).exit_code == 0]
