@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,6 +22,14 @@ from tests.integration.job import Job
 EVENTS = 5_000
 #: Behind by so much is not ready; and nobody is given up while he is held up.
 PATIENT = {"MEGAPHONE_LIMITS__READY_LAG_S": "1", "MEGAPHONE_LIMITS__PEER_TIMEOUT_S": "120"}
+
+MEMBERS = ("gateway-0", "worker-0", "worker-1")
+
+
+def patient(servers: str, app: str, folder: Path, names: tuple[str, str]) -> Job:
+    """A job of `MEMBERS` that gives nobody up."""
+    state, arguments = folder / "state", query(names)
+    return Job(servers, app, state, workers=2, arguments=arguments, environment=PATIENT)
 
 
 @contextmanager
@@ -74,23 +83,16 @@ def test_who_waits_for_another_is_not_ready_until_that_goes_on(
     bootstrap_servers, app_name, unique_name, tmp_path
 ):
     names = topics(bootstrap_servers, unique_name("t"))
-    with Job(
-        bootstrap_servers,
-        app_name,
-        tmp_path / "state",
-        workers=2,
-        arguments=query(names),
-        environment=PATIENT,
-    ) as job:
+    with patient(bootstrap_servers, app_name, tmp_path, names) as job:
         job.await_running()
-        job.await_(lambda: ready(job, "gateway-0", "worker-0", "worker-1") == {200}, "all ready")
+        job.await_(lambda: ready(job, *MEMBERS) == {200}, "all ready")
         with held_up(job.processes()["worker-1"]):
             assert publish(bootstrap_servers, names[0], EVENTS) == bids_of(EVENTS)
             job.await_(lambda: ready(job, "worker-0") == {503}, "a worker that is behind")
             _, text = asked(job.addresses()["worker-0"], "/readyz")
             assert "behind" in text
             assert asked(job.addresses()["worker-0"], "/healthz")[0] == 200
-        job.await_(lambda: ready(job, "gateway-0", "worker-0", "worker-1") == {200}, "all ready")
+        job.await_(lambda: ready(job, *MEMBERS) == {200}, "all ready")
         job.stop()
         verdict = judge(bootstrap_servers, job, names, tmp_path / "proof", published=EVENTS)
     assert set(faults(verdict)) <= {"moved"}, faults(verdict)
@@ -101,24 +103,16 @@ def test_an_outage_of_kafka_that_ends_in_time_restarts_nothing(
 ):
     servers = broker.bootstrap_servers
     names = topics(servers, unique_name("t"))
-    with Job(
-        servers,
-        app_name,
-        tmp_path / "state",
-        workers=2,
-        arguments=query(names),
-        environment=PATIENT,
-    ) as job:
+    with patient(servers, app_name, tmp_path, names) as job:
         job.await_running()
         assert publish(servers, names[0], EVENTS) == bids_of(EVENTS)
         before = job.processes()
-        members = ("gateway-0", "worker-0", "worker-1")
-        job.await_(lambda: ready(job, *members) == {200}, "all ready")
+        job.await_(lambda: ready(job, *MEMBERS) == {200}, "all ready")
         with held_up(java_of(broker)):
-            job.await_(lambda: ready(job, *members) == {503}, "members without promises")
+            job.await_(lambda: ready(job, *MEMBERS) == {503}, "members without promises")
             alive = {asked(address, "/healthz")[0] for address in job.addresses().values()}
             assert alive == {200}
-        job.await_(lambda: ready(job, *members) == {200}, "all ready")
+        job.await_(lambda: ready(job, *MEMBERS) == {200}, "all ready")
         assert publish(servers, names[0], EVENTS, first=EVENTS) == bids_of(2 * EVENTS) - bids_of(
             EVENTS
         )
