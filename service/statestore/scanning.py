@@ -8,6 +8,7 @@ columns; [put] writes them.
 Invariants
   SN1  Between two calls of `next_rows` the table may change: a row that is there throughout is
        given at least once, as it is at the call.
+  SN2  `portions_of` gives each row of a bin that does not change once, whatever becomes of others.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def rows_of(table: KeyedTable, keys: Int64s) -> tuple[Int64s, Int64s]:
 def portions_of(table: KeyedTable, bin_id: int) -> Iterator[Rows]:
     """All rows of the bin with their versions, in portions that fit into a chunk; at least one.
 
-    The bin must not change before the last was taken.
+    The bin must not change before the last was taken; others may.
     """
     most = PORTION_BYTES // (8 * (2 + len(table.columns)))
     place = Place()
@@ -62,6 +63,8 @@ def portions_of(table: KeyedTable, bin_id: int) -> Iterator[Rows]:
         yield no_rows(table.columns)
     while lines is not None:
         yield as_rows(table, lines)
+        # Bins that shrank meanwhile are others: the rows of this one are where they were (SN2).
+        place.turn = table.turns
         lines = next_rows(table, bin_id, place, most)
 
 

@@ -185,3 +185,24 @@ def test_bytes_of_a_bin_count_rows_and_timers():
     assert made.nbytes(1) >= before + 5 * 24
     made.clear()
     assert made.nbytes(1) == 0
+
+
+def test_a_bin_that_leaves_chunk_by_chunk_is_whole_while_others_shrink():
+    source, target = store(bin_bits=1, filled=False), store(bin_bits=1, filled=False)
+    keys = np.arange(4_000, dtype=np.int64)
+    source.apply(keys, {"v": keys * 7}, 3)
+    before = content(source, 1)
+    others = source.table.extract(0).keys
+    assembler = target.assembler(1)
+    chunks = source.give_up(1, cut=9)
+    assembler.feed(next(chunks))
+    turns = source.table.turns
+    # Bin 0 gives most of its rows up, so that it moves into a smaller region.
+    source.table.remove(others[10:])
+    assert source.table.turns > turns
+    for chunk in chunks:
+        assembler.feed(chunk)
+    target.install(1, assembler)
+    assert content(target, 1)[0] == before[0]
+    assert content(target, 1)[2] == before[2]
+    assert (source.rows(0), source.rows(1)) == (10, 0)
