@@ -199,7 +199,11 @@ class PlanDesk:
         if old is not None and old is not current and old.is_open:
             records.append(PreCopyEnd(clock=now_us))
         self._copying = current
-        if current is None or run is None or run.phase is PlanPhase.PAUSED:
+        if current is None or run is None:
+            return records
+        # Also while nothing of it is due: old owners may still tell of a plan that was aborted.
+        current.follows(last)
+        if run.phase is PlanPhase.PAUSED:
             return records
         if run.reserved_cut is None or run.reserved_cut <= now_us + PATIENCE_US:
             records += current.due(run.waves_issued, owners, last, now_us)

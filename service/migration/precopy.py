@@ -52,6 +52,10 @@ class PreCopying:
         self._under_way: dict[int, _Wave] = {}
         self._announced = 0
 
+    def follows(self, last: int) -> None:
+        """Note the newest number in the log: reports of copies before these may still come."""
+        self._last = max(self._last, last)
+
     def due(self, issued: int, owners: NDArray[np.int32], last: int, now_us: int) -> list[PreCopy]:
         """Records of copies to be announced now (PY1, PY2).
 
@@ -62,7 +66,7 @@ class PreCopying:
             now_us: the controller's clock.
         """
         records = []
-        self._last = max(self._last, last)
+        self.follows(last)
         after = owners.copy()
         for wave in self._waves[issued : self._announced]:
             for bin_, worker in wave:

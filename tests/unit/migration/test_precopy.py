@@ -141,6 +141,23 @@ def test_copies_of_a_plan_that_is_aborted_are_called_off() -> None:
     assert [move.precopy for move in moves_of(world)] == [AHEAD + 1, AHEAD + 2]
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_old_owners_may_still_be_ready_for_a_plan_that_was_aborted(*, paused: bool) -> None:
+    world = running()
+    world.answering = False
+    world.request(request(precopy=True))
+    world.pass_time(SECOND)
+    world.request(b'{"id": "a", "kind": "abort"}')
+    world.request(request("again", precopy=True, at=world.now + 5 * PATIENCE_US))
+    if paused:
+        world.request(b'{"id": "p", "kind": "pause"}')
+    world.pass_time(SECOND)
+    (first, *_) = copies_of(world)
+    ready(world, first)
+    assert world.states("again")[-1] is (RequestState.PAUSED if paused else RequestState.ACCEPTED)
+    assert len(copies_of(world)) == AHEAD
+
+
 def test_a_paused_plan_announces_no_further_copies() -> None:
     world = running()
     world.request(request(kind="rescale", moves=None, workers=1, batch=1, precopy=True))
