@@ -45,8 +45,19 @@ def _point(target: str, by: str, *, behind: bool = True) -> FailPoint:
     return FailPoint(module, tuple(path.split(".")), behind, tuple(by.split()))
 
 
-#: Steps of a bin's way from one worker to another, and of a checkpoint's way to its manifest.
+#: Steps of a bin's copy ahead of its move (pre-copy), of its way from one worker to another, and of
+#: a checkpoint's way to its manifest. Those of tiers are of a plain stop of a worker with a memory
+#: budget, which writes no copies but what its database lacks.
 FAIL_POINTS: Mapping[str, FailPoint] = {
+    "copy.announced": _point("service.migration.copies:Copies.announced", "worker"),
+    "copy.begun": _point("service.migration.copies:Copies._enter", "worker"),
+    "copy.staged": _point("service.statestore.copying:BinCopier.stage", "worker"),
+    "copy.round": _point("service.migration.copies:Copies._turn", "worker"),
+    "copy.heard": _point("service.migration.precopy:PreCopying.report", "controller"),
+    "copy.issued": _point("service.migration.precopy:PreCopying.moved", "controller"),
+    "copy.claimed": _point("service.migration.copies:Copies.moved", "worker"),
+    "copy.left": _point("service.migration.copies:Copies.left", "worker"),
+    "copy.adopted": _point("service.statestore.copying:BinCopier._require_told", "worker"),
     "move.read": _point("service.migration.departures:Departures.add", "worker"),
     "move.extracted": _point("service.migration.departures:Departures._begin", "worker"),
     "move.arriving": _point("service.migration.arrivals:Arrivals.receive", "worker", behind=False),
@@ -62,11 +73,20 @@ FAIL_POINTS: Mapping[str, FailPoint] = {
     "checkpoint.half-written": _point(
         "service.statestore._rocks:write_checkpoint_folder", "worker"
     ),
+    "checkpoint.unnamed": _point("service.statestore.checkpoint:_free_name", "worker"),
     "checkpoint.written": _point("service.statestore.checkpoint:write_entries", "worker"),
     "checkpoint.passed": _point(
         "service.cuts:CheckpointParts.read_below", "gateway worker", behind=False
     ),
     "checkpoint.told": _point("service.cuts:CheckpointParts.done", "gateway worker"),
+    "tiers.writing": _point("service.slot_folder:write_tiered", "worker", behind=False),
+    "tiers.ingested": _point(
+        "service.statestore._rocks:LiveDatabase.checkpoint", "worker", behind=False
+    ),
+    "tiers.half-written": _point(
+        "service.statestore.slot_database:SlotDatabase.checkpoint", "worker"
+    ),
+    "tiers.written": _point("service.slot_folder:write_tiered", "worker"),
     "manifest.due": _point(
         "service.controller_process:ControllerProcess._record", "controller", behind=False
     ),

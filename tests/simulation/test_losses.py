@@ -1,7 +1,9 @@
-"""A job lost at any step of a move or a checkpoint goes on from its last one, which is whole.
+"""A job lost at any step of a copy, move or checkpoint goes on from its last one, which is whole.
 
 A process that dies ends the generation, so that losing one is losing all: the job in one process is
-ended at each of the fail points, at different times and in different orders.
+ended at each of the fail points, at different times and in different orders. Steps of a worker with
+a memory budget are those of tests/unit/statestore/test_checkpoint_crashes.py and, with SIGKILL, of
+tests/integration/test_killed_at_each_step.py, which has all others as well.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from tests.simulation.checkpoint_lives import BINS, FLOWS, _check_cut, _check_en
 
 #: Those of the shells, which a job in one process does not have, and what it has in their place.
 SHELLS = ("manifest.due", "manifest.written")
+#: A job in one process has no memory budget.
+POINTS = [name for name in FAIL_POINTS if not name.startswith("tiers.")]
 
 
 class Lost(Exception):
@@ -59,9 +63,11 @@ def work(job: Cluster, draw: np.random.Generator, sent: list[list[tuple[int, int
         job.advance(float(draw.integers(1, 3)))
 
 
-def go_on(job: Cluster, draw: np.random.Generator, sent: list[list[tuple[int, int]]]) -> None:
+def go_on(
+    job: Cluster, draw: np.random.Generator, sent: list[list[tuple[int, int]]], *, precopy: bool
+) -> None:
     """Move bins, write a checkpoint meanwhile, and end."""
-    job.move([0, 1, 2, 3], 2, batch=2, wait=False)
+    job.move([0, 1, 2, 3], 2, batch=2, precopy=precopy, wait=False)
     job.checkpoint(wait=False)
     for _ in range(20):
         work(job, draw, sent)
@@ -69,8 +75,12 @@ def go_on(job: Cluster, draw: np.random.Generator, sent: list[list[tuple[int, in
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("point", FAIL_POINTS)
-def test_a_job_lost_there_goes_on_from_a_whole_checkpoint(point: str, seed: int) -> None:
+@pytest.mark.parametrize("point", POINTS)
+def test_a_job_lost_there_goes_on_from_a_whole_checkpoint(
+    point: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Bins of a test are small, and copied all the same.
+    monkeypatch.setattr("service.migration.copies.LEAST_BYTES", 0)
     name = ("aggregate", "two stages")[seed % 2]
     draw = np.random.default_rng(seed)
     sent: list[list[tuple[int, int]]] = [[], []]
@@ -81,7 +91,7 @@ def test_a_job_lost_there_goes_on_from_a_whole_checkpoint(point: str, seed: int)
         job.checkpoint()
         work(job, draw, sent)
         with losing(point, 1 + seed), pytest.raises(Lost):
-            go_on(job, draw, sent)
+            go_on(job, draw, sent, precopy=point.startswith("copy."))
         assert not job.is_up
         manifests = [decode_manifest(each) for each in job._broker.manifests]
         assert len(manifests) == 1 + (point == "manifest.written")

@@ -44,7 +44,7 @@ def test_a_variable_left_behind_stops_the_start():
 
 @pytest.mark.parametrize("asked", ["", "worker-0", "worker-0/nowhere", "worker-0/move.read/x"])
 def test_a_malformed_variable_names_the_points_there_are(asked):
-    with pytest.raises(UsageError, match=r"points are move\.read"):
+    with pytest.raises(UsageError, match=r"points are copy\.announced, "):
         arm("worker-0", {VARIABLE: asked, ALLOWED: "1"})
 
 
