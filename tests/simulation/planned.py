@@ -36,6 +36,7 @@ from service.migration.handover import CopyReport, CutReport
 from service.migration.pacing import Pacing
 from service.migration.records import (
     MAX_EPOCH,
+    Checkpoint,
     Generation,
     MemberRecord,
     MemberState,
@@ -44,7 +45,7 @@ from service.migration.records import (
     StatusRecord,
     Stop,
 )
-from service.migration.reports import CopiedReport, MovedReport, plain
+from service.migration.reports import CopiedReport, MovedReport, PeerReport, plain
 from service.telling import Teller
 from tests.simulation.world import BEHIND_MAX, FIRST_EPOCH, Shape, World
 
@@ -72,7 +73,9 @@ class PlannedWorld(World):
         """Build all members; nothing has happened yet."""
         self.statuses: list[StatusRecord] = []
         self.written: list[object] = []
-        self._reports: deque[tuple[int, MovedReport | CopiedReport]] = deque()
+        #: Requests of another kind than a plan.
+        self.no_plans: set[str] = set()
+        self._reports: deque[tuple[int, PeerReport]] = deque()
         self._requests = 0
         super().__init__(seed, shape)
         self._tellers = [Teller() for _ in range(self.slots.peers)]
@@ -135,6 +138,11 @@ class PlannedWorld(World):
                     self.owners[moved] = worker
             elif isinstance(record, Stop):
                 self.stop = record
+            elif isinstance(record, Checkpoint):
+                self._was_cut(record.at)
+
+    def _was_cut(self, cut: int) -> None:
+        """Members have a checkpoint to read of; only worlds that ask for one are told."""
 
     def _told(self, peer: int, reports: list[CutReport], copies: list[CopyReport]) -> None:
         for copy in copies:
@@ -239,6 +247,7 @@ class PlannedWorld(World):
         assert self.machine.plan is None, "WO9: a plan goes on"
         newest = {status.id: status for status in self.statuses}
         accepted = {s.id for s in self.statuses if s.state is RequestState.ACCEPTED}
+        accepted -= self.no_plans
         of_plan: dict[str, list[Move]] = {identity: [] for identity in accepted}
         for wave in self.waves:
             of_plan[wave.request].append(wave)

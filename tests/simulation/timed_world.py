@@ -199,10 +199,14 @@ class TimedWorld(World):
     def _control(self) -> bool:
         did = super()._control()
         if did and self.stop is None and self.random.random() < 0.05:
-            self.cut = max(self.cut, self.horizon) + self.random.randrange(1, 100)
-            self.cuts.append(self.cut)
-            self.log.append(Checkpoint(at=self.cut, clock=self.clock))
+            self._checkpoint()
         return did
+
+    def _checkpoint(self) -> None:
+        """Let a checkpoint be cut."""
+        self.cut = max(self.cut, self.horizon) + self.random.randrange(1, 100)
+        self.cuts.append(self.cut)
+        self.log.append(Checkpoint(at=self.cut, clock=self.clock))
 
     def foretold(self) -> Foretold:
         """What must come out."""
