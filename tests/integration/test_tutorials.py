@@ -5,6 +5,8 @@ Cannot catch: a sentence between the blocks that is wrong.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.integration.page_runner import ROOT, Reader, shows, steps_of
@@ -74,3 +76,10 @@ def test_names_are_made_unique_wherever_they_are_words():
         ("file", "shop_1.py", "shop_1 = 'shop_window'\n"),
         ("sh", "", "run shop_1\n"),
     ]
+
+
+def test_ports_are_free_ones_of_the_run():
+    page = "<!-- ports: 9101 9102 -->\n```sh\nrun 127.0.0.1:9101 :9102 19101\n```\n"
+    (step,) = steps_of(page, "1")
+    first, second = re.fullmatch(r"run 127\.0\.0\.1:(\d+) :(\d+) 19101\n", step.text).groups()
+    assert 1024 < int(first) < int(second)

@@ -161,6 +161,8 @@ def test_every_option_named_is_an_option() -> None:
     # kafka-acls.sh
     known |= {"--add", "--allow-principal", "--bootstrap-server", "--resource-pattern-type"}
     known |= {"--group", "--operation", "--transactional-id"}
+    # prometheus: --storage.tsdb.path, --web.listen-address
+    known |= {"--storage", "--web"}
     left = [typer.main.get_command(app) for app in (service_cli.app, loadgen_cli.app)]
     while left:
         command = left.pop()
