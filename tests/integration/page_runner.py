@@ -10,7 +10,8 @@ within a line. Comments do what a page takes for granted: `<!-- sh: COMMAND -->`
 `<!-- sh background: COMMAND -->` run one line, `<!-- ctrl-c: WORDS -->` interrupts what was begun
 with these words and sees all else end that was begun beside it; `<!-- names: … -->` lists names of
 topics and jobs that are made unique for the run, `<!-- ports: … -->` numbers of ports, in whose
-place the run has free ones. Blocks without a name in a language that the page is said to show only,
+place the run has free ones, `<!-- registry: PORT FOLDER -->` starts a schema registry there with
+the schemas of the folder. Blocks without a name in a language that the page is said to show only,
 such as `json` that is held against a contract, are passed over.
 
 Invariants
@@ -41,6 +42,7 @@ from typing import Self
 
 import psutil
 
+from tests.fakes.registry_server import RegistryServer
 from tests.integration.prometheus import binary
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +50,7 @@ WAIT_S = 150.0
 _LOOK_AGAIN_S = 15.0
 _STEP = re.compile(
     r"^```(?P<language>\w+)(?: (?P<label>\S+))?\n(?P<text>.*?)^```$"
-    r"|^<!-- (?P<aside>ctrl-c|sh|sh background): (?P<words>[^\n]*) -->$",
+    r"|^<!-- (?P<aside>ctrl-c|registry|sh|sh background): (?P<words>[^\n]*) -->$",
     re.MULTILINE | re.DOTALL,
 )
 _NAMES = re.compile(r"^<!-- names: (.*) -->$", re.MULTILINE)
@@ -142,6 +144,7 @@ class Reader:
         self._folder = folder
         for name in ("examples", "deploy"):
             (folder / name).symlink_to(ROOT / name)
+        self._stack = ExitStack()
         self._begun: list[_Begun] = []
         #: Notified of each line that what was begun says.
         self._told = threading.Condition()
@@ -180,6 +183,7 @@ class Reader:
 
     def close(self) -> None:
         """End what still runs."""
+        self._stack.close()
         for begun in self._begun:
             if begun.process.poll() is None:
                 family = psutil.Process(begun.process.pid).children(recursive=True)
@@ -205,6 +209,8 @@ class Reader:
                     for line in step.text.replace("\\\n", " ").splitlines():
                         self._begins(line, number)
                     self._await_start(number)
+                case "registry":
+                    self._has_registry(*step.text.split())
                 case "ctrl-c":
                     self._interrupts(step.text)
                 case "shows" | "broker":
@@ -235,6 +241,12 @@ class Reader:
             wrong = f"status {done.returncode}: {said}\nwhere the page says\n{expected}"
             assert only_looks, wrong
             assert time.monotonic() < deadline, wrong
+
+    def _has_registry(self, port: str, folder: str) -> None:
+        files = (self._folder / folder).glob("*.avsc")
+        schemas = {int(file.stem): json.loads(file.read_text(encoding="utf-8")) for file in files}
+        server = RegistryServer(schemas, port=int(port), path="")
+        self._stack.callback(server.close)
 
     def _begins(self, text: str, block: int) -> None:
         process = subprocess.Popen(

@@ -8,9 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +25,7 @@ from service.ingest.registry import (
     UnknownSchema,
     open_registry,
 )
+from tests.fakes.registry_server import RegistryServer
 from tests.unit.ingest.records import record_schema, write_schemas
 
 _OLD_BID = record_schema("bid", {"auction": "long"})
@@ -47,73 +46,6 @@ class ManualClock:
 
     def monotonic_ns(self) -> int:
         return self.now_ns
-
-
-class _QuietServer(ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """A client that gave up waiting is what one test is about."""
-
-
-class RegistryServer:
-    """The two questions of the REST API, answered from a dictionary; it notes every request."""
-
-    def __init__(self, schemas: Mapping[int, object]) -> None:
-        self.schemas = dict(schemas)
-        self.requests: list[tuple[str, str | None]] = []
-        #: Answers a path in place of the usual answer: (status, body, headers).
-        self.instead: Callable[[str], tuple[int, bytes, dict[str, str]]] | None = None
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.requests.append((self.path, self.headers.get("Authorization")))
-                status, body, headers = (outer.instead or outer.answer)(self.path)
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = _QuietServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/registry"
-
-    def answer(self, path: str) -> tuple[int, bytes, dict[str, str]]:
-        """What a registry says; subjects are named after records."""
-        parts = [urllib.parse.unquote(part) for part in path.strip("/").split("/")]
-        match parts:
-            case ["registry", "schemas", "ids", number] if int(number) in self.schemas:
-                return self._found(int(number))
-            case ["registry", "schemas", "ids", _]:
-                return 404, b'{"error_code": 40403, "message": "Schema not found"}', {}
-            case ["registry", "subjects", name, "versions", "latest"]:
-                named = [
-                    number
-                    for number, schema in self.schemas.items()
-                    if isinstance(schema, dict)
-                    and name in (schema["name"], f"{schema['name']}s-value")
-                ]
-                if named:
-                    return self._found(max(named))
-                return 404, b'{"error_code": 40401, "message": "Subject not found"}', {}
-        return 404, b"<html>not the registry</html>", {}
-
-    def _found(self, number: int) -> tuple[int, bytes, dict[str, str]]:
-        text = json.dumps({"id": number, "schema": json.dumps(self.schemas[number])})
-        return 200, text.encode(), {"Content-Type": "application/vnd.schemaregistry.v1+json"}
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture
