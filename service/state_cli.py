@@ -112,7 +112,8 @@ def export(
     bins: Bins = "",
     cut: Cut = None,
     output: Annotated[
-        Output, typer.Option(help="text for people; json: file, bins, rows and cut.")
+        Output,
+        typer.Option(help="text for people; json as docs/contracts/state-export.schema.json."),
     ] = Output.TEXT,
 ) -> None:
     """Write bins of a checkpoint to a snapshot file."""
@@ -141,7 +142,8 @@ def import_(
     knobs: Knobs,
     bins: Bins = "",
     output: Annotated[
-        Output, typer.Option(help="text for people; json: bins by slot, and the manifest.")
+        Output,
+        typer.Option(help="text for people; json as docs/contracts/state-import.schema.json."),
     ] = Output.TEXT,
 ) -> None:
     """Replace bins of the newest checkpoint of a job that is down; it then starts with them.
@@ -163,7 +165,13 @@ def import_(
 
 
 @app.command(epilog=example("state verify megaphone-state/large"))
-def verify(path: Source, output: As = Output.TEXT) -> None:
+def verify(
+    path: Source,
+    output: Annotated[
+        Output,
+        typer.Option(help="text for people; json as docs/contracts/state-verify.schema.json."),
+    ] = Output.TEXT,
+) -> None:
     """Compare every digest and count of a snapshot or of all checkpoints in a folder.
 
     Exit status 1 and the damaged file's name if one does not match.

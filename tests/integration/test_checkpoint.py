@@ -17,7 +17,7 @@ from service.control_topics import read_compacted
 from service.migration.records import decode_manifest
 from tests.integration.bids import LoadGenerator, faults, judge, publish, topics
 from tests.integration.command import query
-from tests.integration.job import ROOT, STATUS_CONTRACT, Job
+from tests.integration.job import ROOT, STATUS_CONTRACT, Job, contract
 
 #: What "at least once" costs, and what the proof says of moves that it is not told of.
 AGAIN = {"order", "oldest", "moved", "owner"}
@@ -139,6 +139,14 @@ def test_bins_put_in_from_a_snapshot_are_what_the_job_goes_on_with(
     megaphone("state", "verify", app)
     (manifest,) = manifests(bootstrap_servers, app_name)
     assert manifest.files["worker-0"]["directory"].endswith("-2")
+    again = json.loads(
+        megaphone(
+            "state", "import", tmp_path / "all.snapshot", app, "--bins", "0,3,40",
+            "--bootstrap-servers", bootstrap_servers, "--output", "json",
+        )
+    )  # fmt: skip
+    contract("state-import").validate(again)
+    assert again == {"bins": {"worker-0": 2, "worker-1": 1}, "manifest": manifest.name}
     publish(bootstrap_servers, names[0], 4_000, first=4_000)
     with Job(bootstrap_servers, app_name, state, workers=2, arguments=arguments) as job:
         job.finish()

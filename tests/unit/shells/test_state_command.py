@@ -73,8 +73,10 @@ def test_a_snapshot_is_exported_listed_read_and_verified(folder, tmp_path):
     exported = invoke("export", folder, target, "--bins", "0-1,3", "--vertex", "stats")
     assert exported.exit_code == 0, exported.output
     assert "3 bins" in exported.output
-    again = json.loads(invoke("export", folder, tmp_path / "again", "--output", "json").output)
-    assert set(again) == {"file", "bins", "rows", "cut"}
+    again = fits(
+        "state-export", invoke("export", folder, tmp_path / "again", "--output", "json").output
+    )
+    assert again["file"] == str(tmp_path / "again")
     assert (again["bins"], again["rows"]) == (4, 20)
     document = fits("state", invoke("ls", target, "--output", "json").output)
     assert document["kind"] == "snapshot"
@@ -89,6 +91,9 @@ def test_verify_looks_at_every_checkpoint_and_names_the_damaged_file(folder):
     whole = invoke("verify", folder)
     assert whole.exit_code == 0
     assert whole.output.count(": whole, ") == 2
+    document = fits("state-verify", invoke("verify", folder, "--output", "json").output)
+    assert document["damaged"] is None
+    assert len(document["whole"]) == 2
     victim = next((folder / "worker-1").glob("cut-*/*.sst"))
     victim.write_bytes(victim.read_bytes()[:-1])
     damaged = invoke("verify", folder)
@@ -96,7 +101,7 @@ def test_verify_looks_at_every_checkpoint_and_names_the_damaged_file(folder):
     assert victim.name in str(damaged.exception)
     told = invoke("verify", folder, "--output", "json")
     assert told.exit_code == 1
-    document = json.loads(told.output)
+    document = fits("state-verify", told.output)
     assert victim.name in document["damaged"]
     assert [each["rows"] for each in document["whole"]]
 
