@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -21,6 +22,8 @@ _CONTRACT = ROOT / "docs" / "contracts" / "bench.schema.json"
 TIMEOUT_S = 600
 #: One whose results say a time, one whose results do not and whose state moves.
 _QUERIES = ["--query", "q1", "--query", "q6"]
+#: How a load is called where the backlog was faster than the cap: it depends on the machine.
+_CAPPED = re.compile(r"at \S+ % \((\d+ %) of --rate-max\)")
 _SIZES = ["--backlog-events", "3000", "--check-events", "6000", "--rate-max", "4000"]
 
 
@@ -40,7 +43,9 @@ def test_two_queries_through_kafka_are_exact_and_timed(bootstrap_servers, tmp_pa
     assert done.returncode in (0, 3), done.stderr
     document = json.loads(done.stdout)
     Draft202012Validator(json.loads(_CONTRACT.read_text(encoding="utf-8"))).validate(document)
-    figures = {figure["name"]: figure["median"] for figure in document["figures"]}
+    figures = {
+        _CAPPED.sub(r"at \1", figure["name"]): figure["median"] for figure in document["figures"]
+    }
     wrong = {name: value for name, value in figures.items() if "differences" in name}
     assert wrong == dict.fromkeys(wrong, 0), done.stderr
     assert "q6: differences from the oracle, through Kafka, out of order, all-at-once" in wrong

@@ -113,8 +113,13 @@ def nexmark(
         typer.Option(min=1, max=400, help="Percent of the rate measured to load with; 25 50 80"),
     ] = None,
     rate_max: Annotated[
-        int, typer.Option(min=100, help="Events a second to load with at most")
-    ] = 200_000,
+        int | None,
+        typer.Option(
+            min=100,
+            help="Cap on the rate that shares are of, events a second; where it bites, no bound at"
+            " half the maximum is judged; none",
+        ),
+    ] = None,
     seconds: Annotated[
         float | None, typer.Option(min=4, help="Length of each load in which state moves; 12")
     ] = None,
@@ -293,7 +298,7 @@ def _kafka_parameters(made: KafkaRuns) -> Iterator[tuple[str, str | int | float]
         ("runs", options.runs),
         ("load_runs", options.load_runs),
         ("shares", " ".join(map(str, options.shares))),
-        ("rate_max", options.rate_max),
+        ("rate_max", options.rate_max or "none"),
         ("seconds", options.seconds),
         ("warm_up", options.warm_up),
         ("format", str(options.format)),

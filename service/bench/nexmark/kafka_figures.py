@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from service.bench.document import Figure
+from service.bench.nexmark.loads import Load
 from service.bench.nexmark.open_loop import LoopRun
 from service.bench.nexmark.through import KafkaQuery, KafkaRuns
 
@@ -37,7 +38,7 @@ def kafka_figures(made: KafkaRuns) -> Iterator[Figure]:
         yield Figure.of(f"{name}, backlog, records read", "records/s", read)
         yield from _differences(each)
         for strategy, loops in each.loops.items():
-            yield from _loops(f"{name}, {strategy}", strategy, made.options.shares, loops)
+            yield from _loops(f"{name}, {strategy}", strategy, each.loads, loops)
         if each.beside:
             theirs = [run.theirs for run in each.beside]
             yield Figure.of(f"{name}, {made.peer}", "events/s", theirs)
@@ -57,10 +58,11 @@ def _differences(each: KafkaQuery) -> Iterator[Figure]:
 
 
 def _loops(
-    name: str, strategy: str, shares: Sequence[int], loops: Sequence[LoopRun]
+    name: str, strategy: str, loads: Sequence[Load], loops: Sequence[LoopRun]
 ) -> Iterator[Figure]:
-    for place, share in enumerate(shares):
-        of, bounded = f"{name}, at {share} %", share == BOUND_SHARE
+    for place, load in enumerate(loads):
+        # Half of a cap is not half the maximum (LD1).
+        of, bounded = f"{name}, at {load.label}", load.share == BOUND_SHARE and not load.capped
         at = [loop.rates[place] for loop in loops]
         yield Figure.of(f"{of}: rate", "events/s", [each.rate for each in at])
         late = [each.late for each in at]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from service.bench.nexmark.latencies import Latency
+from service.bench.nexmark.loads import Load
 from service.bench.nexmark.open_loop import LoopRun
 from service.bench.nexmark.through import KafkaQuery, KafkaRuns
 
@@ -38,9 +39,9 @@ def kafka_rows(made: KafkaRuns) -> Iterator[tuple[str, ...]]:
     for each in made.queries:
         first = True
         for strategy, loops in each.loops.items():
-            for place, share in enumerate(made.options.shares):
-                load = _load(strategy, share, loops, place)
-                yield (*_query(each, shown=first), *load, *_peer(each, shown=first))
+            for place, load in enumerate(each.loads):
+                cells = _load(strategy, load, loops, place)
+                yield (*_query(each, shown=first), *cells, *_peer(each, shown=first))
                 first = False
 
 
@@ -52,7 +53,7 @@ def _query(each: KafkaQuery, *, shown: bool) -> tuple[str, ...]:
     return each.query, f"{median(each.rates):,.0f}", f"{right} of {len(runs)}"
 
 
-def _load(strategy: str, share: int, loops: Sequence[LoopRun], place: int) -> tuple[str, ...]:
+def _load(strategy: str, load: Load, loops: Sequence[LoopRun], place: int) -> tuple[str, ...]:
     """Medians of the runs under one load."""
     at = [loop.rates[place] for loop in loops]
     moving = [each.moving for each in at if each.moving is not None]
@@ -65,7 +66,7 @@ def _load(strategy: str, share: int, loops: Sequence[LoopRun], place: int) -> tu
     _, moving_p99, moving_max = _latencies(moving)
     return (
         strategy,
-        f"{share} %",
+        load.label,
         f"{at[0].rate:,}",
         f"{median(each.late for each in at):.2%}",
         *_latencies([each.steady for each in at if each.steady is not None]),

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 
 from service.bench.nexmark.backlog import (
     MOVING_WORKERS,
@@ -28,6 +27,7 @@ from service.bench.nexmark.backlog import (
 )
 from service.bench.nexmark.beside_kafka import BesideKafka, can_read, run_beside_kafka
 from service.bench.nexmark.jobs import JobOptions
+from service.bench.nexmark.loads import Load, loads_of
 from service.bench.nexmark.open_loop import WORKERS, LoopOptions, LoopRun, run_open_loop
 from service.bench.nexmark.oracle import expected
 from service.bench.nexmark.stream import Drawn, StreamOptions, drawn
@@ -59,8 +59,8 @@ class KafkaOptions:
     load_runs: int
     #: Percent of the measured maximum, rising.
     shares: Sequence[int]
-    #: Events a second that are sent at most, whatever the maximum.
-    rate_max: int
+    #: Events a second that the shares are of where the maximum is more; None: no cap.
+    rate_max: int | None
     #: Of each share, and before the first.
     seconds: float
     warm_up: float
@@ -83,6 +83,8 @@ class KafkaQuery:
     read: int = 0
     backlogs: list[BacklogRun] = field(default_factory=list)
     moving: list[MovingRun] = field(default_factory=list)
+    #: What each of the loops goes through, rising.
+    loads: list[Load] = field(default_factory=list)
     #: By strategy; "none" for a query without state.
     loops: dict[str, list[LoopRun]] = field(default_factory=dict)
     beside: list[BesideKafka] = field(default_factory=list)
@@ -187,7 +189,8 @@ class _Suite:
 
     def loops(self, made: KafkaQuery) -> None:
         """Runs under load, one for each strategy."""
-        rates = rates_of(made.rates, self._options)
+        made.loads = loads_of(made.rates, self._options.shares, self._options.rate_max)
+        rates = [load.rate for load in made.loads]
         stateful = keeps_state(made.query)
         strategies = (self._options.strategies if stateful else []) or ["none"]
         for strategy in strategies * self._options.load_runs:
@@ -244,9 +247,3 @@ def _folder() -> Iterator[Path]:
 def keeps_state(query: str) -> bool:
     """Whether there is anything to move."""
     return stateful_of(BUILT_IN[query](QueryTopics()).vertices) > 0
-
-
-def rates_of(measured: Sequence[float], options: KafkaOptions) -> list[int]:
-    """Events a second of each share of the maximum, or of what is sent at most."""
-    most = min(median(measured), options.rate_max)
-    return [max(1, round(most * share / 100)) for share in options.shares]

@@ -12,7 +12,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -175,7 +175,18 @@ class ReadBack:
 
 
 def read_back(place: Place, topic: str) -> ReadBack:
-    """All records of a topic up to its end as of now. Cost: 2 us a record.
+    """All records of a topic up to its end as of now. Cost: 2 us a record, and its object.
+
+    Raises:
+        BrokerError: it cannot be read.
+    """
+    chunks = list(_read(place, topic))
+    stamps = [message.timestamp()[1] for chunk in chunks for message in chunk]
+    return ReadBack(chunks, min(stamps, default=0), max(stamps, default=0))
+
+
+def _read(place: Place, topic: str) -> Iterator[list[Message]]:
+    """The records of a topic up to its end as of now, some at a time, of each partition in order.
 
     Raises:
         BrokerError: it cannot be read.
@@ -193,13 +204,11 @@ def read_back(place: Place, topic: str) -> ReadBack:
         }
     )
     try:
-        chunks = list(_chunks(consumer, topic))
+        yield from _chunks(consumer, topic)
     except KafkaException as error:
         raise BrokerError(f"topic {topic!r} cannot be read: {error.args[0].str()}") from error
     finally:
         consumer.close()
-    stamps = [message.timestamp()[1] for chunk in chunks for message in chunk]
-    return ReadBack(chunks, min(stamps, default=0), max(stamps, default=0))
 
 
 def _chunks(consumer: Consumer, topic: str) -> Iterator[list[Message]]:
@@ -271,8 +280,8 @@ class RowReader:
         """Names and types of the columns."""
         return self._decoder.arrow_schema
 
-    def table(self, chunks: Sequence[Sequence[Message]]) -> pa.Table:
-        """All rows, in order.
+    def table(self, chunks: Iterable[Sequence[Message]]) -> pa.Table:
+        """All rows, in order; of the records it keeps none, so that a load's may be many.
 
         Raises:
             MegaphoneError: a record is none of the schema.
@@ -340,5 +349,5 @@ class Published:
         return Recorded(self.person, self.auction, self.bid)
 
     def _table(self, kind: str, columns: Sequence[str]) -> pa.Table:
-        found = read_back(self.place, f"{self.prefix}-{kind}")
-        return RowReader(SCHEMA_IDS[kind], columns, self.place.format).table(found.chunks)
+        reader = RowReader(SCHEMA_IDS[kind], columns, self.place.format)
+        return reader.table(_read(self.place, f"{self.prefix}-{kind}"))

@@ -18,6 +18,7 @@ from service.bench.nexmark.command import Beside, Through, check, check_peer, do
 from service.bench.nexmark.jobs import JobOptions, moves, quarter_of
 from service.bench.nexmark.kafka_figures import kafka_figures
 from service.bench.nexmark.latencies import Latency, Timeline
+from service.bench.nexmark.loads import Load, loads_of
 from service.bench.nexmark.open_loop import LoopOptions, LoopRun, RateRun, rate_run
 from service.bench.nexmark.report import page, table_of
 from service.bench.nexmark.through import (
@@ -25,7 +26,6 @@ from service.bench.nexmark.through import (
     KafkaQuery,
     KafkaRuns,
     keeps_state,
-    rates_of,
 )
 from service.errors import UsageError
 from service.migration.records import RequestState, StatusRecord
@@ -42,7 +42,7 @@ OPTIONS = KafkaOptions(
     runs=2,
     load_runs=2,
     shares=[25, 50],
-    rate_max=200_000,
+    rate_max=None,
     seconds=12,
     warm_up=4,
     format=Format.AVRO,
@@ -78,9 +78,21 @@ def test_a_query_reads_the_topics_of_its_types():
     assert [name for name in ("q0", "q1", "q2", "q3", "q8") if keeps_state(name)] == ["q3", "q8"]
 
 
-def test_loads_are_shares_of_the_maximum_and_of_what_is_sent_at_most():
-    assert rates_of([90_000, 100_000, 300_000], OPTIONS) == [25_000, 50_000]
-    assert rates_of([3e6], OPTIONS) == [50_000, 100_000]
+def test_loads_are_shares_of_the_maximum():
+    loads = loads_of([90_000, 100_000, 300_000], [25, 50], None)
+    assert [(each.rate, each.label, each.capped) for each in loads] == [
+        (25_000, "25 %", False),
+        (50_000, "50 %", False),
+    ]
+    assert loads_of([100_000.0], [50], 100_000) == [Load(50, 50_000, 100_000)]
+    assert loads_of([0.5], [1], None)[0].rate == 1
+
+
+def test_a_cap_that_bites_is_said_with_the_share_of_the_maximum_that_is_sent():
+    half, whole = loads_of([3e6], [50, 100], 200_000)
+    assert (half.rate, whole.rate) == (100_000, 200_000)
+    assert half.label == "3.33 % (50 % of --rate-max)"
+    assert (half.capped, whole.of_maximum) == (True, pytest.approx(20 / 3))
 
 
 def test_each_rate_has_its_time_behind_the_warm_up():
@@ -136,6 +148,8 @@ def runs():
     stateful.backlogs = [BacklogRun(2.0, 300, []), BacklogRun(4.0, 300, [])]
     stateful.moving = [MovingRun(1_000, "none", [], 0, 0), MovingRun(1_000, "batched", [], 77, 9)]
     stateful.loops = {"batched": [LoopRun(moved, 300_000_000, 15.0, 2)] * 2}
+    for each in (copying, stateful):
+        each.loads = [Load(25, 40_000, 160_000), Load(50, 80_000, 160_000)]
     return KafkaRuns(OPTIONS, [copying, stateful], "quixstreams")
 
 
@@ -162,6 +176,18 @@ def test_figures_have_the_bounds_of_their_query_share_and_strategy():
     assert figures["q0: through Kafka, over quixstreams, same events"].median == 5
     assert figures["q4: through Kafka, batched: largest worker"].runs == 2
     assert all(each.met is not False for each in figures.values())
+
+
+def test_under_a_cap_no_bound_at_half_the_maximum_is_judged():
+    made = runs()
+    made.queries[1].loads = loads_of(made.queries[1].rates, [25, 50], 160_000)
+    names = {each.name: each for each in kafka_figures(made)}
+    at = "q4: through Kafka, batched, at 21.3 % (50 % of --rate-max): steady p99"
+    assert (names[at].median, names[at].bound) == (20, None)
+    judged = [name for name, each in names.items() if each.bound is not None and "at " in name]
+    assert [name for name in judged if name.startswith("q4")] == []
+    assert [name for name in judged if name.startswith("q0")]
+    assert "21.3 % (50 % of --rate-max)" in table_of(None, made)
 
 
 def test_a_missed_bound_and_a_wrong_row_are_said():
