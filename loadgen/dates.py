@@ -17,6 +17,7 @@ Invariants
   DA1  dates_ms never decreases with the event's own number.
   DA2  passing_us(D) is the intended time of the first sending, in sending order, of an event with a
        date of at least D; none if the stream has no such event.
+  DA3  intended_us(D) is at no time after the sending of an event of date D was meant to be.
 """
 
 from __future__ import annotations
@@ -112,7 +113,17 @@ class EventDates:
         return dates
 
     def intended_us(self, dates_ms: NDArray[np.int64]) -> NDArray[np.int64]:
-        """When an event of each date was meant to be sent, floored as the date is."""
+        """When an event of each date was meant to be sent, floored as the date is.
+
+        In an out-of-order group an event leaves at another's time: there it is when the group of
+        the first event of that date began, which is too early by a group at most and never too
+        late (DA3). Cost then: 20 us a different date.
+        """
+        if len(self.within) > 1:
+            different, places = np.unique(dates_ms, return_inverse=True)
+            numbers = np.array([self._first(date) for date in different.tolist()], dtype=np.int64)
+            begun: NDArray[np.int64] = self.schedule.times_us(numbers - numbers % len(self.within))
+            return begun[places]
         ahead = dates_ms * 1000 - self.origin_us
         back = ahead * self.dilation.denominator // self.dilation.numerator
         times: NDArray[np.int64] = self.schedule.start_us + back
@@ -130,14 +141,17 @@ class EventDates:
 
     def _passing(self, date_ms: int) -> int | None:
         """Number of the first sending of an event with at least this date."""
-        ahead = date_ms * 1000 - self.origin_us
-        # Least elapsed time whose dilated, floored value reaches `ahead`.
-        elapsed = -(-ahead * self.dilation.denominator // self.dilation.numerator)
-        schedule = self.schedule
-        event = schedule.reached(schedule.start_us + elapsed - 1) if elapsed > 0 else 0
+        schedule, event = self.schedule, self._first(date_ms)
         first = event - event % len(self.within)
         for place, sent in enumerate(self.within):
             if first + sent >= event:
                 # Later groups have later places still.
                 return first + place if first + place < schedule.total else None
         raise AssertionError("a group holds its own event")
+
+    def _first(self, date_ms: int) -> int:
+        """Own number of the first event with at least this date."""
+        ahead = date_ms * 1000 - self.origin_us
+        # Least elapsed time whose dilated, floored value reaches `ahead`.
+        elapsed = -(-ahead * self.dilation.denominator // self.dilation.numerator)
+        return self.schedule.reached(self.schedule.start_us + elapsed - 1) if elapsed > 0 else 0

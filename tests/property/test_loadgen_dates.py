@@ -107,3 +107,21 @@ def test_a_date_leads_back_to_no_later_than_its_event(start, rate, dilation, fir
     back = dates.intended_us(dates.dates_ms(numbers))
     assert (back <= times).all()
     assert (times - back <= 1_000 // dilation + 1_000).all()
+
+
+@given(
+    STARTS,
+    STEPS,
+    st.fractions(Fraction(1, 1000), 5_000, max_denominator=1_000),
+    st.sampled_from([5, 64, 100]),
+)
+def test_out_of_order_a_date_leads_back_to_the_beginning_of_a_group(start, steps, dilation, group):
+    source = EventSource(NexmarkConfig(out_of_order_group_size=group))
+    schedule = Varying(start, tuple(steps), 400)
+    dates = EventDates(schedule, start, dilation, tuple(source.events(np.arange(group)).tolist()))
+    places = np.arange(400)
+    numbers = source.events(places)
+    back = dates.intended_us(dates.dates_ms(numbers))
+    assert (back <= schedule.times_us(places)).all()
+    begun = set(schedule.times_us(places[::group]).tolist())
+    assert set(back.tolist()) <= begun

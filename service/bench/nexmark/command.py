@@ -98,6 +98,18 @@ def nexmark(
             help="What moves: none or a strategy; several times; all, through Kafka batched"
         ),
     ] = None,
+    load_order: Annotated[
+        list[EventOrder] | None,
+        typer.Option(help="How events come under load, through Kafka; in order"),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Through Kafka, too, every strategy, none, and both orders, compared and under"
+            " load; for hours",
+        ),
+    ] = False,
     runs: Annotated[
         int | None,
         typer.Option(min=1, max=100, help="Timed runs; figures are medians; 5, through Kafka 3"),
@@ -152,7 +164,7 @@ def nexmark(
         events=events or sizes.events,
         check_events=check_events or sizes.check_events,
         groups=[_GROUPS[each] for each in order or EventOrder],
-        migrations=migration or ["none", *map(str, Strategy)],
+        migrations=migration or _MIGRATIONS,
         runs=runs or sizes.runs,
         peer_events=peer_events or sizes.peer_events,
     )
@@ -160,8 +172,11 @@ def nexmark(
         queries=query or known,
         events=backlog_events or sizes.backlog_events,
         check_events=check_events or sizes.check_events,
-        groups=[_GROUPS[each] for each in order or [EventOrder.OUT_OF_ORDER]],
-        migrations=migration or [str(Strategy.BATCHED)],
+        groups=[_GROUPS[each] for each in order or (EventOrder if full else _KAFKA_ORDERS)],
+        migrations=migration or (_MIGRATIONS if full else [str(Strategy.BATCHED)]),
+        load_groups=[
+            _LOAD_GROUPS[each] for each in load_order or (EventOrder if full else _LOAD_ORDERS)
+        ],
         runs=runs or sizes.backlog_runs,
         load_runs=load_runs or sizes.load_runs,
         shares=sorted(set(share or sizes.shares)),
@@ -182,8 +197,13 @@ def nexmark(
     raise typer.Exit(made.document.exit_status)
 
 
-#: Size of the groups that events are shuffled in.
+#: Size of the groups that events are shuffled in; under load smaller ones, as a latency may be
+#: overstated by the time of one.
 _GROUPS = {EventOrder.IN_ORDER: 1, EventOrder.OUT_OF_ORDER: 1_000}
+_LOAD_GROUPS = {EventOrder.IN_ORDER: 1, EventOrder.OUT_OF_ORDER: 100}
+#: Through Kafka, without being asked.
+_KAFKA_ORDERS, _LOAD_ORDERS = [EventOrder.OUT_OF_ORDER], [EventOrder.IN_ORDER]
+_MIGRATIONS = ["none", *map(str, Strategy)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +265,9 @@ def check(queries: list[str], migrations: list[str], known: list[str]) -> None:
     for name in queries:
         if name not in known:
             raise UsageError(f"no query {name!r}; there are: {', '.join(known)}")
-    strategies = ["none", *map(str, Strategy)]
     for name in migrations:
-        if name not in strategies:
-            raise UsageError(f"no migration {name!r}; there are: {', '.join(strategies)}")
+        if name not in _MIGRATIONS:
+            raise UsageError(f"no migration {name!r}; there are: {', '.join(_MIGRATIONS)}")
 
 
 def check_peer(peer: Beside | None, through: Through) -> None:
@@ -295,6 +314,7 @@ def _kafka_parameters(made: KafkaRuns) -> Iterator[tuple[str, str | int | float]
         ("check_events", options.check_events),
         ("groups", " ".join(map(str, options.groups))),
         ("migrations", " ".join(options.migrations)),
+        ("load_groups", " ".join(map(str, options.load_groups))),
         ("runs", options.runs),
         ("load_runs", options.load_runs),
         ("shares", " ".join(map(str, options.shares))),

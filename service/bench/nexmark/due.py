@@ -17,7 +17,8 @@ they came of, after the run:
 Invariants
   DU1  No latency is understated: what pairs with several events counts from the latest that it
        needs, and what cannot be told apart counts until the result that surely has it.
-  DU2  An auction is known to be closed when a date of `expires` has been sent, not before.
+  DU2  An auction is known to be closed when a date of `expires`, and of the bound of
+       out-of-orderness beyond it, has been sent, not before.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -33,15 +34,48 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from service.bench.nexmark.latencies import Timeline
-from service.bench.nexmark.oracle import winning
-from service.bench.nexmark.topics import Published
+from service.bench.nexmark.oracle import Recorded, winning
 from service.errors import MegaphoneError
-from service.nexmark.rules import Q2_MODULUS
+from service.nexmark.rules import Q2_MODULUS, QueryWindows
+
+#: Of results that say a time: the field, what it is, and the size of the windows.
+TIMED = {
+    "q0": ("date_time", "date", 0),
+    "q1": ("date_time", "date", 0),
+    "q5": ("window_start", "window-start", QueryWindows().q5_size_ms),
+    "q7": ("window_start", "window-start", QueryWindows().q7_size_ms),
+    "q8": ("window_start", "window-start", QueryWindows().q8_size_ms),
+}
 
 #: Results that say no time.
 UNTIMED = ("q2", "q3", "q4", "q6")
+#: Of these, the results that wait for a watermark.
+_CLOSING = ("q4", "q6")
 
 Int64s = NDArray[np.int64]
+
+
+class Events(Protocol):
+    """The events of a run: what the generator sent, or what was drawn."""
+
+    @property
+    def person(self) -> pa.Table:
+        """All persons."""
+        ...
+
+    @property
+    def auction(self) -> pa.Table:
+        """All auctions."""
+        ...
+
+    @property
+    def bid(self) -> pa.Table:
+        """All bids."""
+        ...
+
+    def recorded(self) -> Recorded:
+        """All of them, as the oracle takes them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +86,33 @@ class Dating:
         start_us: when the stream began.
         origin_us: the date of that moment.
         dilation: seconds of event time a second.
+        early_us: how much earlier than its date's time an event may have been sent: out of order,
+            the length of a group.
+        late_ms: how much earlier than the latest event of a partition one may be, event time.
     """
 
     start_us: int
     origin_us: int
     dilation: Fraction
+    early_us: int = 0
+    late_ms: int = 0
 
     @classmethod
-    def of_plan(cls, plan: Mapping[str, Any]) -> Self:
+    def of_plan(cls, plan: Mapping[str, Any], early_us: int = 0, late_ms: int = 0) -> Self:
         """What the generator says of its dates."""
-        return cls(plan["schedule"]["start_us"], plan["origin_us"], Fraction(str(plan["dilation"])))
+        dilation = Fraction(str(plan["dilation"]))
+        start_us = plan["schedule"]["start_us"]
+        return cls(start_us, plan["origin_us"], dilation, early_us, late_ms)
 
     def due_us(self, dates_ms: Int64s) -> Int64s:
-        """The first moment at which an event of at least each date was meant to be sent (DU2)."""
+        """The first moment at which an event of at least each date may have been sent (DU1)."""
         ahead = (dates_ms * 1000 - self.origin_us) * self.dilation.denominator
-        due: Int64s = self.start_us - (-ahead // self.dilation.numerator)
+        due: Int64s = self.start_us - (-ahead // self.dilation.numerator) - self.early_us
         return due
+
+    def passed_us(self, dates_ms: Int64s) -> Int64s:
+        """The first moment at which a watermark may have passed each date (DU2)."""
+        return self.due_us(dates_ms + self.late_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +125,28 @@ class Paired:
     unpaired: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """When each of some results was due, and when it was there, epoch us."""
+
+    due_us: Int64s
+    read_us: Int64s
+    #: Results that no events could be told for.
+    unpaired: int = 0
+
+
 def timeline_of(
-    query: str, results: pa.Table, read_us: Int64s, events: Published, dating: Dating
+    query: str, results: pa.Table, read_us: Int64s, events: Events, dating: Dating
 ) -> tuple[Timeline, int]:
-    """The latencies of results that say no time.
+    """The latencies of results that say no time; as `waits_of` has it."""
+    waits = waits_of(query, results, read_us, events, dating)
+    return Timeline.of_values(waits.due_us, waits.read_us - waits.due_us), waits.unpaired
+
+
+def waits_of(
+    query: str, results: pa.Table, read_us: Int64s, events: Events, dating: Dating
+) -> Waits:
+    """What results waited for that say no time.
 
     Args:
         query: one of UNTIMED.
@@ -96,11 +159,11 @@ def timeline_of(
         MegaphoneError: the results are not those of the events.
     """
     paired = _PAIRINGS[query](results, read_us, events)
-    due_us = dating.due_us(paired.dates_ms)
-    return Timeline.of_values(due_us, paired.read_us - due_us), paired.unpaired
+    due_us = (dating.passed_us if query in _CLOSING else dating.due_us)(paired.dates_ms)
+    return Waits(due_us, paired.read_us, paired.unpaired)
 
 
-def _q2(results: pa.Table, read_us: Int64s, events: Published) -> Paired:
+def _q2(results: pa.Table, read_us: Int64s, events: Events) -> Paired:
     mine = events.bid.filter(pa.array(_numbers(events.bid, "auction") % Q2_MODULUS == 0))
     given, wanted = _numbers(results, "auction"), _numbers(mine, "auction")
     at, of = np.argsort(given, kind="stable"), np.argsort(wanted, kind="stable")
@@ -113,7 +176,7 @@ def _q2(results: pa.Table, read_us: Int64s, events: Published) -> Paired:
     return Paired(_numbers(mine, "date_time")[of], read_us[at])
 
 
-def _q3(results: pa.Table, read_us: Int64s, events: Published) -> Paired:
+def _q3(results: pa.Table, read_us: Int64s, events: Events) -> Paired:
     of = _places("q3", events.auction, "id", _numbers(results, "id"))
     sellers = _numbers(events.auction, "seller")[of]
     by = _places("q3", events.person, "id", sellers)
@@ -121,7 +184,7 @@ def _q3(results: pa.Table, read_us: Int64s, events: Published) -> Paired:
     return Paired(np.maximum(opened, _numbers(events.person, "date_time")[by]), read_us)
 
 
-def _q6(results: pa.Table, read_us: Int64s, events: Published) -> Paired:
+def _q6(results: pa.Table, read_us: Int64s, events: Events) -> Paired:
     closed = winning(events.recorded()).sort_by(
         [("seller", "ascending"), ("expires", "ascending"), ("id", "ascending")]
     )
@@ -136,7 +199,7 @@ def _q6(results: pa.Table, read_us: Int64s, events: Published) -> Paired:
     return Paired(expires[places], read_us[at])
 
 
-def _q4(results: pa.Table, read_us: Int64s, events: Published) -> Paired:
+def _q4(results: pa.Table, read_us: Int64s, events: Events) -> Paired:
     closed = winning(events.recorded()).sort_by([("expires", "ascending"), ("id", "ascending")])
     given = _numbers(results, "category")
     means = results["avg"].to_numpy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from service.bench.document import Figure
-from service.bench.nexmark.loads import Load
+from service.bench.nexmark.loads import Kind, Load
 from service.bench.nexmark.open_loop import LoopRun
 from service.bench.nexmark.through import KafkaQuery, KafkaRuns
 
@@ -37,8 +37,8 @@ def kafka_figures(made: KafkaRuns) -> Iterator[Figure]:
         read = [each.read / run.seconds for run in each.backlogs]
         yield Figure.of(f"{name}, backlog, records read", "records/s", read)
         yield from _differences(each)
-        for strategy, loops in each.loops.items():
-            yield from _loops(f"{name}, {strategy}", strategy, each.loads, loops)
+        for kind, loops in each.loops.items():
+            yield from _loops(f"{name}, {kind.label}", kind, each.loads, loops)
         if each.beside:
             theirs = [run.theirs for run in each.beside]
             yield Figure.of(f"{name}, {made.peer}", "events/s", theirs)
@@ -58,7 +58,7 @@ def _differences(each: KafkaQuery) -> Iterator[Figure]:
 
 
 def _loops(
-    name: str, strategy: str, loads: Sequence[Load], loops: Sequence[LoopRun]
+    name: str, kind: Kind, loads: Sequence[Load], loops: Sequence[LoopRun]
 ) -> Iterator[Figure]:
     for place, load in enumerate(loads):
         # Half of a cap is not half the maximum (LD1).
@@ -74,7 +74,7 @@ def _loops(
             yield Figure.of(f"{of}: steady p50", "ms", [each.p50 for each in steady])
             yield Figure.of(f"{of}: steady p99", "ms", [each.p99 for each in steady], at_most=limit)
             yield Figure.of(f"{of}: steady max", "ms", [each.max for each in steady])
-        yield from _moving(of, loops, place, bounded=bounded and strategy == BOUND_STRATEGY)
+        yield from _moving(of, loops, place, bounded=bounded and kind.strategy == BOUND_STRATEGY)
     used = [loop.worker_bytes / 1e6 for loop in loops]
     yield Figure.of(f"{name}: largest worker", "MB", used)
     yield Figure.of(f"{name}: stall", "ms", [loop.stall_ms for loop in loops])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from service.bench.nexmark.latencies import Latency
-from service.bench.nexmark.loads import Load
+from service.bench.nexmark.loads import Kind, Load
 from service.bench.nexmark.open_loop import LoopRun
 from service.bench.nexmark.through import KafkaQuery, KafkaRuns
 
@@ -35,12 +35,12 @@ KAFKA_HEAD = (
 
 
 def kafka_rows(made: KafkaRuns) -> Iterator[tuple[str, ...]]:
-    """A row for each query, strategy and share of the maximum; what all share stands once."""
+    """A row for each query, order, strategy and share; what all of a query share stands once."""
     for each in made.queries:
         first = True
-        for strategy, loops in each.loops.items():
+        for kind, loops in each.loops.items():
             for place, load in enumerate(each.loads):
-                cells = _load(strategy, load, loops, place)
+                cells = _load(kind, load, loops, place)
                 yield (*_query(each, shown=first), *cells, *_peer(each, shown=first))
                 first = False
 
@@ -53,7 +53,7 @@ def _query(each: KafkaQuery, *, shown: bool) -> tuple[str, ...]:
     return each.query, f"{median(each.rates):,.0f}", f"{right} of {len(runs)}"
 
 
-def _load(strategy: str, load: Load, loops: Sequence[LoopRun], place: int) -> tuple[str, ...]:
+def _load(kind: Kind, load: Load, loops: Sequence[LoopRun], place: int) -> tuple[str, ...]:
     """Medians of the runs under one load."""
     at = [loop.rates[place] for loop in loops]
     moving = [each.moving for each in at if each.moving is not None]
@@ -65,7 +65,7 @@ def _load(strategy: str, load: Load, loops: Sequence[LoopRun], place: int) -> tu
         )
     _, moving_p99, moving_max = _latencies(moving)
     return (
-        strategy,
+        kind.label,
         load.label,
         f"{at[0].rate:,}",
         f"{median(each.late for each in at):.2%}",

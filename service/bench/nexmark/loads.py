@@ -56,3 +56,22 @@ def loads_of(measured: Sequence[float], shares: Sequence[int], cap: int | None) 
     capped = cap is not None and cap < maximum
     of = cap if cap is not None and capped else maximum
     return [Load(share, max(1, round(of * share / 100)), maximum, capped) for share in shares]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a query is loaded: what moves, and how events come.
+
+    Attributes:
+        strategy: None: nothing moves.
+        group: size of the groups that events are shuffled in; 1: in order.
+    """
+
+    strategy: str | None
+    group: int = 1
+
+    @property
+    def label(self) -> str:
+        """What figures and the table call it."""
+        moves = self.strategy or "none"
+        return moves if self.group == 1 else f"out of order, {moves}"

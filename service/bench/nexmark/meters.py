@@ -20,7 +20,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from service.bench.nexmark.children import Child
-from service.bench.nexmark.due import UNTIMED, Dating, timeline_of
+from service.bench.nexmark.due import TIMED, UNTIMED, Dating, timeline_of
 from service.bench.nexmark.jobs import JobOptions
 from service.bench.nexmark.latencies import WINDOW_US, Timeline
 from service.bench.nexmark.topics import (
@@ -35,20 +35,11 @@ from service.bench.nexmark.topics import (
 from service.clock import SystemClock
 from service.errors import BrokerError, MegaphoneError
 from service.nexmark.queries import SCHEMAS
-from service.nexmark.rules import QueryWindows
 
 _READY_S = 60.0
 _END_S = 60.0
 _LIST = 5_000
 _WAIT_S = 0.05
-#: Of results that say a time: the field, what it is, and the size of the windows.
-TIMED = {
-    "q0": ("date_time", "date", 0),
-    "q1": ("date_time", "date", 0),
-    "q5": ("window_start", "window-start", QueryWindows().q5_size_ms),
-    "q7": ("window_start", "window-start", QueryWindows().q7_size_ms),
-    "q8": ("window_start", "window-start", QueryWindows().q8_size_ms),
-}
 
 
 class ResultMeter(Protocol):
@@ -60,13 +51,16 @@ class ResultMeter(Protocol):
 
 
 @contextmanager
-def meter_of(place: Place, options: JobOptions, folder: Path) -> Iterator[ResultMeter]:
+def meter_of(
+    place: Place, options: JobOptions, folder: Path, late_ms: int
+) -> Iterator[ResultMeter]:
     """What suits a query, ready to read, for the length of a `with` block.
 
     Args:
         place: the broker.
         options: the job whose results are read.
         folder: where the generator's output is to be, as `loadgen.out`; it also takes the meter's.
+        late_ms: the bound of out-of-orderness of the job.
     """
     if options.query in UNTIMED:
         reader = Reader(place, options)
@@ -75,12 +69,12 @@ def meter_of(place: Place, options: JobOptions, folder: Path) -> Iterator[Result
         finally:
             reader.close()
         return
-    with Child("meter", _arguments(place, options, folder), folder) as child:
+    with Child("meter", _arguments(place, options, folder, late_ms), folder) as child:
         child.await_(lambda: bool(child.said(kind="ready")), "ready", _READY_S)
         yield Meter(child)
 
 
-def _arguments(place: Place, options: JobOptions, folder: Path) -> list[str]:
+def _arguments(place: Place, options: JobOptions, folder: Path, late_ms: int) -> list[str]:
     column, is_, size_ms = TIMED[options.query]
     return [
         *("-m", "loadgen", "measure", "--client", "direct", "--stop-on-stdin-close"),
@@ -88,7 +82,7 @@ def _arguments(place: Place, options: JobOptions, folder: Path) -> list[str]:
         *("--from", "beginning", "--window-ms", str(WINDOW_US // 1000)),
         *("--format", place.format, "--field", column, "--field-is", is_),
         *("--schema", str(SCHEMA_FOLDER / f"{SCHEMAS[options.query]}.avsc")),
-        *("--size-ms", str(size_ms), "--out-of-orderness-ms", "0"),
+        *("--size-ms", str(size_ms), "--out-of-orderness-ms", str(late_ms)),
         *("--plan", str(folder / "loadgen.out")),
     ]
 

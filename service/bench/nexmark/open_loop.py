@@ -18,7 +18,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.bench.nexmark.backlog import output_topic
@@ -64,7 +64,18 @@ class LoopOptions:
     warm_up: float
     #: None: nothing moves.
     strategy: str | None
+    #: Size of the groups that events are shuffled in; 1: in order.
+    group: int = 1
     seed: int = 0
+
+    @property
+    def early_us(self) -> int:
+        """How much earlier than its date's time an event may leave: the longest group."""
+        return 0 if self.group == 1 else -(-self.group * 1_000_000 // min(self.rates))
+
+    def late_ms(self, dilation: int) -> int:
+        """How late an event may be in event time, which is floored to milliseconds."""
+        return 0 if self.group == 1 else -(-self.early_us * dilation // 1_000) + 1
 
     @property
     def steps(self) -> list[tuple[int, float]]:
@@ -129,6 +140,8 @@ def run_open_loop(place: Place, options: JobOptions, loop: LoopOptions, folder: 
     """
     place.create(event_topics(options.prefix))
     dilation = DILATION if options.query in _WINDOWED else 1
+    late_ms = loop.late_ms(dilation)
+    options = replace(options, out_of_orderness=f"{late_ms}ms")
     load = _load_arguments(place, options, loop, dilation)
     with (
         output_topic(place, options),
@@ -137,7 +150,7 @@ def run_open_loop(place: Place, options: JobOptions, loop: LoopOptions, folder: 
     ):
         job.await_running()
         with (
-            meter_of(place, options, folder) as meter,
+            meter_of(place, options, folder, late_ms) as meter,
             Child("loadgen", load, folder) as loadgen,
         ):
             start_us, plans = _watched(job, loadgen, loop)
@@ -150,7 +163,7 @@ def run_open_loop(place: Place, options: JobOptions, loop: LoopOptions, folder: 
             )
             job.child.ask_to_stop()
             job.child.finish(_STOP_S)
-            dating = Dating.of_plan(loadgen.said(kind="plan")[0])
+            dating = Dating.of_plan(loadgen.said(kind="plan")[0], loop.early_us, late_ms)
             timeline, unpaired = meter.timeline(dating)
     said = loadgen.said(kind="progress", phase="live")
     return LoopRun(
@@ -178,7 +191,7 @@ def _load_arguments(
         *("--rate-shape", "steps", "--rate-steps", steps),
         *("--seconds", f"{loop.length:g}"),
         *("--time-dilation", str(dilation), "--in-flight-auctions", str(in_flight)),
-        *("--seed", str(loop.seed)),
+        *("--seed", str(loop.seed), "--out-of-order-group-size", str(loop.group)),
     ]
 
 

@@ -45,6 +45,10 @@ class Recorded:
     auction: pa.Table
     bid: pa.Table
 
+    def recorded(self) -> Recorded:
+        """They are it."""
+        return self
+
 
 _WINNING = """
     WITH opened AS (SELECT *, row_number() OVER () AS number FROM auction),

@@ -27,7 +27,7 @@ from service.bench.nexmark.backlog import (
 )
 from service.bench.nexmark.beside_kafka import BesideKafka, can_read, run_beside_kafka
 from service.bench.nexmark.jobs import JobOptions
-from service.bench.nexmark.loads import Load, loads_of
+from service.bench.nexmark.loads import Kind, Load, loads_of
 from service.bench.nexmark.open_loop import WORKERS, LoopOptions, LoopRun, run_open_loop
 from service.bench.nexmark.oracle import expected
 from service.bench.nexmark.stream import Drawn, StreamOptions, drawn
@@ -54,8 +54,10 @@ class KafkaOptions:
     groups: Sequence[int]
     #: "none", or a strategy; the strategies also move state under load.
     migrations: Sequence[str]
+    #: Sizes of the groups that events are shuffled in, of the runs under load.
+    load_groups: Sequence[int]
     runs: int
-    #: Runs under load, of each query and strategy.
+    #: Runs under load, of each query, order and strategy.
     load_runs: int
     #: Percent of the measured maximum, rising.
     shares: Sequence[int]
@@ -85,8 +87,8 @@ class KafkaQuery:
     moving: list[MovingRun] = field(default_factory=list)
     #: What each of the loops goes through, rising.
     loads: list[Load] = field(default_factory=list)
-    #: By strategy; "none" for a query without state.
-    loops: dict[str, list[LoopRun]] = field(default_factory=dict)
+    #: Nothing moves in a query without state.
+    loops: dict[Kind, list[LoopRun]] = field(default_factory=dict)
     beside: list[BesideKafka] = field(default_factory=list)
 
     @property
@@ -188,27 +190,31 @@ class _Suite:
             self._say(f"{made.query} backlog: {made.rates[-1]:,.0f} events/s, {wrong}")
 
     def loops(self, made: KafkaQuery) -> None:
-        """Runs under load, one for each strategy."""
+        """Runs under load, one for each order and strategy."""
         made.loads = loads_of(made.rates, self._options.shares, self._options.rate_max)
-        rates = [load.rate for load in made.loads]
-        stateful = keeps_state(made.query)
-        strategies = (self._options.strategies if stateful else []) or ["none"]
-        for strategy in strategies * self._options.load_runs:
+        strategies: Sequence[str | None] = [None]
+        if keeps_state(made.query):
+            strategies = self._options.strategies or strategies
+        kinds = [
+            Kind(strategy, group) for group in self._options.load_groups for strategy in strategies
+        ]
+        for kind in kinds * self._options.load_runs:
             job = self._job(made.query, f"loop-{self._apps}", None, WORKERS)
             loop = LoopOptions(
-                rates,
+                [load.rate for load in made.loads],
                 # Nothing moves, so there need be no time beside it.
-                self._options.seconds if strategy != "none" else self._options.seconds / 2,
+                self._options.seconds / (1 if kind.strategy else 2),
                 self._options.warm_up,
-                None if strategy == "none" else strategy,
+                kind.strategy,
+                kind.group,
             )
             with _folder() as folder:
                 run = run_open_loop(self.place, job, loop, folder)
-            made.loops.setdefault(strategy, []).append(run)
+            made.loops.setdefault(kind, []).append(run)
             self.place.remove([job.prefix])
             steady = [each.steady.p99 if each.steady else 0.0 for each in run.rates]
             told = ", ".join(f"{p99:.0f} ms" for p99 in steady)
-            self._say(f"{made.query} under load, {strategy}: steady p99 {told}")
+            self._say(f"{made.query} under load, {kind.label}: steady p99 {told}")
 
     def beside(self, made: Sequence[KafkaQuery], peer: str, python: Path) -> None:
         """A peer and ours, on the same topic of JSON, in turns (TK2)."""

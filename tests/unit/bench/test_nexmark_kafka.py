@@ -18,7 +18,7 @@ from service.bench.nexmark.command import Beside, Through, check, check_peer, do
 from service.bench.nexmark.jobs import JobOptions, moves, quarter_of
 from service.bench.nexmark.kafka_figures import kafka_figures
 from service.bench.nexmark.latencies import Latency, Timeline
-from service.bench.nexmark.loads import Load, loads_of
+from service.bench.nexmark.loads import Kind, Load, loads_of
 from service.bench.nexmark.open_loop import LoopOptions, LoopRun, RateRun, rate_run
 from service.bench.nexmark.report import page, table_of
 from service.bench.nexmark.through import (
@@ -39,6 +39,7 @@ OPTIONS = KafkaOptions(
     check_events=20_000,
     groups=[1_000],
     migrations=["none", "batched"],
+    load_groups=[1, 100],
     runs=2,
     load_runs=2,
     shares=[25, 50],
@@ -48,6 +49,7 @@ OPTIONS = KafkaOptions(
     format=Format.AVRO,
     peer_events=1_000,
 )
+BATCHED = Kind("batched")
 JOB = JobOptions("q5", "app", "events", "out", 2)
 
 
@@ -133,6 +135,26 @@ def test_what_is_due_while_bins_move_is_not_steady_at_any_rate():
     assert quiet.steady.count == 2 * 110
 
 
+def test_out_of_order_the_bound_of_lateness_is_that_of_the_longest_group():
+    loop = LoopOptions([3_000, 20_000], 12, 4, None)
+    assert (loop.early_us, loop.late_ms(50)) == (0, 0)
+    shuffled = replace(loop, group=100)
+    assert shuffled.early_us == 33_334  # 100 events at 3,000 a second
+    assert shuffled.late_ms(50) == 1_668  # 1,666.7 ms of event time, and what a floor takes
+
+
+def test_out_of_order_loads_have_names_and_bounds_of_their_own():
+    made = runs()
+    made.queries[1].loops[Kind("fluid", 100)] = made.queries[1].loops[BATCHED]
+    made.queries[1].loops[Kind("batched", 100)] = made.queries[1].loops[BATCHED]
+    figures = {each.name: each for each in kafka_figures(made)}
+    assert len(figures) == len(list(kafka_figures(made)))
+    at = "q4: through Kafka, out of order, {}, at 50 %: moving max - stall"
+    assert figures[at.format("batched")].bound == 150
+    assert figures[at.format("fluid")].bound is None
+    assert "out of order, fluid  50 %" in table_of(None, made)
+
+
 def runs():
     """Runs of two queries, all within their bounds."""
     steady, moving = Latency(100, 10.0, 20.0, 30.0), Latency(50, 12.0, 25.0, 160.0)
@@ -142,12 +164,12 @@ def runs():
     copying = KafkaQuery("q0", 1_000_000, 920_000)
     copying.backlogs = [BacklogRun(5.0, 920_000, []), BacklogRun(6.0, 920_000, [])]
     copying.moving = [MovingRun(1_000, "none", [], 0, 0)]
-    copying.loops = {"none": [LoopRun(still, 200_000_000, 15.0, 0)] * 2}
+    copying.loops = {Kind(None): [LoopRun(still, 200_000_000, 15.0, 0)] * 2}
     copying.beside = [BesideKafka(20_000.0, 100_000.0)]
     stateful = KafkaQuery("q4", 1_000_000, 980_000)
     stateful.backlogs = [BacklogRun(2.0, 300, []), BacklogRun(4.0, 300, [])]
     stateful.moving = [MovingRun(1_000, "none", [], 0, 0), MovingRun(1_000, "batched", [], 77, 9)]
-    stateful.loops = {"batched": [LoopRun(moved, 300_000_000, 15.0, 2)] * 2}
+    stateful.loops = {BATCHED: [LoopRun(moved, 300_000_000, 15.0, 2)] * 2}
     for each in (copying, stateful):
         each.loads = [Load(25, 40_000, 160_000), Load(50, 80_000, 160_000)]
     return KafkaRuns(OPTIONS, [copying, stateful], "quixstreams")
@@ -193,9 +215,9 @@ def test_under_a_cap_no_bound_at_half_the_maximum_is_judged():
 def test_a_missed_bound_and_a_wrong_row_are_said():
     made = runs()
     made.queries[0].backlogs[1] = BacklogRun(12.0, 1, ["q0: 3 rows missing, such as <a>"])
-    slow = made.queries[1].loops["batched"][0].rates[1]
+    slow = made.queries[1].loops[BATCHED][0].rates[1]
     late = replace(slow, moving=Latency(50, 12.0, 31.0, 166.0), late=0.02)
-    made.queries[1].loops = {"batched": [LoopRun([slow, late], 1, 15.0, 0)]}
+    made.queries[1].loops = {BATCHED: [LoopRun([slow, late], 1, 15.0, 0)]}
     missed = {each.name.partition(": ")[2] for each in kafka_figures(made) if each.met is False}
     assert missed == {
         "through Kafka, backlog, 1 gateway + 1 worker",

@@ -5,6 +5,7 @@ Claims: LT1, LT2, DU1, DU2.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -83,8 +84,13 @@ def test_a_date_is_due_when_an_event_of_at_least_that_date_is_sent():
     ]
     thirds = Dating(0, 0, Fraction(3))
     assert thirds.due_us(np.array([1])).tolist() == [334]  # not before 333.3 us
+    late = replace(DATING, early_us=7, late_ms=4)
+    dates = np.array([1_000_000, 1_000_100])
+    assert late.due_us(dates).tolist() == [499_999_993, 500_049_993]
+    assert late.passed_us(dates).tolist() == [500_001_993, 500_051_993]
     plan = {"origin_us": 9, "dilation": "1/3", "schedule": {"start_us": 7}}
     assert Dating.of_plan(plan) == Dating(7, 9, Fraction(1, 3))
+    assert Dating.of_plan(plan, 5, 6) == Dating(7, 9, Fraction(1, 3), 5, 6)
 
 
 def events(**tables):
@@ -157,6 +163,18 @@ def test_an_auctions_wait_ends_with_the_first_mean_that_surely_holds_it():
     timeline, unpaired = timeline_of("q4", together, read[[0, 3, 3]], both, DATING)
     assert timeline.within([(0, 1 << 60)]).max == 107.0
     assert unpaired == 1
+
+
+def test_out_of_order_a_closing_auction_waits_for_the_bound_and_a_bid_does_not():
+    late = replace(DATING, early_us=1_000, late_ms=10)
+    results = pa.table({"seller": [9], "avg": [10.0]})
+    both = events(auction=AUCTIONS, bid=WON)
+    timeline, _ = timeline_of("q6", results, np.array([500_107_000]), both, late)
+    assert timeline.within([(0, 1 << 60)]).max == 3.0  # from 100 + 10 / 2 - 1 ms on
+    bids = pa.table({"auction": [123, 246, 123], "price": [5, 6, 8]})
+    read = np.array([500_002_000, 500_101_000, 500_201_000])
+    timeline, _ = timeline_of("q2", bids, read, events(bid=BIDS), late)
+    assert timeline.within([(0, 1 << 60)]).max == 3.0
 
 
 def test_the_kth_result_of_q6_is_of_the_sellers_kth_auction_to_close():
