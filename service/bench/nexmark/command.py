@@ -18,8 +18,9 @@ import typer
 from service.bench.document import BenchDocument, Figure
 from service.bench.machine import commit, machine
 from service.bench.nexmark.kafka_figures import kafka_figures
+from service.bench.nexmark.memory_figures import memory_figures
 from service.bench.nexmark.report import page, table_of
-from service.bench.nexmark.runs import Runs, SuiteOptions, figures_of, make_runs
+from service.bench.nexmark.runs import Runs, SuiteOptions, make_runs
 from service.bench.nexmark.through import KafkaOptions, KafkaRuns, make_kafka_runs
 from service.bench.output import Output
 from service.bench.peers import KafkaPeer, Peer, environment
@@ -115,7 +116,7 @@ def nexmark(
         typer.Option(min=1, max=100, help="Timed runs; figures are medians; 5, through Kafka 3"),
     ] = None,
     load_runs: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Runs under load of each query; 1")
+        int | None, typer.Option(min=1, max=100, help="Runs at each load of each query; 1")
     ] = None,
     backlog_events: Annotated[
         int | None, typer.Option(min=1_000, help="Events that lie in Kafka to be worked off; 1 M")
@@ -167,6 +168,8 @@ def nexmark(
         migrations=migration or _MIGRATIONS,
         runs=runs or sizes.runs,
         peer_events=peer_events or sizes.peer_events,
+        shares=sorted(set(share or sizes.shares)),
+        load_runs=load_runs or sizes.load_runs,
     )
     kafka = KafkaOptions(
         queries=query or known,
@@ -296,10 +299,12 @@ def document_of(
             "groups": " ".join(map(str, made.options.groups)),
             "migrations": " ".join(made.options.migrations),
             "runs": made.options.runs,
+            "load_runs": made.options.load_runs,
+            "shares": " ".join(map(str, made.options.shares)),
             "peer": made.peer or "",
             "peer_events": made.options.peer_events,
         }
-        figures += figures_of(made)
+        figures += memory_figures(made)
     if kafka is not None:
         parameters |= dict(_kafka_parameters(kafka))
         figures += kafka_figures(kafka)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from service.bench.nexmark.latencies import Latency
+from service.bench.nexmark.latencies import latency_cells
 from service.bench.nexmark.loads import Kind, Load
 from service.bench.nexmark.open_loop import LoopRun
 from service.bench.nexmark.through import KafkaQuery, KafkaRuns
@@ -63,27 +63,18 @@ def _load(kind: Kind, load: Load, loops: Sequence[LoopRun], place: int) -> tuple
             f"{median(each.moved_bytes for each in at):,.0f}",
             f"{median(each.duration_ms for each in at):,.0f}",
         )
-    _, moving_p99, moving_max = _latencies(moving)
+    _, moving_p99, moving_max = latency_cells(moving)
     return (
         kind.label,
         load.label,
         f"{at[0].rate:,}",
         f"{median(each.late for each in at):.2%}",
-        *_latencies([each.steady for each in at if each.steady is not None]),
+        *latency_cells([each.steady for each in at]),
         moving_p99,
         moving_max,
         *moved,
         f"{median(loop.worker_bytes for loop in loops) / 1e6:,.0f}",
     )
-
-
-def _latencies(found: Sequence[Latency]) -> tuple[str, str, str]:
-    if not found:
-        return "", "", ""
-    p50, p99, most = (
-        median(getattr(each, name) for each in found) for name in ("p50", "p99", "max")
-    )
-    return f"{p50:.1f}", f"{p99:.1f}", f"{most:.1f}"
 
 
 def _peer(each: KafkaQuery, *, shown: bool) -> tuple[str, str]:

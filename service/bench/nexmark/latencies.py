@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Self
 
 import numpy as np
@@ -126,6 +127,17 @@ def upper_edge(bucket: int) -> int:
         return bucket
     exponent = (bucket >> _SUB_BITS) - 1
     return ((bucket - (exponent << _SUB_BITS) + 1) << exponent) - 1
+
+
+def latency_cells(found: Iterable[Latency | None]) -> tuple[str, str, str]:
+    """Medians of p50, p99 and the greatest over runs, for a table; empty without any."""
+    there = [each for each in found if each is not None]
+    if not there:
+        return "", "", ""
+    p50, p99, most = (
+        median(getattr(each, name) for each in there) for name in ("p50", "p99", "max")
+    )
+    return f"{p50:.1f}", f"{p99:.1f}", f"{most:.1f}"
 
 
 def _summed(windows: Iterable[Window]) -> Latency | None:

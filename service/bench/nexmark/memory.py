@@ -1,7 +1,7 @@
 """A query in one thread without Kafka and codecs: what the dataflow itself can do.
 
 Flow: Drawn -> [run_query] -> StandaloneJob of the service's own gateway, workers and controller ->
-Ran: rows of the result, time taken, plans.
+Ran: rows of the result, time taken, plans, memory. `paced` gives the same job its rows by a clock.
 
 Invariants
   NM1  What is timed begins with batches that are there, as decoding leaves them, and ends when the
@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import gc
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
+from typing import Protocol
 
 import msgspec
 import pyarrow as pa
 
+from service.bench.nexmark.peak import peak_memory
 from service.bench.nexmark.stream import Drawn
 from service.clock import SystemClock
 from service.dataflow.flow import Flow
@@ -40,7 +42,7 @@ BINS = 1024
 _IDLE_TICK_US = 1_000
 #: Share of the input behind which reading waits for the plans to end: rows follow them, too.
 _HELD_SHARE = 0.75
-_PLANS = 2
+_FINAL = (RequestState.COMPLETED, RequestState.REJECTED, RequestState.ABORTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,26 @@ class Ran:
     #: What its plans have moved.
     moved_bytes: int
     moved_bins: int
+    #: Greatest resident memory of the process while it ran, the events included.
+    peak_bytes: int = 0
+
+
+class Rows(Protocol):
+    """One source's events."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Their columns."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Position behind the last row."""
+        ...
+
+    def at(self, position: int) -> pa.RecordBatch | None:
+        """Rows from a position on; None: there are none, or none yet."""
+        ...
 
 
 class _Batches:
@@ -86,15 +108,20 @@ class _Batches:
 
 
 @dataclass
-class _Around:
+class Around:
     """What the job has around it: events in memory, results in a list."""
 
-    sources: Mapping[str, _Batches]
+    sources: Mapping[str, Rows]
+    now_us: Callable[[], int]
     results: list[pa.RecordBatch] = field(default_factory=list)
+    #: When each of the results was there.
+    stored_us: list[int] = field(default_factory=list)
     statuses: dict[str, StatusRecord] = field(default_factory=dict)
     read_rows: int = 0
     #: Rows after which nothing is read until the plans are done.
     held_at: float = inf
+    #: Plans before whose end the input does not end.
+    plans: int = 0
     _log: int = 0
 
     def schema_of(self, vertex: SourceVertex) -> pa.Schema:
@@ -113,12 +140,19 @@ class _Around:
         return rows
 
     def at_end(self, topic: str, partition: int, position: int) -> bool:
-        """Whether all was read."""
-        return position >= self.sources[topic].end
+        """Whether all was read, and no plan is under way."""
+        return position >= self.sources[topic].end and self.plans_done
+
+    @property
+    def plans_done(self) -> bool:
+        """Whether every plan wanted has come to its end."""
+        done = sum(each.state in _FINAL for each in self.statuses.values())
+        return done >= self.plans
 
     def store(self, writer: Slot, vertex: SinkVertex, rows: pa.RecordBatch) -> None:
         """Keep results."""
         self.results.append(rows)
+        self.stored_us.append(self.now_us())
 
     def keep(self, record: LogRecord) -> int:
         """The log is in memory."""
@@ -147,42 +181,74 @@ def run_query(flow: Flow, stream: Drawn, options: MemoryOptions) -> Ran:
         sources[vertex.inputs[0]] = _Batches(
             [pa.concat_batches([each[kind].select(fields) for each in group]) for group in groups]
         )
-    around, clock = _Around(sources), SystemClock()
+    around = Around(sources, wall_clock())
+    total = sum(each.end for each in sources.values())
+    if options.migration != "none":
+        around.held_at = total * _HELD_SHARE
+    driven = drive(flow, around, options, total)
+    rows = pa.Table.from_batches(around.results) if around.results else None
+    statuses = around.statuses.values()
+    return Ran(
+        driven.seconds,
+        rows,
+        sum(each.bytes for each in statuses),
+        sum(each.bins for each in statuses),
+        driven.peak_bytes,
+    )
+
+
+def wall_clock() -> Callable[[], int]:
+    """Epoch microseconds that follow the monotonic clock."""
+    clock = SystemClock()
+    base_us, base_ns = clock.wall_us(), clock.monotonic_ns()
+    return lambda: base_us + (clock.monotonic_ns() - base_ns) // 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """A job that has come to its end."""
+
+    seconds: float
+    #: Greatest resident memory of the process meanwhile.
+    peak_bytes: int
+
+
+def drive(flow: Flow, around: Around, options: MemoryOptions, total: int) -> Driven:
+    """Run a job to its end, plans and all (NM1).
+
+    Args:
+        flow: the query.
+        around: its events.
+        options: how it is run.
+        total: rows that there are to read; where plans begin is a share of it.
+
+    Raises:
+        MegaphoneError: the job failed, or a plan did not complete.
+    """
     shape = shape_of(
         flow, workers=options.workers, gateways=1, bins=options.bins, partitions=1, until_end=True
     )
-    total = sum(each.end for each in sources.values())
-    base_us, base_ns = clock.wall_us(), clock.monotonic_ns()
-
-    def now_us() -> int:
-        return base_us + (clock.monotonic_ns() - base_ns) // 1_000
-
+    clock, now_us = SystemClock(), around.now_us
     job = StandaloneJob(
         flow, shape, around, ControllerSettings(), now_us(), idle_tick_us=_IDLE_TICK_US
     )
     requests = _requests(options)
-    around.held_at = total * _HELD_SHARE if requests else inf
-    with _collected():
+    around.plans = len(requests)
+    with peak_memory() as peak, _collected():
         begun = clock.monotonic_ns()
         while not job.ended:
             while requests and around.read_rows >= total * requests[0].share:
                 if not requests[0].follows(around.statuses):
                     break
                 job.request(requests.pop(0).value, 0, now_us())
-            if around.held_at < inf and not requests and _all_done(around.statuses):
+            if around.held_at < inf and around.plans_done:
                 around.held_at = inf
             job.turn(now_us())
         took = clock.monotonic_ns() - begun
     for status in around.statuses.values():
         if status.state is not RequestState.COMPLETED:
             raise MegaphoneError(f"plan {status.id} is {status.state}: {status.reason}")
-    rows = pa.Table.from_batches(around.results) if around.results else None
-    return Ran(
-        took / 1e9,
-        rows,
-        sum(each.bytes for each in around.statuses.values()),
-        sum(each.bins for each in around.statuses.values()),
-    )
+    return Driven(took / 1e9, peak.bytes)
 
 
 def _groups(
@@ -201,12 +267,6 @@ def _groups(
         yield group
 
 
-def _all_done(statuses: Mapping[str, StatusRecord]) -> bool:
-    """Whether every plan asked for has come to its end."""
-    final = (RequestState.COMPLETED, RequestState.REJECTED, RequestState.ABORTED)
-    return len(statuses) == _PLANS and all(each.state in final for each in statuses.values())
-
-
 @dataclass(frozen=True, slots=True)
 class _Request:
     """A plan that is asked for when so much of the input was read, once another has completed."""
@@ -216,10 +276,16 @@ class _Request:
     after: str | None
 
     def follows(self, statuses: Mapping[str, StatusRecord]) -> bool:
-        """Whether the one before is done."""
+        """Whether the one before is done.
+
+        Raises:
+            MegaphoneError: it came to another end, so that this one is never due.
+        """
         if self.after is None:
             return True
         done = statuses.get(self.after)
+        if done is not None and done.state in _FINAL[1:]:
+            raise MegaphoneError(f"plan {done.id} is {done.state}: {done.reason}")
         return done is not None and done.state is RequestState.COMPLETED
 
 

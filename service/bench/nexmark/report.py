@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from statistics import median
 from string import Template
 
 from service.bench.document import BenchDocument
 from service.bench.nexmark.kafka_report import KAFKA_HEAD, kafka_checks, kafka_rows
-from service.bench.nexmark.runs import QueryRuns, Runs, is_exact
+from service.bench.nexmark.memory_report import MEMORY_HEAD, memory_rows
+from service.bench.nexmark.runs import Runs, is_exact
 from service.bench.nexmark.through import KafkaRuns
 from service.nexmark.rules import RULES
 
@@ -49,7 +49,7 @@ def table_of(made: Runs | None, kafka: KafkaRuns | None = None) -> str:
     """What a run ends with: a table of the runs in memory, one of those through Kafka."""
     parts = []
     if made is not None:
-        parts.append(_aligned([_HEAD, *map(_row, made.queries)]))
+        parts.append(_aligned([MEMORY_HEAD, *memory_rows(made)]))
     if kafka is not None:
         parts.append(_aligned([KAFKA_HEAD, *kafka_rows(kafka)]))
     return "\n\n".join(parts)
@@ -62,22 +62,6 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join([row[0].ljust(len(first)), *others]))
     return "\n".join(lines)
-
-
-_HEAD = ("query", "events/s", "peer events/s", "times the peer", "exact runs", "bytes moved")
-
-
-def _row(each: QueryRuns) -> tuple[str, ...]:
-    right = sum(not check.wrong for check in each.checks)
-    moved = max((check.ran.moved_bytes for check in each.checks), default=0)
-    return (
-        each.query,
-        f"{median(each.rates):,.0f}" if each.rates else "",
-        f"{median(each.peers):,.0f}" if each.peers else "",
-        f"{median(each.ratios):.1f}" if each.ratios else "",
-        f"{right} of {len(each.checks)}",
-        f"{moved:,}" if moved else "",
-    )
 
 
 def page(document: BenchDocument, made: Runs | None, kafka: KafkaRuns | None = None) -> str:
@@ -117,16 +101,20 @@ def _summaries(made: Runs | None, kafka: KafkaRuns | None) -> str:
     """A heading and a table for each of the two."""
     parts = []
     if made is not None:
-        parts.append("<h2>In memory</h2>" + _table((*_HEAD, "rule"), _summary(made)))
+        parts.append(
+            "<h2>In memory</h2>"
+            + _table(MEMORY_HEAD, memory_rows(made))
+            + _table(("query", "rule"), _rules(made))
+        )
     if kafka is not None:
         parts.append("<h2>Through Kafka</h2>" + _table(KAFKA_HEAD, kafka_rows(kafka)))
     return "\n".join(parts)
 
 
-def _summary(made: Runs) -> Iterator[tuple[str, ...]]:
+def _rules(made: Runs) -> Iterator[tuple[str, ...]]:
     for each in made.queries:
         right = "" if is_exact(each) else " (not exact)"
-        yield (*_row(each), RULES[each.query].meaning + right)
+        yield each.query, RULES[each.query].meaning + right
 
 
 def _checks(made: Runs) -> Iterator[tuple[str, ...]]:

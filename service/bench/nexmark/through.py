@@ -30,13 +30,11 @@ from service.bench.nexmark.jobs import JobOptions
 from service.bench.nexmark.loads import Kind, Load, loads_of
 from service.bench.nexmark.open_loop import WORKERS, LoopOptions, LoopRun, run_open_loop
 from service.bench.nexmark.oracle import expected
+from service.bench.nexmark.runs import keeps_state
 from service.bench.nexmark.stream import Drawn, StreamOptions, drawn
 from service.bench.nexmark.topics import Place, publish
 from service.clock import SystemClock
-from service.dataflow.flow_shape import stateful_of
 from service.nexmark.forms import Format
-from service.nexmark.queries import BUILT_IN
-from service.nexmark.query_topics import QueryTopics
 from service.nexmark.rules import RULES
 
 Say = Callable[[str], None]
@@ -248,8 +246,3 @@ def _folder() -> Iterator[Path]:
     """A folder for logs and state of one run."""
     with tempfile.TemporaryDirectory(prefix="megaphone-bench-") as folder:
         yield Path(folder)
-
-
-def keeps_state(query: str) -> bool:
-    """Whether there is anything to move."""
-    return stateful_of(BUILT_IN[query](QueryTopics()).vertices) > 0
