@@ -42,6 +42,8 @@ from service.nexmark.events import (
 #: Bounds of docs/LOADGEN.md.
 PRODUCED_PER_CPU_SECOND_MIN = 500_000
 LATE_SHARE_MAX = 0.01
+#: Events a second at which lateness is judged: the highest rate that a job has a bound at.
+RATE = 250_000
 PARTITIONS = 4
 _STATE_KEYS = 2_000_000
 RUN_EVENTS = 1_000
@@ -55,7 +57,7 @@ _Values = dict[str, list[float]]
 
 def main(
     events: Annotated[int, typer.Option(min=100_000, help="events of each part")] = 2_000_000,
-    rate: Annotated[int, typer.Option(help="events per second of the paced part")] = 200_000,
+    rate: Annotated[int, typer.Option(help="events per second of the paced part")] = RATE,
     runs: Annotated[int, typer.Option(min=1, help="how often each part runs")] = 5,
     output: Annotated[str, typer.Option(help="text or json")] = "text",
 ) -> None:
