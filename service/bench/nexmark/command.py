@@ -107,8 +107,8 @@ def nexmark(
         bool,
         typer.Option(
             "--full",
-            help="Through Kafka, too, every strategy, none, and both orders, compared and under"
-            " load; for hours",
+            help="Through Kafka, too, every strategy and both orders, compared and under load;"
+            " for hours",
         ),
     ] = False,
     runs: Annotated[
@@ -171,15 +171,14 @@ def nexmark(
         shares=sorted(set(share or sizes.shares)),
         load_runs=load_runs or sizes.load_runs,
     )
+    matrix = kafka_matrix(order, migration, load_order, full=full)
     kafka = KafkaOptions(
         queries=query or known,
         events=backlog_events or sizes.backlog_events,
         check_events=check_events or sizes.check_events,
-        groups=[_GROUPS[each] for each in order or (EventOrder if full else _KAFKA_ORDERS)],
-        migrations=migration or (_MIGRATIONS if full else [str(Strategy.BATCHED)]),
-        load_groups=[
-            _LOAD_GROUPS[each] for each in load_order or (EventOrder if full else _LOAD_ORDERS)
-        ],
+        groups=matrix.groups,
+        migrations=matrix.migrations,
+        load_groups=matrix.load_groups,
         runs=runs or sizes.backlog_runs,
         load_runs=load_runs or sizes.load_runs,
         shares=sorted(set(share or sizes.shares)),
@@ -204,9 +203,34 @@ def nexmark(
 #: overstated by the time of one.
 _GROUPS = {EventOrder.IN_ORDER: 1, EventOrder.OUT_OF_ORDER: 1_000}
 _LOAD_GROUPS = {EventOrder.IN_ORDER: 1, EventOrder.OUT_OF_ORDER: 100}
-#: Through Kafka, without being asked.
-_KAFKA_ORDERS, _LOAD_ORDERS = [EventOrder.OUT_OF_ORDER], [EventOrder.IN_ORDER]
 _MIGRATIONS = ["none", *map(str, Strategy)]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What of strategies and orders is run through Kafka."""
+
+    #: Sizes of the groups that events are shuffled in: of the runs compared, and under load.
+    groups: list[int]
+    load_groups: list[int]
+    migrations: list[str]
+
+
+def kafka_matrix(
+    order: list[EventOrder] | None,
+    migration: list[str] | None,
+    load_order: list[EventOrder] | None,
+    *,
+    full: bool,
+) -> Matrix:
+    """What was asked for; of what was not, all of it if `full`, else what takes half an hour."""
+    compared = order or (list(EventOrder) if full else [EventOrder.OUT_OF_ORDER])
+    loaded = load_order or (list(EventOrder) if full else [EventOrder.IN_ORDER])
+    return Matrix(
+        [_GROUPS[each] for each in compared],
+        [_LOAD_GROUPS[each] for each in loaded],
+        migration or (_MIGRATIONS if full else [str(Strategy.BATCHED)]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

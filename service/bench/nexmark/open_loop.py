@@ -13,6 +13,7 @@ Invariants
   OL3  A window of a rate counts as moving if any part of it lies within a plan, from its first
        cut to its last completion, whenever the plan was asked for; all others count as steady. The
        first second of a rate counts as neither.
+  OL4  Out of order no event is late: the job's bound is the time of a group at the lowest rate.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the NEXMark bench plans and says of runs through Kafka, without a Kafka.
 
-Claims: OL3, TK2; tests/integration/test_bench_nexmark.py makes small runs on a real one.
+Claims: LD1, OL3, OL4, TK2; tests/integration/test_bench_nexmark.py makes small runs on a real one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from jsonschema import Draft202012Validator
 
 from service.bench.nexmark.backlog import BacklogRun, MovingRun
 from service.bench.nexmark.beside_kafka import BesideKafka
-from service.bench.nexmark.command import Beside, Through, check, check_peer, document_of
+from service.bench.nexmark.command import (
+    Beside,
+    EventOrder,
+    Through,
+    check,
+    check_peer,
+    document_of,
+    kafka_matrix,
+)
 from service.bench.nexmark.jobs import JobOptions, moves, quarter_of
 from service.bench.nexmark.kafka_figures import kafka_figures
 from service.bench.nexmark.latencies import Latency, Timeline
@@ -29,6 +37,7 @@ from service.bench.nexmark.through import (
 )
 from service.errors import UsageError
 from service.migration.records import RequestState, StatusRecord
+from service.migration.strategy import Strategy
 from service.nexmark.forms import Format
 from tests.tidy.source import ROOT
 
@@ -243,6 +252,16 @@ def test_document_table_and_page_say_what_was_measured():
     assert lines[4][1:] == load.split()
     assert lines[1][-2:] == ["20,000", "5.0"]
     assert "q4: through Kafka, batched, at 50 %: moving p99" in page(document, None, made)
+
+
+def test_by_default_some_of_the_matrix_is_run_and_all_of_it_on_one_option():
+    some = kafka_matrix(None, None, None, full=False)
+    assert (some.groups, some.load_groups, some.migrations) == ([1_000], [1], ["batched"])
+    every = kafka_matrix(None, None, None, full=True)
+    assert (every.groups, every.load_groups) == ([1, 1_000], [1, 100])
+    assert every.migrations == ["none", *map(str, Strategy)]
+    asked = kafka_matrix([EventOrder.IN_ORDER], ["fluid"], [EventOrder.OUT_OF_ORDER], full=True)
+    assert (asked.groups, asked.load_groups, asked.migrations) == ([1], [100], ["fluid"])
 
 
 def test_what_there_is_not_is_refused():
