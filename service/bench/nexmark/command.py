@@ -70,9 +70,10 @@ class Sizes:
     shares: tuple[int, ...] = (25, 50, 80)
     seconds: float = 12.0
     warm_up: float = 4.0
+    step_seconds: float = 3.0
 
 
-QUICK = Sizes(400_000, 20_000, 1, 100_000, 50_000, 200_000, 1, 1, (50,), 8.0, 2.0)
+QUICK = Sizes(400_000, 20_000, 1, 100_000, 50_000, 200_000, 1, 1, (50,), 8.0, 2.0, 2.0)
 
 
 def nexmark(
@@ -123,14 +124,16 @@ def nexmark(
     ] = None,
     share: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=400, help="Percent of the rate measured to load with; 25 50 80"),
+        typer.Option(
+            min=1, max=400, help="Percent of the maximum sustained rate to load with; 25 50 80"
+        ),
     ] = None,
     rate_max: Annotated[
         int | None,
         typer.Option(
             min=100,
-            help="Cap on the rate that shares are of, events a second; where it bites, no bound at"
-            " half the maximum is judged; none",
+            help="Look for no maximum beyond, events a second; where it is sustained, shares are of"
+            " it and no bound at half the maximum is judged; none",
         ),
     ] = None,
     seconds: Annotated[
@@ -185,6 +188,7 @@ def nexmark(
         rate_max=rate_max,
         seconds=seconds or sizes.seconds,
         warm_up=sizes.warm_up,
+        step_seconds=sizes.step_seconds,
         format=form,
         peer_events=peer_events or sizes.peer_backlog,
     )
@@ -350,6 +354,7 @@ def _kafka_parameters(made: KafkaRuns) -> Iterator[tuple[str, str | int | float]
         ("rate_max", options.rate_max or "none"),
         ("seconds", options.seconds),
         ("warm_up", options.warm_up),
+        ("step_seconds", options.step_seconds),
         ("format", str(options.format)),
         ("peer", made.peer or ""),
         ("peer_events", options.peer_events),

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from service.bench.document import Figure
 from service.bench.nexmark.loads import Kind, Load
 from service.bench.nexmark.open_loop import LoopRun
+from service.bench.nexmark.sustained import LATE_MAX
 from service.bench.nexmark.through import KafkaQuery, KafkaRuns
 
 #: Events a second from a backlog; less where output is about as large as input.
 RATE, RATE_COPYING = 250_000.0, 150_000.0
 _COPYING = ("q0", "q1")
-#: Share of the events that may leave late.
-LATE_MAX = 0.01
 #: Percent of the maximum at which latency has bounds, and the strategy whose moves have.
 BOUND_SHARE, BOUND_STRATEGY = 50, "batched"
 STEADY_P99_MS_MAX = 50.0
@@ -37,6 +36,9 @@ def kafka_figures(made: KafkaRuns) -> Iterator[Figure]:
         read = [each.read / run.seconds for run in each.backlogs]
         yield Figure.of(f"{name}, backlog, records read", "records/s", read)
         yield from _differences(each)
+        if each.stairs is not None:
+            held = f"{name}, maximum sustained, 1 gateway + 2 workers"
+            yield Figure.of(held, "events/s", [each.sustained])
         for kind, loops in each.loops.items():
             yield from _loops(f"{name}, {kind.label}", kind, each.loads, loops)
         if each.beside:
@@ -61,7 +63,7 @@ def _loops(
     name: str, kind: Kind, loads: Sequence[Load], loops: Sequence[LoopRun]
 ) -> Iterator[Figure]:
     for place, load in enumerate(loads):
-        # Half of a cap is not half the maximum (LD1).
+        # Half of a cap is not half of the maximum (LD1).
         of, bounded = f"{name}, at {load.label}", load.share == BOUND_SHARE and not load.capped
         at = [loop.rates[place] for loop in loops]
         yield Figure.of(f"{of}: rate", "events/s", [each.rate for each in at])
@@ -69,6 +71,11 @@ def _loops(
         limit = LATE_MAX if bounded else None
         yield Figure.of(f"{of}: generator late", "of events", late, at_most=limit)
         steady = [each.steady for each in at if each.steady is not None]
+        if bounded:
+            # Where a plan outlasts its rate there are no steady windows, and no bound would say so.
+            yield Figure.of(
+                f"{of}: has steady windows", "of runs", [len(steady) / len(at)], at_least=1
+            )
         if steady:
             limit = STEADY_P99_MS_MAX if bounded else None
             yield Figure.of(f"{of}: steady p50", "ms", [each.p50 for each in steady])
@@ -87,6 +94,9 @@ def _moving(of: str, loops: Sequence[LoopRun], place: int, *, bounded: bool) -> 
     """Ratio and allowance are taken inside each run (TK2)."""
     pairs = [(loop, loop.rates[place]) for loop in loops]
     moving = [(loop, at, at.moving) for loop, at in pairs if at.moving is not None]
+    if bounded:
+        seen = [len(moving) / len(loops)]
+        yield Figure.of(f"{of}: has moving windows", "of runs", seen, at_least=1)
     if not moving:
         return
     yield Figure.of(f"{of}: moving p50", "ms", [found.p50 for *_, found in moving])

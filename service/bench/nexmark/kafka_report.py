@@ -16,6 +16,7 @@ from service.bench.nexmark.through import KafkaQuery, KafkaRuns
 KAFKA_HEAD = (
     "query",
     "backlog events/s",
+    "sustained",
     "exact runs",
     "moves",
     "load",
@@ -47,10 +48,11 @@ def kafka_rows(made: KafkaRuns) -> Iterator[tuple[str, ...]]:
 
 def _query(each: KafkaQuery, *, shown: bool) -> tuple[str, ...]:
     if not shown:
-        return each.query, "", ""
+        return each.query, "", "", ""
     runs = each.comparisons
     right = sum(not wrong for wrong in runs)
-    return each.query, f"{median(each.rates):,.0f}", f"{right} of {len(runs)}"
+    held = "" if each.stairs is None else f"{each.sustained:,}"
+    return each.query, f"{median(each.rates):,.0f}", held, f"{right} of {len(runs)}"
 
 
 def _load(kind: Kind, load: Load, loops: Sequence[LoopRun], place: int) -> tuple[str, ...]:

@@ -1,18 +1,17 @@
-"""What a query is loaded with: shares of the greatest rate measured, or of a cap below it.
+"""What a query is loaded with: shares of its maximum, or of a cap below it.
 
-Flow: rates of the timed runs, percents asked for, a cap -> [loads_of] -> [Load] for each -> the
-schedule, figures, the table. Pure.
+Flow: the maximum (in memory the median rate, through Kafka `sustained`), percents asked for ->
+[loads_of] -> [Load] for each -> the schedule, figures, the table. Pure.
 
 Invariants
-  LD1  A load says what it truly is of the maximum. Where a cap bites, the percent asked for is one
-       of the cap, and no bound of a share of the maximum is judged (`Load.capped`).
+  LD1  Where a cap ended the search for the maximum, a load says that it is a share of the cap, and
+       no bound of a share of the maximum is judged (`Load.capped`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,40 +21,28 @@ class Load:
     Attributes:
         share: percent asked for, of the maximum or of the cap.
         rate: events a second.
-        maximum: the greatest rate measured, events a second.
-        capped: whether the percent is of a cap below the maximum.
+        capped: whether the percent is of a cap that the maximum is not below.
     """
 
     share: int
     rate: int
-    maximum: float
     capped: bool = False
-
-    @property
-    def of_maximum(self) -> float:
-        """Percent of the maximum that is really sent."""
-        return 100 * self.rate / self.maximum
 
     @property
     def label(self) -> str:
         """What figures and the table call it (LD1)."""
-        if not self.capped:
-            return f"{self.share} %"
-        return f"{self.of_maximum:.3g} % ({self.share} % of --rate-max)"
+        return f"{self.share} % of --rate-max" if self.capped else f"{self.share} %"
 
 
-def loads_of(measured: Sequence[float], shares: Sequence[int], cap: int | None) -> list[Load]:
+def loads_of(maximum: float, shares: Sequence[int], *, capped: bool = False) -> list[Load]:
     """The loads of a query, in the order of the shares.
 
     Args:
-        measured: events a second of each timed run; the maximum is their median.
+        maximum: events a second, or the cap.
         shares: percents, rising.
-        cap: events a second that shares are of at most; None: nothing but the maximum.
+        capped: whether it is the cap.
     """
-    maximum = median(measured)
-    capped = cap is not None and cap < maximum
-    of = cap if cap is not None and capped else maximum
-    return [Load(share, max(1, round(of * share / 100)), maximum, capped) for share in shares]
+    return [Load(share, max(1, round(maximum * share / 100)), capped) for share in shares]
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ def _pace(
     moving = [each for each in options.migrations if each != "none" and keeps_state(query)]
     at_most = max(1, min(round(made.maximum / 2), round(full.events / _MOVING_S)))
     for _ in range(options.load_runs):
-        for load in loads_of(made.rates, options.shares, None):
+        for load in loads_of(made.maximum, options.shares):
             run = run_paced(query, query_flow(query, full), full, recorded, load.rate)
             made.paced.setdefault(load, []).append(run)
             say(f"{query} at {load.label}: p99 {_p99(run.steady)}")

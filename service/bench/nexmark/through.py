@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 from service.bench.nexmark.backlog import (
     MOVING_WORKERS,
@@ -32,6 +33,7 @@ from service.bench.nexmark.open_loop import WORKERS, LoopOptions, LoopRun, run_o
 from service.bench.nexmark.oracle import expected
 from service.bench.nexmark.runs import keeps_state
 from service.bench.nexmark.stream import Drawn, StreamOptions, drawn
+from service.bench.nexmark.sustained import stairs_of, sustained
 from service.bench.nexmark.topics import Place, publish
 from service.clock import SystemClock
 from service.nexmark.forms import Format
@@ -57,13 +59,14 @@ class KafkaOptions:
     runs: int
     #: Runs under load, of each query, order and strategy.
     load_runs: int
-    #: Percent of the measured maximum, rising.
+    #: Percent of the maximum sustained rate, rising.
     shares: Sequence[int]
-    #: Events a second that the shares are of where the maximum is more; None: no cap.
+    #: Events a second beyond which no maximum is looked for; None: no cap.
     rate_max: int | None
-    #: Of each share, and before the first.
+    #: Of each share, before the first, and of each step in the search for the maximum.
     seconds: float
     warm_up: float
+    step_seconds: float
     format: Format
     peer_events: int
 
@@ -83,6 +86,8 @@ class KafkaQuery:
     read: int = 0
     backlogs: list[BacklogRun] = field(default_factory=list)
     moving: list[MovingRun] = field(default_factory=list)
+    #: The search for the maximum sustained rate.
+    stairs: LoopRun | None = None
     #: What each of the loops goes through, rising.
     loads: list[Load] = field(default_factory=list)
     #: Nothing moves in a query without state.
@@ -93,6 +98,11 @@ class KafkaQuery:
     def rates(self) -> list[float]:
         """Events a second of each backlog."""
         return [self.events / run.seconds for run in self.backlogs]
+
+    @property
+    def sustained(self) -> int:
+        """The maximum sustained rate, events a second; 0: none that was tried."""
+        return 0 if self.stairs is None else sustained(self.stairs.rates)
 
     @property
     def comparisons(self) -> list[list[str]]:
@@ -132,6 +142,7 @@ def make_kafka_runs(
         for query in made:
             suite.moving(query)
             suite.backlogs(query, stream)
+            suite.climb(query)
             suite.loops(query)
         if peer is not None:
             suite.beside(made, *peer)
@@ -187,9 +198,19 @@ class _Suite:
             wrong = "; ".join(made.backlogs[-1].wrong) or "exact"
             self._say(f"{made.query} backlog: {made.rates[-1]:,.0f} events/s, {wrong}")
 
+    def climb(self, made: KafkaQuery) -> None:
+        """Look for the maximum sustained rate, and say the loads that are shares of it."""
+        cap = self._options.rate_max
+        rates = stairs_of(median(made.rates), cap)
+        loop = LoopOptions(rates, self._options.step_seconds, self._options.warm_up, None)
+        made.stairs = self._loop(made.query, loop)
+        capped = cap is not None and made.sustained >= cap
+        # Nothing was sustained: the bounds are missed at shares of the least that was tried, too.
+        made.loads = loads_of(made.sustained or rates[0], self._options.shares, capped=capped)
+        self._say(f"{made.query} sustained {made.sustained:,} of up to {rates[-1]:,} events/s")
+
     def loops(self, made: KafkaQuery) -> None:
         """Runs under load, one for each order and strategy."""
-        made.loads = loads_of(made.rates, self._options.shares, self._options.rate_max)
         strategies: Sequence[str | None] = [None]
         if keeps_state(made.query):
             strategies = self._options.strategies or strategies
@@ -197,7 +218,6 @@ class _Suite:
             Kind(strategy, group) for group in self._options.load_groups for strategy in strategies
         ]
         for kind in kinds * self._options.load_runs:
-            job = self._job(made.query, f"loop-{self._apps}", None, WORKERS)
             loop = LoopOptions(
                 [load.rate for load in made.loads],
                 # Nothing moves, so there need be no time beside it.
@@ -206,13 +226,19 @@ class _Suite:
                 kind.strategy,
                 kind.group,
             )
-            with _folder() as folder:
-                run = run_open_loop(self.place, job, loop, folder)
+            run = self._loop(made.query, loop)
             made.loops.setdefault(kind, []).append(run)
-            self.place.remove([job.prefix])
             steady = [each.steady.p99 if each.steady else 0.0 for each in run.rates]
             told = ", ".join(f"{p99:.0f} ms" for p99 in steady)
             self._say(f"{made.query} under load, {kind.label}: steady p99 {told}")
+
+    def _loop(self, query: str, loop: LoopOptions) -> LoopRun:
+        """One job under one schedule, on topics of its own."""
+        job = self._job(query, f"loop-{self._apps}", None, WORKERS)
+        with _folder() as folder:
+            run = run_open_loop(self.place, job, loop, folder)
+        self.place.remove([job.prefix])
+        return run
 
     def beside(self, made: Sequence[KafkaQuery], peer: str, python: Path) -> None:
         """A peer and ours, on the same topic of JSON, in turns (TK2)."""

@@ -1,12 +1,14 @@
 """What the NEXMark bench plans and says of runs through Kafka, without a Kafka.
 
-Claims: LD1, OL3, OL4, TK2; tests/integration/test_bench_nexmark.py makes small runs on a real one.
+Claims: LD1, OL3, OL4, SU1, SU2, TK2; tests/integration/test_bench_nexmark.py makes small runs on
+a real one.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from service.bench.nexmark.latencies import Latency, Timeline
 from service.bench.nexmark.loads import Kind, Load, loads_of
 from service.bench.nexmark.open_loop import LoopOptions, LoopRun, RateRun, rate_run
 from service.bench.nexmark.report import page, table_of
+from service.bench.nexmark.sustained import stairs_of, sustained
 from service.bench.nexmark.through import (
     KafkaOptions,
     KafkaQuery,
@@ -55,6 +58,7 @@ OPTIONS = KafkaOptions(
     rate_max=None,
     seconds=12,
     warm_up=4,
+    step_seconds=3,
     format=Format.AVRO,
     peer_events=1_000,
 )
@@ -90,20 +94,37 @@ def test_a_query_reads_the_topics_of_its_types():
 
 
 def test_loads_are_shares_of_the_maximum():
-    loads = loads_of([90_000, 100_000, 300_000], [25, 50], None)
+    loads = loads_of(100_000, [25, 50])
     assert [(each.rate, each.label, each.capped) for each in loads] == [
         (25_000, "25 %", False),
         (50_000, "50 %", False),
     ]
-    assert loads_of([100_000.0], [50], 100_000) == [Load(50, 50_000, 100_000)]
-    assert loads_of([0.5], [1], None)[0].rate == 1
+    assert loads_of(0.5, [1])[0].rate == 1
+    assert loads_of(4_000, [50], capped=True) == [Load(50, 2_000, capped=True)]
+    assert loads_of(4_000, [50], capped=True)[0].label == "50 % of --rate-max"
 
 
-def test_a_cap_that_bites_is_said_with_the_share_of_the_maximum_that_is_sent():
-    half, whole = loads_of([3e6], [50, 100], 200_000)
-    assert (half.rate, whole.rate) == (100_000, 200_000)
-    assert half.label == "3.33 % (50 % of --rate-max)"
-    assert (half.capped, whole.of_maximum) == (True, pytest.approx(20 / 3))
+def test_the_maximum_is_looked_for_up_to_the_backlog_rate_or_a_cap():
+    assert stairs_of(45_000, None) == [25_000, 31_250, 39_062, 45_000]
+    assert stairs_of(45_000, 31_250) == [25_000, 31_250]
+    assert stairs_of(9_000, None) == [9_000]
+    assert stairs_of(5e6, 4_000) == [4_000]
+    assert stairs_of(0.2, None) == [1]
+    every = stairs_of(5e6, None)
+    assert every[-1] == 600_000
+    assert all(1 < after / rate <= 1.2501 for rate, after in pairwise(every))
+
+
+def test_a_rate_is_sustained_that_generator_and_results_keep_up_with():
+    steady = Latency(100, 20.0, 60.0, 90.0)
+    fine = RateRun(50_000, steady, None, [], 0.01)
+    assert sustained([fine]) == 50_000
+    assert sustained([fine, replace(fine, rate=70_000, late=0.011)]) == 50_000
+    for slow in (None, replace(steady, p50=201.0), replace(steady, p99=1_001.0)):
+        assert sustained([fine, replace(fine, rate=70_000, steady=slow)]) == 50_000
+    # A stall in one step takes nothing from the next.
+    assert sustained([replace(fine, late=0.5), replace(fine, rate=70_000)]) == 70_000
+    assert sustained([replace(fine, late=0.5)]) == 0
 
 
 def test_each_rate_has_its_time_behind_the_warm_up():
@@ -180,7 +201,8 @@ def runs():
     stateful.moving = [MovingRun(1_000, "none", [], 0, 0), MovingRun(1_000, "batched", [], 77, 9)]
     stateful.loops = {BATCHED: [LoopRun(moved, 300_000_000, 15.0, 2)] * 2}
     for each in (copying, stateful):
-        each.loads = [Load(25, 40_000, 160_000), Load(50, 80_000, 160_000)]
+        each.loads = loads_of(160_000, [25, 50])
+        each.stairs = LoopRun([replace(still[0], rate=160_000)], 1, 0.0, 0)
     return KafkaRuns(OPTIONS, [copying, stateful], "quixstreams")
 
 
@@ -197,10 +219,14 @@ def test_figures_have_the_bounds_of_their_query_share_and_strategy():
     }
     assert bounded == {
         "at 50 %: generator late": (0.01, True),
+        "at 50 %: has steady windows": (1, True),
+        "at 50 %: has moving windows": (1, True),
         "at 50 %: steady p99": (50, True),
         "at 50 %: moving p99 / steady p99": (1.5, True),
         "at 50 %: moving max - stall": (150, True),
     }
+    held = figures["q4: through Kafka, maximum sustained, 1 gateway + 2 workers"]
+    assert (held.median, held.bound) == (160_000, None)
     assert figures["q4: through Kafka, batched, at 25 %: moved"].median == 1_100
     assert figures["q4: through Kafka, batched, at 25 %: longer of the two moves"].median == 3_000
     assert figures["q4: through Kafka, batched: results of unknown events"].median == 2
@@ -211,14 +237,24 @@ def test_figures_have_the_bounds_of_their_query_share_and_strategy():
 
 def test_under_a_cap_no_bound_at_half_the_maximum_is_judged():
     made = runs()
-    made.queries[1].loads = loads_of(made.queries[1].rates, [25, 50], 160_000)
+    made.queries[1].loads = loads_of(160_000, [25, 50], capped=True)
     names = {each.name: each for each in kafka_figures(made)}
-    at = "q4: through Kafka, batched, at 21.3 % (50 % of --rate-max): steady p99"
+    at = "q4: through Kafka, batched, at 50 % of --rate-max: steady p99"
     assert (names[at].median, names[at].bound) == (20, None)
     judged = [name for name, each in names.items() if each.bound is not None and "at " in name]
     assert [name for name in judged if name.startswith("q4")] == []
     assert [name for name in judged if name.startswith("q0")]
-    assert "21.3 % (50 % of --rate-max)" in table_of(None, made)
+    assert "50 % of --rate-max" in table_of(None, made)
+
+
+def test_a_rate_without_steady_or_moving_windows_misses_its_bounds():
+    made = runs()
+    (loops,) = made.queries[1].loops.values()
+    for name, windows in (("steady", {"steady": None}), ("moving", {"moving": None})):
+        none = LoopRun([loops[0].rates[0], replace(loops[0].rates[1], **windows)], 1, 15.0, 0)
+        made.queries[1].loops = {BATCHED: [none]}
+        missed = [each.name for each in kafka_figures(made) if each.met is False]
+        assert missed == [f"q4: through Kafka, batched, at 50 %: has {name} windows"]
 
 
 def test_a_missed_bound_and_a_wrong_row_are_said():
@@ -247,7 +283,7 @@ def test_document_table_and_page_say_what_was_measured():
     assert document.parameters["kafka_shares"] == "25 50"
     lines = [line.split() for line in table_of(None, made).splitlines()]
     assert [line[0] for line in lines] == ["query", "q0", "q0", "q4", "q4"]
-    assert lines[1][1:7] == ["183,333", "3", "of", "3", "none", "25"]
+    assert lines[1][1:8] == ["183,333", "160,000", "3", "of", "3", "none", "25"]
     load = "batched 50 % 80,000 0.10% 10.0 20.0 30.0 25.0 160.0 1,100 3,000 300"
     assert lines[4][1:] == load.split()
     assert lines[1][-2:] == ["20,000", "5.0"]
