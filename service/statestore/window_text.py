@@ -66,8 +66,10 @@ class TextWindowStore(TimedTextStore):
 
     def _owners(self, ids: Int64s, kept: Sequence[bytes]) -> Int64s:
         """The key's id of each entry; for a mark that of some entry of its bin."""
+        if not len(kept):
+            return ids[:0].copy()
         cells = np.frombuffer(b"".join(kept), dtype="<i8").reshape(len(kept), -1)
-        owners = cells[:, _KEY].astype(np.int64) if len(kept) else ids[:0].copy()
+        owners = cells[:, _KEY].astype(np.int64)
         marks = self._entries.are_marks(ids)
         if marks.any():
             bins = bins_of(ids, self.bin_bits)
