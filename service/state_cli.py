@@ -24,6 +24,7 @@ from service.errors import StateCorrupt, UsageError
 from service.state_files import (
     Listing,
     PartListing,
+    Value,
     all_checkpoints,
     find_checkpoints,
     list_checkpoint,
@@ -81,13 +82,19 @@ def ls(
 def get(
     path: Source,
     vertex: Annotated[str, typer.Argument(metavar="VERTEX", help="Name of the keyed vertex.")],
-    key: Annotated[int, typer.Argument(metavar="KEY", help="The key, an int64.")],
+    key: Annotated[
+        str,
+        typer.Argument(metavar="KEY", help="The key: an int64, or the text of one that is text."),
+    ],
     cut: Cut = None,
     output: Annotated[
         Output, typer.Option(help="json: the contract's document; text: its parts as lines.")
     ] = Output.JSON,
 ) -> None:
-    """Print what is kept for one key; exit status 1 if nothing is."""
+    """Print what is kept for one key, of windows those that are open; exit status 1 if nothing is.
+
+    A key that is bytes is named by its text in UTF-8.
+    """
     if path.is_file():
         value = value_in_snapshot(Snapshot(path), vertex, key)
     else:
@@ -98,8 +105,8 @@ def get(
     if output is Output.JSON:
         _print_json(value)
         return
-    for name, part in msgspec.to_builtins(value).items():
-        typer.echo(f"{name}: {msgspec.json.encode(part).decode()}")
+    for line in lines_of(value):
+        typer.echo(line)
 
 
 @app.command(epilog=example("state export megaphone-state/large some.snapshot --bins 0-15"))
@@ -215,6 +222,18 @@ def parse_bins(text: str) -> set[int]:
             raise UsageError(f"--bins {text}: {piece!r} is no bin and no range such as 0-15")
         chosen.update(range(int(first), int(last or first) + 1))
     return chosen
+
+
+def lines_of(value: Value) -> list[str]:
+    """What is kept of a key for a person: a line for each part, and for each window."""
+    parts: dict[str, object] = msgspec.to_builtins(value)
+    parts.pop("windows", None)
+    lines = [f"{name}: {msgspec.json.encode(part).decode()}" for name, part in parts.items()]
+    for window in value.windows or ():
+        given = ", given" if window.given else ""
+        shown = msgspec.json.encode(window.value).decode()
+        lines.append(f"window {window.start} to {window.end}{given}: {shown}")
+    return lines
 
 
 def text_of(listing: Listing, *, by_bin: bool) -> RenderableType:

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from service.errors import UsageError
-from service.hashing import bin_bits_of, bins_of
+from service.hashing import bin_bits_of
 from service.ids import Role
 from service.statestore.checkpoint import SlotFiles, StoredVertex
 from service.statestore.contents import bin_content, contents
 from service.statestore.description import read_descriptions
-from service.statestore.stored_kinds import value_of
+from service.statestore.open_windows import OpenWindow
+from service.statestore.stored_keys import kept_of, wanted_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +87,16 @@ class Value(msgspec.Struct, frozen=True):
     """The document of `megaphone state get`: what is kept for one key."""
 
     vertex: str
-    key: int
+    #: An integer, or text; bytes as `object_json` has them.
+    key: object
     bin: int
     #: Null in a snapshot.
     slot: str | None
     cut: int
-    #: Columns by name, or the object.
-    value: object
+    #: Columns by name, or the object; left out for windows.
+    value: object = msgspec.UNSET
+    #: The open windows of the key, by end and start; left out for other state.
+    windows: tuple[OpenWindow, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 def find_checkpoints(path: Path, cut: int | None = None) -> list[SlotCheckpoint]:
@@ -189,22 +192,24 @@ def verify_checkpoint(part: SlotCheckpoint) -> int:
     return part.files.rows
 
 
-def value_in(parts: Sequence[SlotCheckpoint], vertex: str, key: int) -> Value | None:
-    """What a checkpoint keeps for a key; None if nothing.
+def value_in(parts: Sequence[SlotCheckpoint], vertex: str, key: str) -> Value | None:
+    """What a checkpoint keeps for the key that this text names; None if nothing.
 
     Raises:
-        UsageError: there is no such vertex, or the key is no int64.
-        StateCorrupt, StateError: as `contents`.
+        UsageError: there is no such vertex, or as `wanted_key` and `kept_of`.
+        StateCorrupt, StateError: as `contents` and `kept_of`.
     """
     for part in parts:
         number = number_of(vertex, part.files.vertices)
-        bin_id = bin_of(key, part.files.bins)
+        stored, bits = part.files.vertices[number], bin_bits_of(part.files.bins)
+        wanted = wanted_key(stored, key)
+        bin_id = wanted.bin(bits)
         rows = bin_content(part.folder, part.files, bin_id).of(number)
-        places = np.flatnonzero(rows.keys == key)
-        if len(places):
-            stored = part.files.vertices[number]
-            value = value_of(stored, rows.values[int(places[0])])
-            return Value(vertex, key, bin_id, part.slot, part.files.cut, value)
+        kept = kept_of(stored, wanted, rows, bits)
+        if kept is not None:
+            return Value(
+                vertex, wanted.shown, bin_id, part.slot, part.files.cut, kept.value, kept.windows
+            )
     return None
 
 
@@ -214,13 +219,6 @@ def number_of(vertex: str, stored: Sequence[StoredVertex]) -> int:
     if vertex not in names:
         raise UsageError(f"no vertex {vertex!r}; there are {', '.join(names) or 'none'}")
     return names.index(vertex)
-
-
-def bin_of(key: int, bins: int) -> int:
-    """The bin of a key. Raises UsageError if the key is no int64."""
-    if not -(1 << 63) <= key < 1 << 63:
-        raise UsageError(f"key {key} is no int64")
-    return int(bins_of(np.array([key], np.int64), bin_bits_of(bins))[0])
 
 
 def require_bins(named: Collection[int], bins: int) -> None:

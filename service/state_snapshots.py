@@ -25,7 +25,6 @@ from service.state_files import (
     SlotCheckpoint,
     Value,
     VertexListing,
-    bin_of,
     number_of,
     require_bins,
 )
@@ -34,7 +33,8 @@ from service.statestore.columns import require_same_columns
 from service.statestore.contents import BinContent, StoredRows, contents, rewrite
 from service.statestore.hosted import HostedStore
 from service.statestore.snapshot import Contents, Snapshot, SnapshotVertex, SnapshotWriter
-from service.statestore.stored_kinds import blank_store, value_of
+from service.statestore.stored_keys import kept_of, wanted_key
+from service.statestore.stored_kinds import blank_store
 
 
 def export_bins(
@@ -72,7 +72,8 @@ def export_bins(
     origins = [part.origin for part in parts]
     with SnapshotWriter(target, bins=first.bins, cut=first.cut, origins=origins) as writer:
         for name in wanted:
-            writer.vertex(name, first.vertices[numbers[name]].columns)
+            stored = first.vertices[numbers[name]]
+            writer.vertex(name, stored.columns, stored.windows)
         for content in _merged(parts, bins):
             for name in wanted:
                 rows, store = content.of(numbers[name]), stores[name]
@@ -143,26 +144,26 @@ def _listed(snapshot: Snapshot, vertex: SnapshotVertex) -> VertexListing:
     )
 
 
-def value_in_snapshot(snapshot: Snapshot, vertex: str, key: int) -> Value | None:
-    """What a snapshot keeps for a key; None if nothing.
+def value_in_snapshot(snapshot: Snapshot, vertex: str, key: str) -> Value | None:
+    """What a snapshot keeps for the key that this text names; None if nothing.
 
     Raises:
-        UsageError: no such vertex, the key is no int64, or its bin is not in the snapshot.
+        UsageError: no such vertex, its bin is not in the snapshot, or as `value_in`.
         StateCorrupt: the bin is damaged.
     """
     found = snapshot.contents
     stored = [_stored(each) for each in found.vertices]
     number = number_of(vertex, stored)
-    bin_id = bin_of(key, found.bins)
+    bits = bin_bits_of(found.bins)
+    wanted = wanted_key(stored[number], key)
+    bin_id = wanted.bin(bits)
     if all(each.bin != bin_id for each in found.vertices[number].bins):
         raise UsageError(f"{snapshot.path} does not have bin {bin_id}, which holds key {key}")
-    store = blank_store(stored[number], bin_bits_of(found.bins))
-    rows = _rows_of(snapshot, vertex, store, bin_id)
-    places = np.flatnonzero(rows.keys == key)
-    if not len(places):
+    rows = _rows_of(snapshot, vertex, blank_store(stored[number], bits), bin_id)
+    kept = kept_of(stored[number], wanted, rows, bits)
+    if kept is None:
         return None
-    value = value_of(stored[number], rows.values[int(places[0])])
-    return Value(vertex, key, bin_id, None, found.cut, value)
+    return Value(vertex, wanted.shown, bin_id, None, found.cut, kept.value, kept.windows)
 
 
 def replace_bins(part: SlotCheckpoint, snapshot: Snapshot, bins: Collection[int]) -> SlotFiles:
@@ -233,7 +234,7 @@ def _rows_of(snapshot: Snapshot, vertex: str, store: HostedStore, bin_id: int) -
 
 
 def _stored(vertex: SnapshotVertex) -> StoredVertex:
-    return StoredVertex(vertex.vertex, vertex.columns, vertex.rows, 0)
+    return StoredVertex(vertex.vertex, vertex.columns, vertex.rows, 0, vertex.windows)
 
 
 def _shape(files: SlotFiles) -> tuple[object, ...]:

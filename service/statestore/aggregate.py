@@ -34,6 +34,7 @@ from service.statestore.aggregate_types import sum_of, type_of
 from service.statestore.arena import KeyedTable
 from service.statestore.columns import ColumnSpec, ColumnType, Values, numbers_of
 from service.statestore.number_types import KEPT, NumberType
+from service.statestore.stored_windows import Fold
 
 _INT64 = np.iinfo(np.int64)
 _LEAST: dict[ColumnType, int | float] = {"int64": int(_INT64.min), "float64": -np.inf}
@@ -216,6 +217,14 @@ class AggregateProgram:
     def output_types(self) -> dict[str, pa.DataType]:
         """Output name -> its type (G6), in order; the key column is not among them."""
         return {name: output.kind for name, output in self._outputs.items()}
+
+    @property
+    def state_folds(self) -> tuple[Fold, ...]:
+        """How each state column of two parts becomes one, as `merge` does it."""
+        folds: dict[type, Fold] = {Max: "greatest", Min: "least"}
+        return tuple(
+            folds.get(type(part.aggregate), "sum") for part in self._parts if part.aggregate.kept
+        )
 
     @property
     def is_order_sensitive(self) -> bool:

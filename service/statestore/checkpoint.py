@@ -22,6 +22,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import xxhash
@@ -30,6 +31,7 @@ from service.errors import FormatMismatch, StateCorrupt, StateError
 from service.statestore import _entries, _rocks
 from service.statestore.columns import require_same_columns
 from service.statestore.hosted import HostedStore, WrittenStore
+from service.statestore.stored_windows import StoredWindows, windows_of
 
 CHECKPOINT_FORMAT = 1
 
@@ -46,7 +48,7 @@ class StoredFile(msgspec.Struct, frozen=True):
     digest: str
 
 
-class StoredVertex(msgspec.Struct, frozen=True):
+class StoredVertex(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a checkpoint holds of one vertex; its number in the entries is its place in the list."""
 
     vertex: str
@@ -54,6 +56,15 @@ class StoredVertex(msgspec.Struct, frozen=True):
     columns: tuple[tuple[str, str], ...]
     rows: int
     timers: int
+    #: How it keeps windows, if it does; checkpoints of earlier versions do not say.
+    windows: StoredWindows | None = None
+
+    @classmethod
+    def of(cls, name: str, store: WrittenStore, bins: Sequence[int]) -> Self:
+        """What of `store` is written of these bins."""
+        rows = sum(store.rows(bin_id) for bin_id in bins)
+        timers = sum(len(store.timers(bin_id)) for bin_id in bins)
+        return cls(name, store.columns, rows, timers, windows_of(store))
 
 
 class SlotFiles(msgspec.Struct, frozen=True):
@@ -111,15 +122,7 @@ def write_checkpoint(
         cut,
         counts.pop(),
         pieces,
-        lambda: [
-            StoredVertex(
-                name,
-                store.columns,
-                sum(store.rows(bin_id) for bin_id in bins),
-                sum(len(store.timers(bin_id)) for bin_id in bins),
-            )
-            for name, store in zip(names, numbered)
-        ],
+        lambda: [StoredVertex.of(name, store, bins) for name, store in zip(names, numbered)],
     )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -170,7 +171,7 @@ class _Counted:
     def vertices(self) -> list[StoredVertex]:
         """What was counted, once all is written."""
         return [
-            StoredVertex(stored.vertex, stored.columns, rows, timers)
+            msgspec.structs.replace(stored, rows=rows, timers=timers)
             for stored, rows, timers in zip(
                 self._files.vertices, self._rows, self._timers, strict=True
             )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from service.hashing import bins_of
 from service.statestore.hosted import HostedStore, StoredValues
+from service.statestore.stored_windows import windows_of
 
 
 class Freezing:
@@ -72,6 +73,7 @@ class FrozenStore:
         self.vertex = store.vertex
         self.bin_bits = store.bin_bits
         self.columns = store.columns
+        self.windows = windows_of(store)
         self._parts = parts
         self._places = places
         self._timers = timers

@@ -20,7 +20,6 @@ Cost: see docs/TIME.md.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -37,7 +36,9 @@ from service.statestore.object_rows import Objects, StateCodec
 from service.statestore.object_store import ObjectStore
 from service.statestore.slot_database import SlotDatabase
 from service.statestore.stateful_map import RowForm, StatefulMap
+from service.statestore.stored_windows import StoredWindows
 from service.statestore.timed import NEVER, TimedRows
+from service.statestore.timed_states import Kept, with_timers
 from service.statestore.timers import TimerTable
 
 Int64s = NDArray[np.int64]
@@ -46,8 +47,6 @@ Int64s = NDArray[np.int64]
 RowFunction = Callable[[Any, Any, "KeyTimers"], tuple[Any, Any]]
 #: (state, timers) -> (state, outputs)
 TimerFunction = Callable[[Any, "KeyTimers"], tuple[Any, Any]]
-
-_COUNT = struct.Struct("<?I")
 
 
 class KeyTimers:
@@ -98,35 +97,6 @@ class KeyTimers:
         return tuple(sorted(self._times))
 
 
-class _Kept:
-    """What is kept of a key."""
-
-    __slots__ = ("state", "times")
-
-    def __init__(self, state: Any, times: set[int]) -> None:
-        self.state = state
-        self.times = times
-
-
-def with_timers(codec: StateCodec) -> StateCodec:
-    """A codec for states with their timers, from one for states (PS1)."""
-
-    def encode(kept: _Kept) -> bytes:
-        head = _COUNT.pack(kept.state is not None, len(kept.times))
-        times = np.array(sorted(kept.times), dtype="<i8").tobytes()
-        return head + times + (b"" if kept.state is None else codec.encode(kept.state))
-
-    def decode(encoded: bytes) -> _Kept:
-        there, count = _COUNT.unpack_from(encoded)
-        body = _COUNT.size + 8 * count
-        times = np.frombuffer(encoded, "<i8", count, _COUNT.size).tolist()
-        if len(set(times)) != count or (not there and len(encoded) != body):
-            raise ValueError(f"{len(encoded)} bytes are no state with {count} timers")
-        return _Kept(codec.decode(encoded[body:]) if there else None, set(times))
-
-    return StateCodec(f"{codec.name}+timers", encode, decode)
-
-
 @dataclass(frozen=True)
 class ProcessProgram:
     """A function of rows, one of timers, and the forms of rows and outputs."""
@@ -140,6 +110,11 @@ class ProcessProgram:
     offset: int
     #: How far below the watermark a row is not late.
     lateness: int
+
+    @property
+    def windows(self) -> StoredWindows | None:
+        """How windows are kept; none are."""
+        return None
 
     def late_of(self, times: Int64s, watermark: int) -> NDArray[np.bool_]:
         """Which rows of these event times are late (PS3)."""
@@ -197,7 +172,7 @@ class _Run:
                 kept: Any = find(key)
                 if kept is None:
                     came.append(key)
-                    states[key] = kept = _Kept(None if initial is None else initial(), set())
+                    states[key] = kept = Kept(None if initial is None else initial(), set())
                 timers._key, timers._times, timers.now = key, kept.times, now
                 result = function(kept.state, *given)
                 if not (isinstance(result, tuple) and len(result) == 2):
@@ -226,6 +201,11 @@ class ProcessStore(ObjectStore):
         self.pending = TimerTable(bin_bits)
         #: Keys whose timers the last `fire` took.
         self.fired: Int64s = np.empty(0, dtype=np.int64)
+
+    @property
+    def windows(self) -> StoredWindows | None:
+        """How windows are kept, if the program has any."""
+        return self._process.windows
 
     def back_with(self, slot: SlotDatabase, number: int) -> None:
         """Refuse: what has timers stays in memory.
@@ -297,7 +277,7 @@ class ProcessStore(ObjectStore):
                 now, key = heappop(heap)
                 kept = states.get(key)
                 # Another timer of the key may have cancelled it.
-                if not isinstance(kept, _Kept) or now not in kept.times:
+                if not isinstance(kept, Kept) or now not in kept.times:
                     continue
                 kept.times.discard(now)
                 changes.pop((now, key), None)
@@ -384,7 +364,7 @@ class ProcessStore(ObjectStore):
         entries = [
             (time, key)
             for key in keys
-            if isinstance(kept := states.get(key), _Kept)
+            if isinstance(kept := states.get(key), Kept)
             for time in kept.times
         ]
         if entries:

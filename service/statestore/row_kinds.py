@@ -1,7 +1,7 @@
 """Typed rows and keys that are text as a checkpoint names and keeps them, without their flow.
 
 Flow: columns of a StoredVertex -> [formats_of, text_key_of] -> a blank store; a stored value ->
-[rows_in, text_in] -> JSON. Types stand in columns by Arrow's own names: [type_named] is the way
+[rows_in, split_text] -> JSON. Types stand in columns by Arrow's own names: [type_named] is the way
 back.
 
 Invariants
@@ -116,20 +116,17 @@ def text_key_of(columns: Columns) -> pa.Field | None:
     return pa.field(columns[0][0], kind) if kind is not None and is_text(kind) else None
 
 
-def text_in(value: bytes, kind: pa.DataType) -> tuple[object, bytes]:
-    """The key in a stored value of state under text, and the rest of the value.
+def split_text(value: bytes) -> tuple[bytes, bytes]:
+    """The cells of the key in a stored value of state under text, and the rest of the value.
 
     Raises:
         StateCorrupt: it is no such value.
     """
     length = _LENGTH.unpack_from(value)[0] if len(value) >= _LENGTH.size else -1
     end = _LENGTH.size + length
-    if length < 8 or length % 8 or end > len(value):
+    if length < 0 or length % 8 or end > len(value):
         raise StateCorrupt(f"a stored key has {length} of {len(value)} bytes")
-    cells = np.frombuffer(value, dtype="<i8", offset=_LENGTH.size, count=length // 8)
-    form = RowFormat(pa.schema([("key", kind)]))
-    decoded = form.decode(cells.astype(np.int64), np.zeros(1, dtype=np.int64))
-    return as_json(decoded[0][0].as_py()), value[end:]
+    return value[_LENGTH.size : end], value[end:]
 
 
 def rows_in(value: bytes, formats: Sequence[RowFormat]) -> list[list[dict[str, object]]]:

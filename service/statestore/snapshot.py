@@ -33,6 +33,7 @@ import xxhash
 
 from service.errors import FormatMismatch, StateCorrupt, StateError, UsageError
 from service.statestore.chunk import CHUNK_BYTES_MAX, CHUNK_FORMAT, BinAssembler
+from service.statestore.stored_windows import StoredWindows
 
 SNAPSHOT_FORMAT = 1
 
@@ -55,13 +56,15 @@ class SnapshotBin(msgspec.Struct, frozen=True):
     digest: str
 
 
-class SnapshotVertex(msgspec.Struct, frozen=True):
+class SnapshotVertex(msgspec.Struct, frozen=True, omit_defaults=True):
     """One vertex: what it keeps, and its bins in ascending order."""
 
     vertex: str
     #: (name, type) of each state column.
     columns: tuple[tuple[str, str], ...]
     bins: tuple[SnapshotBin, ...]
+    #: As of `StoredVertex`.
+    windows: StoredWindows | None = None
 
     @property
     def rows(self) -> int:
@@ -98,8 +101,8 @@ class SnapshotWriter:
         self._path = path
         self._partial = path.with_name(f".{path.name}.partial")
         self._contents = Contents(SNAPSHOT_FORMAT, CHUNK_FORMAT, bins, cut, tuple(origins), ())
-        #: Vertex -> its columns and bins so far.
-        self._columns: dict[str, tuple[tuple[str, str], ...]] = {}
+        #: Vertex -> its columns and windows, and its bins so far.
+        self._announced: dict[str, tuple[tuple[tuple[str, str], ...], StoredWindows | None]] = {}
         self._bins: dict[str, list[SnapshotBin]] = {}
         if path.exists():
             raise UsageError(f"{path} exists already; choose another name or delete it")
@@ -124,9 +127,14 @@ class SnapshotWriter:
         self._file.close()
         self._partial.unlink(missing_ok=True)
 
-    def vertex(self, name: str, columns: tuple[tuple[str, str], ...]) -> None:
+    def vertex(
+        self,
+        name: str,
+        columns: tuple[tuple[str, str], ...],
+        windows: StoredWindows | None = None,
+    ) -> None:
         """Announce a vertex; one without bins is in the contents, too."""
-        self._columns[name] = columns
+        self._announced[name] = columns, windows
         self._bins.setdefault(name, [])
 
     def add(self, vertex: str, bin_id: int, chunks: Iterable[bytes]) -> None:
@@ -153,8 +161,8 @@ class SnapshotWriter:
             StateError: the disk refused.
         """
         vertices = tuple(
-            SnapshotVertex(name, columns, tuple(self._bins[name]))
-            for name, columns in self._columns.items()
+            SnapshotVertex(name, columns, tuple(self._bins[name]), windows)
+            for name, (columns, windows) in self._announced.items()
         )
         contents = msgspec.structs.replace(self._contents, vertices=vertices)
         body = msgspec.json.encode(contents)

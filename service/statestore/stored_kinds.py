@@ -11,34 +11,28 @@ Invariants
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Never
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from service.errors import FormatMismatch, StateCorrupt
 from service.statestore import object_json
 from service.statestore.checkpoint import StoredVertex
-from service.statestore.columns import ColumnSpec, Values
+from service.statestore.columns import ColumnSpec
 from service.statestore.hosted import HostedStore
-from service.statestore.number_types import NumberType, number_type
 from service.statestore.object_rows import OBJECTS, Objects, StateCodec
 from service.statestore.object_store import ObjectStore
 from service.statestore.row_format import RowFormat
-from service.statestore.row_kinds import (
-    as_json,
-    formats_of,
-    rows_in,
-    text_in,
-    text_key_of,
-    type_named,
-)
+from service.statestore.row_kinds import formats_of, rows_in, text_key_of
 from service.statestore.row_store import RowStore
 from service.statestore.row_table import RowTable
+from service.statestore.stored_cells import cell_of, number_named
 from service.statestore.text_store import KeyedStore, TextKeyedStore
+from service.statestore.timed_states import WITH_TIMERS, split
 from service.statestore.unapplied import Unapplied
 from service.statestore.vertex_store import VertexStore
 
@@ -54,7 +48,7 @@ def blank_store(stored: StoredVertex, bin_bits: int) -> HostedStore:
     """
     key = text_key_of(stored.columns)
     if key is not None:
-        return TextKeyedStore(_blank(_behind_key(stored), bin_bits), key.name, key.type)
+        return TextKeyedStore(_blank(behind_key(stored), bin_bits), key.name, key.type)
     return _blank(stored, bin_bits)
 
 
@@ -69,7 +63,7 @@ def _blank(stored: StoredVertex, bin_bits: int) -> KeyedStore:
         return ObjectStore(stored.vertex, _NoObjects(), bin_bits, encoded)
     columns = []
     for name, kind in stored.columns:
-        if (known := _number_named(kind)) is not None:
+        if (known := number_named(kind)) is not None:
             columns.append(ColumnSpec(name, known.kept, 0, "" if known.plain else kind))
         else:
             raise FormatMismatch(
@@ -91,47 +85,59 @@ def codec_of(stored: StoredVertex) -> str | None:
 def value_of(stored: StoredVertex, value: bytes) -> object:
     """What a stored row keeps, columns by name or the object, ready for JSON.
 
+    Of a vertex with keys that are text, `behind_key` of it and what stands behind the text.
+
     Raises:
         StateCorrupt: the row is no such row.
     """
-    key = text_key_of(stored.columns)
-    if key is not None:
-        text, kept = text_in(value, key.type)
-        return {"key": text, "kept": value_of(_behind_key(stored), kept)}
     formats = formats_of(stored.columns)
     if formats is not None:
         return rows_in(value, formats)
     codec = codec_of(stored)
     if codec is not None:
-        if codec != OBJECTS.name:
-            return {"type": f"bytes of {codec}", "value": value.hex()}
-        try:
-            return object_json.described(value)
-        except ValueError as error:
-            raise StateCorrupt(f"a state of vertex {stored.vertex!r} is {error}") from error
+        timed = state_and_timers(stored, value)
+        if timed is not None:
+            state, times = timed
+            return {"state": state, "timers": times}
+        return _object_of(stored, codec, value)
     if len(value) != 8 * (1 + len(stored.columns)):
         raise StateCorrupt(f"a row of vertex {stored.vertex!r} has {len(value)} bytes")
     cells = np.frombuffer(value, dtype="<i8")
     return {
-        name: _cell(cells[1 + index : 2 + index], kind)
+        name: cell_of(cells[1 + index : 2 + index], kind)
         for index, (name, kind) in enumerate(stored.columns)
     }
 
 
-def _cell(cell: NDArray[np.int64], kind: str) -> object:
-    known = _number_named(kind)
-    if known is None:
-        raise StateCorrupt(f"a column has type {kind!r}, which this version does not know")
-    values: Values = cell.astype(np.int64).view(known.kept)
-    return as_json(known.narrowed(values)[0].as_py())
+def state_and_timers(stored: StoredVertex, value: bytes) -> tuple[object, list[int]] | None:
+    """State and times of timers in what `ProcessStore` keeps of a key; None for other stores.
+
+    Raises:
+        StateCorrupt: the value is no such value.
+    """
+    codec = codec_of(stored)
+    if codec is None or not codec.endswith(WITH_TIMERS):
+        return None
+    try:
+        encoded, times = split(value)
+    except (ValueError, struct.error) as error:
+        raise StateCorrupt(f"a state of vertex {stored.vertex!r} is damaged: {error}") from error
+    if encoded is None:
+        return None, times
+    return _object_of(stored, codec.removesuffix(WITH_TIMERS), encoded), times
 
 
-def _number_named(kind: str) -> NumberType | None:
-    known = type_named(kind)
-    return None if known is None else number_type(known)
+def _object_of(stored: StoredVertex, codec: str, encoded: bytes) -> object:
+    """An encoded object, ready for JSON; what another codec than ours encoded as its bytes."""
+    if codec != OBJECTS.name:
+        return {"type": f"bytes of {codec}", "value": encoded.hex()}
+    try:
+        return object_json.described(encoded)
+    except ValueError as error:
+        raise StateCorrupt(f"a state of vertex {stored.vertex!r} is {error}") from error
 
 
-def _behind_key(stored: StoredVertex) -> StoredVertex:
+def behind_key(stored: StoredVertex) -> StoredVertex:
     """The same without the column of the key."""
     return msgspec.structs.replace(stored, columns=stored.columns[1:])
 

@@ -25,6 +25,7 @@ from service.statestore.hosted import HostedStore, StoredValues
 from service.statestore.object_store import ObjectStore
 from service.statestore.row_kinds import KEY_OF
 from service.statestore.slot_database import SlotDatabase
+from service.statestore.stored_windows import StoredWindows, windows_of
 from service.statestore.text_keys import TextKeys
 from service.statestore.text_values import TextResidents, split, with_texts
 from service.statestore.whole_copying import WholeBins
@@ -86,6 +87,11 @@ class TextKeyedStore:
     def columns(self) -> tuple[tuple[str, str], ...]:
         """(name, type) of the key, and of what is kept for it."""
         return ((self._key.name, f"{KEY_OF}{self._key.type}"), *self.inner.columns)
+
+    @property
+    def windows(self) -> StoredWindows | None:
+        """How the store within keeps windows, if it does."""
+        return windows_of(self.inner)
 
     @property
     def row_count(self) -> int:

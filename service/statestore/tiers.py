@@ -157,15 +157,7 @@ def write_tiered(
         (partial / TABLES_FILE).write_bytes(msgspec.msgpack.encode(tables))
 
     def vertices() -> list[StoredVertex]:
-        return [
-            StoredVertex(
-                name,
-                store.columns,
-                sum(store.rows(bin_id) for bin_id in bins),
-                sum(len(store.timers(bin_id)) for bin_id in bins),
-            )
-            for name, store in zip(names, numbered)
-        ]
+        return [StoredVertex.of(name, store, bins) for name, store in zip(names, numbered)]
 
     files = write_folder(folder, cut, numbered[0].bins, make, vertices, slot.known)
     _know(slot, files)

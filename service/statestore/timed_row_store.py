@@ -24,6 +24,7 @@ from service.statestore.row_format import RowFormat
 from service.statestore.row_store import RowBins
 from service.statestore.row_table import RowTable
 from service.statestore.slot_database import SlotDatabase
+from service.statestore.stored_windows import StoredWindows, windows_of
 from service.statestore.timed import ALL, NEVER, TimedRows
 from service.statestore.timers import Timers, TimerTable
 
@@ -130,6 +131,11 @@ class TimedRowStore(RowBins):
         self.program = program
         #: Keys whose timers the last `fire` took.
         self.fired: Int64s = np.empty(0, dtype=np.int64)
+
+    @property
+    def windows(self) -> StoredWindows | None:
+        """How windows are kept, if the program has any."""
+        return windows_of(self.program)
 
     def back_with(self, slot: SlotDatabase, number: int) -> None:
         """Refuse: rows that wait for a watermark stay in memory.

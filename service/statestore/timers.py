@@ -177,17 +177,7 @@ class TimerTable:
         Raises:
             StateCorrupt: they are others.
         """
-        if not entries:
-            return Timers(*np.empty((3, 0), dtype=np.int64))
-        if set(map(len, entries)) - {_STORED.itemsize}:
-            raise StateCorrupt(f"a timer entry of bin {bin_id} has another length")
-        stored = np.frombuffer(b"".join(entries), dtype=_STORED)
-        timers = Timers(*(stored[name].astype(np.int64) for name in ("time", "key", "tag")))
-        if np.any(bins_of(timers.keys, self.bin_bits) != bin_id):
-            raise StateCorrupt(f"the timers of bin {bin_id} name a key of another bin")
-        if not _ascend(timers):
-            raise StateCorrupt(f"the timers of bin {bin_id} are not in order")
-        return timers
+        return timers_in(bin_id, self.bin_bits, entries)
 
     def _give_back(self) -> None:
         if self._arena.space[_layout.RELEASED]:
@@ -217,6 +207,21 @@ class TimerTable:
                 f"the address space reserved for timers is used up at {self.nbytes} bytes; spread "
                 "the bins over more workers"
             )
+
+
+def timers_in(bin_id: int, bin_bits: int, entries: Sequence[bytes]) -> Timers:
+    """The timers of a bin's entries; raises as `TimerTable.check`."""
+    if not entries:
+        return Timers(*np.empty((3, 0), dtype=np.int64))
+    if set(map(len, entries)) - {_STORED.itemsize}:
+        raise StateCorrupt(f"a timer entry of bin {bin_id} has another length")
+    stored = np.frombuffer(b"".join(entries), dtype=_STORED)
+    timers = Timers(*(stored[name].astype(np.int64) for name in ("time", "key", "tag")))
+    if np.any(bins_of(timers.keys, bin_bits) != bin_id):
+        raise StateCorrupt(f"the timers of bin {bin_id} name a key of another bin")
+    if not _ascend(timers):
+        raise StateCorrupt(f"the timers of bin {bin_id} are not in order")
+    return timers
 
 
 def _ascend(timers: Timers) -> bool:

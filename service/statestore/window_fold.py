@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from service.errors import StateError
 from service.statestore.panes import Panes
 from service.statestore.process_store import KeyTimers, ProcessProgram
+from service.statestore.stored_windows import StoredWindows
 from service.statestore.timed import ALL, NEVER
 
 Int64s = NDArray[np.int64]
@@ -35,6 +36,11 @@ class FoldProgram(ProcessProgram):
     """The program of a fold; rows are late by their windows."""
 
     panes: Panes
+
+    @property
+    def windows(self) -> StoredWindows:
+        """Of a key, what is accumulated by start and end."""
+        return StoredWindows("objects", lateness=self.panes.lateness)
 
     def late_of(self, times: Int64s, watermark: int) -> NDArray[np.bool_]:
         """Which rows are late for all of their windows."""

@@ -36,6 +36,8 @@ class WindowResults:
         self._program = program
         self._names = list(program.output_types if outputs is None else outputs)
         kinds = program.output_types
+        #: The name of the number of different values; empty if that is not given.
+        self.counted = next((name for name in self._names if name not in kinds), "")
         named = [(name, pa.int64()) for name in form.names]
         given = [(name, kinds.get(name, pa.int64())) for name in self._names]
         #: Columns of the output.

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from service.statestore.row_format import RowFormat
 from service.statestore.row_table import Found, RowTable
+from service.statestore.stored_windows import StoredWindows
 from service.statestore.timed import ALL
 from service.statestore.timed_row_store import distinct_of, shifted
 from service.statestore.timers import Timers, TimerTable
@@ -29,9 +30,10 @@ from service.statestore.timers import Timers, TimerTable
 Int64s = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-_GIVE, _FORGET = 0, 1
+#: Tags of timers: for each window and key one that gives it, and one that forgets it.
+GIVE, _FORGET = 0, 1
 #: Columns that every row of state begins with.
-_START, _END = "window.start", "window.end"
+OWN_START, OWN_END = "window.start", "window.end"
 
 
 class WindowRows(ABC):
@@ -47,10 +49,15 @@ class WindowRows(ABC):
         #: Columns of what leaves.
         self.output = output
         self._lateness = lateness
-        bounds = [pa.field(_START, pa.int64()), pa.field(_END, pa.int64())]
+        bounds = [pa.field(OWN_START, pa.int64()), pa.field(OWN_END, pa.int64())]
         self._form = RowFormat(pa.schema([*bounds, *kept]))
         self.formats = (self._form,)
         self._no_rows = pa.RecordBatch.from_pylist([], schema=output)
+
+    @property
+    def windows(self) -> StoredWindows:
+        """How windows are kept: a row of state says its own."""
+        return StoredWindows("rows", lateness=self._lateness)
 
     @abstractmethod
     def _order(self, table: RowTable, addresses: Int64s) -> Int64s:
@@ -66,8 +73,8 @@ class WindowRows(ABC):
         """Give the windows whose end has come, and forget those that nothing can change (WR1)."""
         found = table.find(distinct_of(due.keys))
         keys = found.keys[found.positions]
-        ends = self._at(table, found.addresses, _END)
-        now = due.tags == _GIVE
+        ends = self._at(table, found.addresses, OWN_END)
+        now = due.tags == GIVE
         given = _among(keys, ends, due.keys[now], due.times[now])
         results = self._given(table, found, given)
         table.retain(found, ~self._forgotten(ends, watermark), version)
@@ -85,7 +92,7 @@ class WindowRows(ABC):
         """See to it that windows of these keys and ends are given and forgotten."""
         open_now = ends > watermark
         opened = np.unique(np.array([keys[open_now], ends[open_now]]), axis=1)
-        timers.set(opened[0], opened[1], np.full(opened.shape[1], _GIVE, dtype=np.int64))
+        timers.set(opened[0], opened[1], np.full(opened.shape[1], GIVE, dtype=np.int64))
         if self._lateness:
             each = np.unique(np.array([keys, shifted(ends, self._lateness)]), axis=1)
             timers.set(each[0], each[1], np.full(each.shape[1], _FORGET, dtype=np.int64))
@@ -97,7 +104,7 @@ class WindowRows(ABC):
             return self._no_rows
         found = table.find(distinct_of(keys[closed]))
         own = found.keys[found.positions]
-        given = _among(own, self._at(table, found.addresses, _END), keys[closed], ends[closed])
+        given = _among(own, self._at(table, found.addresses, OWN_END), keys[closed], ends[closed])
         return self._given(table, found, given)
 
     def _given(self, table: RowTable, found: Found, chosen: Flags) -> pa.RecordBatch:
@@ -106,7 +113,7 @@ class WindowRows(ABC):
             return self._no_rows
         addresses = found.addresses[chosen]
         keys = found.keys[found.positions[chosen]]
-        starts, ends = (self._at(table, addresses, name) for name in (_START, _END))
+        starts, ends = (self._at(table, addresses, name) for name in (OWN_START, OWN_END))
         order = np.lexsort((self._order(table, addresses), starts, keys, ends))
         return self._results(keys[order], table.read(0, addresses[order]))
 
@@ -117,7 +124,7 @@ class WindowRows(ABC):
 
     def _window_of(self, table: RowTable, addresses: Int64s) -> tuple[Int64s, Int64s]:
         """Starts and ends of the windows of rows of state."""
-        return self._at(table, addresses, _START), self._at(table, addresses, _END)
+        return self._at(table, addresses, OWN_START), self._at(table, addresses, OWN_END)
 
 
 def _among(keys: Int64s, times: Int64s, some_keys: Int64s, some_times: Int64s) -> Flags:

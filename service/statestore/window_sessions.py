@@ -20,6 +20,7 @@ from service.statestore import _window_kernels as kernels
 from service.statestore.aggregate import AggregateProgram
 from service.statestore.columns import KEY_ID
 from service.statestore.row_table import RowTable
+from service.statestore.stored_windows import StoredWindows
 from service.statestore.timed import TimedRows
 from service.statestore.timed_row_store import distinct_of, keys_of, shifted
 from service.statestore.timers import TimerTable
@@ -27,6 +28,9 @@ from service.statestore.window_form import END, START, times_in
 from service.statestore.window_rows import WindowRows
 
 Int64s = NDArray[np.int64]
+
+#: How names of state columns begin in rows of state.
+STATE_OF = "state."
 
 
 class WindowSessions(WindowRows):
@@ -56,8 +60,14 @@ class WindowSessions(WindowRows):
         named = [pa.field(name, pa.int64()) for name in (key, START, END)]
         kinds = program.output_types.items()
         output = pa.schema([*named, *(pa.field(name, kind) for name, kind in kinds)])
-        kept = [pa.field(f"state.{spec.name}", pa.int64()) for spec in program.state_columns]
+        kept = [pa.field(f"{STATE_OF}{spec.name}", pa.int64()) for spec in program.state_columns]
         super().__init__(key, lateness, kept, output)
+
+    @property
+    def windows(self) -> StoredWindows:
+        """As of `WindowRows`; a row is the state of a session's aggregates."""
+        columns = tuple((spec.name, spec.described) for spec in self._program.state_columns)
+        return StoredWindows("rows", lateness=self._lateness, columns=columns)
 
     def apply_at(
         self,
@@ -119,7 +129,7 @@ class WindowSessions(WindowRows):
         return rows.drop_columns([KEY_ID]) if self.key == KEY_ID else rows
 
     def _state_of(self, table: RowTable, addresses: Int64s) -> Int64s:
-        names = [f"state.{spec.name}" for spec in self._program.state_columns]
+        names = [f"{STATE_OF}{spec.name}" for spec in self._program.state_columns]
         lines = [self._at(table, addresses, name) for name in names]
         return np.array(lines, dtype=np.int64).reshape(len(names), len(addresses))
 

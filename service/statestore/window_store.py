@@ -30,6 +30,7 @@ from service.statestore.aggregate import AggregateProgram
 from service.statestore.arena import Int64s
 from service.statestore.chunk import BinAssembler
 from service.statestore.slot_database import SlotDatabase
+from service.statestore.stored_windows import StoredWindows
 from service.statestore.tiered_table import TieredTable
 from service.statestore.timed import NEVER, TimedRows
 from service.statestore.timed_row_store import stays_in_memory
@@ -86,6 +87,13 @@ class WindowStore(VertexStore):
     def schema(self) -> pa.Schema:
         """Columns of the output."""
         return self._results.schema
+
+    @property
+    def windows(self) -> StoredWindows:
+        """How windows are kept: by panes."""
+        panes, counted = self._panes, self._results.counted
+        folds = self._aggregates.state_folds
+        return StoredWindows("panes", panes.size, panes.every, panes.lateness, folds, counted)
 
     # Rows and watermarks ------------------------------------------------------------------------
 

@@ -33,7 +33,8 @@ from service.statestore.window_rows import WindowRows
 Int64s = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-_RANK = "window.rank"
+#: Of rows of state, what they are ranked by: the greater, the better.
+RANK = "window.rank"
 _LEAST = np.iinfo(np.int64).min
 
 
@@ -68,7 +69,7 @@ class WindowTop(WindowRows):
         bounds = [pa.field(name, pa.int64()) for name in (START, END) if name not in schema.names]
         output = pa.schema([*schema, *bounds])
         self._kept = [name for name in schema.names if name not in (form.key, START, END)]
-        fields = [pa.field(_RANK, pa.int64()), *(schema.field(name) for name in self._kept)]
+        fields = [pa.field(RANK, pa.int64()), *(schema.field(name) for name in self._kept)]
         super().__init__(form.key, form.panes.lateness, fields, output)
 
     def apply_at(
@@ -136,7 +137,7 @@ class WindowTop(WindowRows):
             return np.zeros(0, dtype=np.bool_)
         found = table.find(distinct_of(identity[0]))
         before = np.array([found.keys[found.positions], *self._window_of(table, found.addresses)])
-        all_ranks = np.concatenate((self._at(table, found.addresses, _RANK), ranks))
+        all_ranks = np.concatenate((self._at(table, found.addresses, RANK), ranks))
         everyone = np.ascontiguousarray(np.concatenate((before, identity), axis=1))
         # Stable: of equal rows the earlier one comes first (WP2).
         order = np.lexsort((~all_ranks, everyone[2], everyone[1], everyone[0]))
@@ -178,7 +179,7 @@ class WindowTop(WindowRows):
         return ranks
 
     def _order(self, table: RowTable, addresses: Int64s) -> Int64s:
-        return ~self._at(table, addresses, _RANK)
+        return ~self._at(table, addresses, RANK)
 
     def _results(self, keys: Int64s, columns: list[pa.Array]) -> pa.RecordBatch:
         starts, ends, _, *others = columns

@@ -11,7 +11,8 @@ from service.statestore.distinct import DistinctProgram
 from service.statestore.join import SIDE, JoinProgram
 from service.statestore.object_join import ObjectJoin
 from service.statestore.object_store import ObjectStore
-from service.statestore.row_kinds import text_in
+from service.statestore.row_format import RowFormat
+from service.statestore.row_kinds import split_text
 from service.statestore.row_store import RowStore
 from service.statestore.stateful_map import StatefulMap
 from service.statestore.text_keys import key_hashes
@@ -113,5 +114,7 @@ class Kind:
 
     def plain(self, key, value):
         if self.texts:
-            key, value = text_in(value, KIND)
+            cells, value = split_text(value)
+            form, first = RowFormat(pa.schema([("key", KIND)])), np.zeros(1, dtype=np.int64)
+            key = form.decode(np.frombuffer(cells, dtype=np.int64), first)[0][0].as_py()
         return key, value[8:] if self.name in VERSIONED else value

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
+import megaphone as mp
 from megaphone.testing import Cluster
 from service.cli import app
 from service.errors import StateCorrupt, UsageError
@@ -66,6 +67,37 @@ def test_get_prints_a_key_of_any_worker_or_fails(folder):
     absent = invoke("get", folder, "stats", "-7")
     assert absent.exit_code == 1
     assert "keeps nothing of vertex 'stats' for key -7" in absent.output
+
+
+def test_get_takes_a_text_and_prints_the_open_windows_of_a_key(tmp_path, monkeypatch):
+    flow = mp.Flow("windows")
+    source = mp.KafkaSource(["rows"], record="row", fields=["name", "time"])
+    rows = flow.source("rows", source, watermarks=mp.Watermarks("time"))
+    windows = rows.key_by("name").window(mp.tumbling("10ms"), allowed_lateness="10ms")
+    counts = windows.aggregate("counts", n=mp.count())
+    counts.sink("out", mp.KafkaSink("out", key="window_end", schema=1))
+    with Cluster(flow, workers=2, bins=4) as cluster:
+        monkeypatch.setattr(cluster._broker, "state_dir", lambda: tmp_path / "app")
+        for time in (2, 5, 13):
+            cluster.send("rows", [{"name": "ada", "time": time}])
+            cluster.settle()
+        cluster.checkpoint()
+    found = invoke("get", tmp_path / "app", "counts", "ada")
+    assert found.exit_code == 0, found.output
+    document = fits("state-value", found.output)
+    assert document["key"] == "ada"
+    assert document["windows"] == [
+        {"start": 0, "end": 10, "given": True, "value": {"n": 2}},
+        {"start": 10, "end": 20, "given": False, "value": {"n": 1}},
+    ]
+    for_people = invoke("get", tmp_path / "app", "counts", "ada", "--output", "text").output
+    assert for_people.splitlines()[-2:] == [
+        'window 0 to 10, given: {"n":2}',
+        'window 10 to 20: {"n":1}',
+    ]
+    absent = invoke("get", tmp_path / "app", "counts", "eve")
+    assert absent.exit_code == 1
+    assert "keeps nothing of vertex 'counts' for key eve" in absent.output
 
 
 def test_a_snapshot_is_exported_listed_read_and_verified(folder, tmp_path):

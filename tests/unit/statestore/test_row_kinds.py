@@ -14,10 +14,12 @@ from service.errors import FormatMismatch, StateCorrupt
 from service.statestore.aggregate import AggregateProgram, Count, Max
 from service.statestore.checkpoint import StoredVertex
 from service.statestore.columns import KEY_ID
+from service.statestore.contents import StoredRows
 from service.statestore.join import SIDE, JoinProgram
 from service.statestore.row_format import RowFormat, is_typed
-from service.statestore.row_kinds import as_json, formats_of, row_columns, text_in, type_named
+from service.statestore.row_kinds import as_json, formats_of, row_columns, split_text, type_named
 from service.statestore.row_store import RowStore
+from service.statestore.stored_keys import kept_of, wanted_key
 from service.statestore.stored_kinds import blank_store, value_of
 from service.statestore.text_keys import key_hashes
 from service.statestore.text_store import TextKeyedStore
@@ -89,13 +91,14 @@ def same_through_a_blank_store(store):
     found, same = blank.stored_rows(np.arange(1 << BITS))
     assert dict(zip(found.tolist(), same.tolist())) == dict(zip(keys.tolist(), values.tolist()))
     assert blank.columns == store.columns
-    return dict(zip(keys.tolist(), (value_of(stored(store), value) for value in values.tolist())))
+    return dict(zip(keys.tolist(), values.tolist()))
 
 
 def test_rows_are_read_without_their_flow():
     store, rows = joined()
     store.apply_rows(rows, (1,))
-    found = same_through_a_blank_store(store)
+    kept = same_through_a_blank_store(store)
+    found = {key: value_of(stored(store), value) for key, value in kept.items()}
     one, two = {"join.1.text": "one"}, {"join.1.text": "two"}
     assert found == {
         1: [[{"join.0.n": "2026-01-02"}], [one, {"join.1.text": None}]],
@@ -112,13 +115,18 @@ def test_state_under_text_is_read_without_its_flow():
     store = TextKeyedStore(inner, "key", pa.string())
     place = rows.schema.get_field_index(KEY_ID)
     store.apply_rows(rows.set_column(place, KEY_ID, pa.array(key_hashes(rows["key"]))), (1,))
-    found = same_through_a_blank_store(store)
-    assert sorted(what["key"] for what in found.values()) == ["Ada", "Bob"]
-    assert [what["kept"][0] for what in found.values() if what["key"] == "Ada"] == [
-        [{"join.0.n": "2026-01-02"}]
-    ]
+    same_through_a_blank_store(store)
+    ids, values = store.stored_rows(np.arange(1 << BITS))
+    rows = StoredRows(ids, values.tolist())
+    found = {
+        text: kept_of(stored(store), wanted_key(stored(store), text), rows, BITS)
+        for text in ("Ada", "Bob", "Eve", "Ad")
+    }
+    assert found["Ada"].value[0] == [{"join.0.n": "2026-01-02"}]
+    assert found["Bob"].value == [[], [{"join.1.text": "two"}]]
+    assert found["Eve"] is found["Ad"] is None
     with pytest.raises(StateCorrupt, match="a stored key has"):
-        text_in(b"\x08", pa.string())
+        split_text(b"\x08")
 
 
 def test_numbers_of_any_type_are_read_without_their_flow():
@@ -128,7 +136,8 @@ def test_numbers_of_any_type_are_read_without_their_flow():
     moment = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
     rows = pa.record_batch([pa.array([5]), pa.array([moment], kind)], names=["k", "c"])
     store.apply_rows(rows, (1,))
-    assert same_through_a_blank_store(store) == {5: {"n": 1, "top": "2026-01-02T00:00:00+00:00"}}
+    (value,) = same_through_a_blank_store(store).values()
+    assert value_of(stored(store), value) == {"n": 1, "top": "2026-01-02T00:00:00+00:00"}
 
 
 def test_values_of_typed_columns_are_json():

@@ -79,10 +79,10 @@ def test_bins_of_any_kind_go_out_and_come_back(make, tmp_path):
 
 
 def test_a_narrow_column_is_shown_in_its_type_and_a_join_by_its_sides(tmp_path):
-    found = value_in(checkpoint(narrow(20), tmp_path / "n"), "state", 7)
+    found = value_in(checkpoint(narrow(20), tmp_path / "n"), "state", "7")
     assert found is not None
     assert found.value == {"top": 7}
-    found = value_in(checkpoint(joined(20), tmp_path / "j"), "state", 7)
+    found = value_in(checkpoint(joined(20), tmp_path / "j"), "state", "7")
     assert found is not None
     assert isinstance(found.value, list)
     assert [["text 7" in row.values() for row in side] for side in found.value] == [[True], [True]]
