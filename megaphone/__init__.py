@@ -46,7 +46,7 @@ from service.ingest.files import FileSource
 from service.ingest.lists import ListSource
 from service.standalone.run import run_local
 from service.statestore.object_rows import StateCodec
-from service.statestore.process_store import KeyTimers
+from service.statestore.process_program import KeyTimers
 
 __all__ = [
     "CaptureSource",

@@ -15,7 +15,7 @@ from service.dataflow.event_time import EventTime, in_unit
 from service.dataflow.vertices import TimedVertex
 from service.durations import Duration
 from service.statestore.object_rows import StateCodec
-from service.statestore.process_store import RowFunction, TimerFunction
+from service.statestore.process_program import RowFunction, TimerFunction
 from service.statestore.stateful_map import RowForm
 
 

@@ -16,7 +16,7 @@ from service.dataflow.process_vertex import ProcessVertex
 from service.durations import Duration
 from service.errors import GraphError
 from service.statestore.object_rows import OBJECTS, StateCodec
-from service.statestore.process_store import RowFunction, TimerFunction
+from service.statestore.process_program import RowFunction, TimerFunction
 
 
 class ProcessOperators(KeyedOperators[StreamT]):

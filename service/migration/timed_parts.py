@@ -28,7 +28,8 @@ from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
 from service.migration.timed_join_parts import timed_join_parts
 from service.migration.window_parts import window_aggregate, window_fold, window_top
-from service.statestore.process_store import ProcessProgram, ProcessStore, forms_of
+from service.statestore.process_program import ProcessProgram, forms_of
+from service.statestore.process_store import ProcessStore
 
 
 @dataclass(frozen=True, slots=True)

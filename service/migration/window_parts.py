@@ -26,7 +26,8 @@ from service.statestore.aggregate import Aggregate, AggregateProgram, Count
 from service.statestore.distinct_values import DistinctCount, ValueLines
 from service.statestore.object_rows import OBJECTS
 from service.statestore.panes import Panes
-from service.statestore.process_store import ProcessStore, forms_of
+from service.statestore.process_program import forms_of
+from service.statestore.process_store import ProcessStore
 from service.statestore.timed_row_store import TimedRowStore
 from service.statestore.window_fold import FoldProgram, WindowFold
 from service.statestore.window_form import WindowForm

@@ -22,6 +22,7 @@ from service.statestore import _layout
 from service.statestore.arena import KeyedTable
 from service.statestore.hosted import KeptRows, StoredValues
 from service.statestore.row_table import RowTable
+from service.statestore.timers import TimerTable
 
 Int64s = NDArray[np.int64]
 
@@ -34,6 +35,7 @@ class ArenaResidents:
         table: KeyedTable | RowTable,
         read: Callable[[Int64s], tuple[Int64s, StoredValues]],
         put: Callable[[Int64s, Sequence[bytes]], None],
+        timers: TimerTable | None = None,
     ) -> None:
         """Let rows of `table` go.
 
@@ -41,6 +43,7 @@ class ArenaResidents:
             table: the rows in memory.
             read: keys of these bins, bin by bin, and what a checkpoint keeps of each.
             put: adds rows that the table does not have, from what `read` gave.
+            timers: of the rows, which stay in memory and count.
         """
         self.bin_bits = table.bin_bits
         self._table = table
@@ -48,6 +51,7 @@ class ArenaResidents:
         self._arenas = [self._index.arrays] if isinstance(table, KeyedTable) else table.arenas
         self._read = read
         self._put = put
+        self._timers = timers
         #: The largest region, and the bytes in use when it was looked for.
         self._largest = (-1, 0)
 
@@ -58,18 +62,18 @@ class ArenaResidents:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all regions in use."""
-        return self._table.nbytes
+        """Bytes of all regions in use, those of timers among them."""
+        return self._table.nbytes + (0 if self._timers is None else self._timers.nbytes)
 
     @property
     def largest_region_bytes(self) -> int:
         """Bytes of the largest region. Cost: O(bins), if a region has changed since."""
-        if self._largest[0] != self.nbytes:
+        if self._largest[0] != self._table.nbytes:
             largest = max(
                 8 * arena.cells.shape[1] << int((arena.regions & _layout.ORDER_MASK).max())
                 for arena in self._arenas
             )
-            self._largest = (self.nbytes, largest)
+            self._largest = (self._table.nbytes, largest)
         return self._largest[1]
 
     def per_bin(self) -> Int64s:

@@ -41,6 +41,12 @@ class AwayFilter:
         return sum(part.nbytes for part in self._parts)
 
     @property
+    def count(self) -> int:
+        """About how many keys were entered."""
+        full = sum(len(part) for part in self._parts[:-1])
+        return full * _KEYS_PER_WORD + self._entered
+
+    @property
     def parts(self) -> tuple[list[NDArray[np.uint64]], int]:
         """What `__init__` takes: the words themselves, no copies."""
         return self._parts, self._entered

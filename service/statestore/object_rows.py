@@ -26,6 +26,7 @@ from service.errors import StateCorrupt, StateError
 from service.hashing import bins_of
 from service.statestore import object_codec
 from service.statestore.hosted import KeptRows
+from service.statestore.timers import TimerTable
 
 Int64s = NDArray[np.int64]
 
@@ -88,6 +89,8 @@ class ObjectRows:
         self._samples = 0
         self._unsampled = 0
         self.sample_rows = SAMPLE_ROWS
+        #: Timers of the objects, which stay in memory and count.
+        self.timers: TimerTable | None = None
 
     # Keys ---------------------------------------------------------------------------------------
 
@@ -180,8 +183,9 @@ class ObjectRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory, estimated."""
-        return self.count * (_KEY_BYTES + _IN_MEMORY * self._mean)
+        """Bytes of memory, estimated, and those of timers."""
+        timers = 0 if self.timers is None else self.timers.nbytes
+        return self.count * (_KEY_BYTES + _IN_MEMORY * self._mean) + timers
 
     @property
     def largest_region_bytes(self) -> int:

@@ -85,7 +85,7 @@ class RowBins:
 
     def residents(self) -> ArenaResidents:
         """The rows in memory, for a tier."""
-        return ArenaResidents(self.table, self._in_memory, self._load)
+        return ArenaResidents(self.table, self._in_memory, self._load, self.pending)
 
     @property
     def bins(self) -> int:

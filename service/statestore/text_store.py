@@ -110,19 +110,7 @@ class TextKeyedStore:
         Raises:
             StateError: as the store within, or a key has more than 128 MiB.
         """
-        place = rows.schema.get_field_index(KEY_ID)
-        hashes = numbers_of(rows, KEY_ID).view(np.int64)
-        absent: list[NDArray[np.int64]] = []
-        recall = None
-        if self.tier is not None:
-            self.tier.make_room()
-            bring = self.tier.recall
-
-            def recall(ids: NDArray[np.int64]) -> None:
-                absent.append(bring(ids))
-
-        ids = self.keys.resolve(rows.column(self._key.name), hashes, recall)
-        named = rows.set_column(place, rows.schema.field(place), pa.array(ids))
+        ids, named, absent = self._named(rows)
         try:
             outputs = self.inner.apply_rows(named, time)
         except UserFunctionError as error:
@@ -137,6 +125,33 @@ class TextKeyedStore:
         self._finish(ids, absent)
         return outputs
 
+    def _named(
+        self, rows: pa.RecordBatch
+    ) -> tuple[NDArray[np.int64], pa.RecordBatch, list[NDArray[np.int64]]]:
+        """The id of each row, the rows with these in KEY_ID, and ids for `_unmark`.
+
+        Under a budget there is room for them, and what is away of them has come back.
+        """
+        place = rows.schema.get_field_index(KEY_ID)
+        hashes = numbers_of(rows, KEY_ID).view(np.int64)
+        absent: list[NDArray[np.int64]] = []
+        recall = None
+        if self.tier is not None:
+            self.tier.make_room()
+            bring = self.tier.recall
+
+            def recall(ids: NDArray[np.int64]) -> None:
+                absent.append(bring(ids))
+
+        ids = self.keys.resolve(rows.column(self._key.name), hashes, recall)
+        return ids, rows.set_column(place, rows.schema.field(place), pa.array(ids)), absent
+
+    def _unmark(self, absent: Sequence[NDArray[np.int64]]) -> None:
+        """Do not count the batch's touch of keys that came with it."""
+        if self.tier is not None:
+            for each in absent:
+                self.tier.unmark(each)
+
     def _finish(self, ids: NDArray[np.int64], absent: Sequence[NDArray[np.int64]]) -> None:
         """After a batch, forget keys whose state is gone, and the marks of those that came."""
         if isinstance(self.inner, ObjectStore):
@@ -145,9 +160,7 @@ class TextKeyedStore:
             self.keys.forget(np.array(gone, dtype=np.int64))
             if gone and self.tier is not None:
                 self.tier.cold.delete(np.array(gone, dtype=np.int64))
-        if self.tier is not None:
-            for each in absent:
-                self.tier.unmark(each)
+        self._unmark(absent)
 
     def change_mark(self) -> int:
         """The change counter of the store within."""

@@ -35,8 +35,11 @@ from service.statestore.checkpoint import (
     write_folder,
 )
 from service.statestore.cold_rows import ColdRows
+from service.statestore.cold_tier import ColdTier
 from service.statestore.hosted import HostedStore, StoredValues
 from service.statestore.object_store import ObjectStore
+from service.statestore.process_store import ProcessStore
+from service.statestore.row_kinds import split_text
 from service.statestore.row_store import RowStore
 from service.statestore.slot_database import TABLES_FILE, SlotDatabase
 from service.statestore.text_store import TextKeyedStore
@@ -172,7 +175,8 @@ def read_tiered(
     Raises:
         FormatMismatch, StateCorrupt, StateError: as `read_checkpoint`.
 
-    Cost: one read of all bytes, for their digests; memory for the counts and the filters alone.
+    Cost: one read of all bytes, for their digests; memory for the counts and the filters alone. Of
+    objects with timers one more read, and the timers.
     """
     if all(file.name != TABLES_FILE for file in files.files):
         read_checkpoint(folder, files, stores)
@@ -263,6 +267,15 @@ def _restore(path: Path, store: HostedStore, tier: Tier, stored: _StoredTable) -
     store.reach(newest)
     if isinstance(store, TextKeyedStore):
         store.keys.displaced = stored.displaced
+    timed = store.inner if isinstance(store, TextKeyedStore) else store
+    if isinstance(timed, ProcessStore):
+        # Its timers are in its objects alone.
+        assert isinstance(tier, ColdTier), "objects have one"
+        for bin_id in np.flatnonzero(rows).tolist():
+            keys, values = tier.away_rows(bin_id)
+            if timed is not store:
+                values = [split_text(value)[1] for value in values]
+            timed.index_kept(keys, values)
 
 
 def _know(slot: SlotDatabase, files: SlotFiles) -> None:

@@ -31,6 +31,8 @@ from service.statestore.hosted import HostedStore
 NEVER = -(1 << 63)
 #: The watermark at the end of all input (`--until-end`): everything is due.
 ALL = (1 << 63) - 1
+#: Under a budget about so many timers are fired between two looks at the room that is left.
+FIRED_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,12 @@ class PartsStore(TimedStore, Protocol):
     ) -> TimedRows:
         """As `apply_at`, of the rows of several batches."""
         ...
+
+
+def joined_rows(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Several parts of one output, at least one, as one; a single part with rows is not copied."""
+    some = [rows for rows in parts if rows.num_rows] or parts[:1]
+    return some[0] if len(some) == 1 else pa.concat_batches(some)
 
 
 def as_timed(store: HostedStore) -> TimedStore:

@@ -10,22 +10,21 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import NotYetSupported
+from service.statestore.cold_tier import NO_KEYS, ColdTier
 from service.statestore.columns import numbers_of
 from service.statestore.join import LEFT, RIGHT, SIDE
 from service.statestore.row_format import RowFormat
 from service.statestore.row_store import RowBins
 from service.statestore.row_table import RowTable
-from service.statestore.slot_database import SlotDatabase
 from service.statestore.stored_windows import StoredWindows, windows_of
-from service.statestore.timed import ALL, NEVER, TimedRows
+from service.statestore.timed import ALL, FIRED_AT_ONCE, NEVER, TimedRows, joined_rows
 from service.statestore.timers import Timers, TimerTable
 
 Int64s = NDArray[np.int64]
@@ -114,14 +113,6 @@ class SidedProgram(Protocol):
         ...
 
 
-def stays_in_memory(vertex: str) -> NotYetSupported:
-    """The error for a vertex whose state is to leave memory and waits for a watermark there."""
-    return NotYetSupported(
-        f"--state-memory for {vertex!r}, whose state ends with event time,",
-        "leave the option out",
-    )
-
-
 class TimedRowStore(RowBins):
     """Typed rows of the vertex named `vertex`, with event time."""
 
@@ -136,14 +127,6 @@ class TimedRowStore(RowBins):
     def windows(self) -> StoredWindows | None:
         """How windows are kept, if the program has any."""
         return windows_of(self.program)
-
-    def back_with(self, slot: SlotDatabase, number: int) -> None:
-        """Refuse: rows that wait for a watermark stay in memory.
-
-        Raises:
-            NotYetSupported: always.
-        """
-        raise stays_in_memory(self.vertex)
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """As `apply_at`, where no watermark is known."""
@@ -163,6 +146,18 @@ class TimedRowStore(RowBins):
         ahead: int = NEVER,
     ) -> TimedRows:
         """As `apply_at`, of the rows of several batches."""
+        keys, absent = NO_KEYS, NO_KEYS
+        if self.tier is not None:
+            self.tier.make_room()
+            keys = distinct_of(np.concatenate([keys_of(rows, self.program.key) for rows in parts]))
+            absent = self.tier.recall(keys)
+        told = self._applied(parts, watermark, ahead)
+        if self.tier is not None:
+            self.tier.cold.delete(self.unused(keys))
+            self.tier.unmark(absent)
+        return told
+
+    def _applied(self, parts: Sequence[pa.RecordBatch], watermark: int, ahead: int) -> TimedRows:
         self._changes += 1
         program, table, timers = self.program, self.table, self.pending
         if isinstance(program, SidedProgram):
@@ -184,8 +179,39 @@ class TimedRowStore(RowBins):
         self, watermark: int, time: tuple[int, ...], bins: frozenset[int] | None = None
     ) -> pa.RecordBatch:
         """Fire what is due at or below `watermark`, of all bins or these; perhaps no rows."""
-        self._changes += 1
+        return joined_rows([*self.firing(watermark, time, bins, self.tier)])
+
+    def firing(
+        self,
+        watermark: int,
+        time: tuple[int, ...],
+        bins: frozenset[int] | None = None,
+        tier: ColdTier | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """What `fire` gives in parts, at least one; with a `tier` of the rows some keys each.
+
+        A part is what firing up to its last time gives, so that all give the same (TS2 of `timed`).
+        A row that nothing can meet any more, and that has no timer of its own, may go one firing
+        later than it would without parts.
+        """
         due = self.pending.pop(watermark, bins)
+        if tier is None or not len(due):
+            yield self._fired(due, watermark)
+            return
+        while len(due):
+            part, due = due.first(FIRED_AT_ONCE)
+            until = int(part.times[-1]) if len(due) else watermark
+            tier.make_room()
+            absent = tier.recall(part.keys)
+            yield self._fired(part, until)
+            if self.tier is not None:
+                self.tier.cold.delete(distinct_of(self.unused(part.keys)))
+            tier.unmark(absent)
+            # A row that stays beyond `until` may have got a timer that is due as well.
+            due = due.joined(self.pending.pop(watermark, bins))
+
+    def _fired(self, due: Timers, watermark: int) -> pa.RecordBatch:
+        self._changes += 1
         self.fired = due.keys
         return self.program.fire(self.table, self.pending, due, self._changes, watermark)
 

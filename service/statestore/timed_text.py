@@ -9,17 +9,17 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from service.statestore.cold_tier import ColdTier
 from service.statestore.columns import KEY_ID, numbers_of
-from service.statestore.slot_database import SlotDatabase
 from service.statestore.text_store import KeyedStore, TextKeyedStore
-from service.statestore.timed import NEVER, TimedRows, TimedStore
-from service.statestore.timed_row_store import stays_in_memory
+from service.statestore.timed import NEVER, TimedRows, TimedStore, joined_rows
 
 Int64s = NDArray[np.int64]
 
@@ -31,6 +31,19 @@ class TimedKeyedStore(TimedStore, KeyedStore, Protocol):
     @property
     def fired(self) -> Int64s:
         """Keys whose state the last `fire` may have ended, repeated as they like."""
+        ...
+
+    def firing(
+        self,
+        watermark: int,
+        time: tuple[int, ...],
+        bins: frozenset[int] | None = None,
+        tier: ColdTier | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """What `fire` gives in parts, at least one; of each `fired` says the keys.
+
+        With a `tier`, which has the store's rows, a part is of keys that it has room for.
+        """
         ...
 
     def unused(self, keys: Int64s) -> Int64s:
@@ -46,14 +59,6 @@ class TimedTextStore(TextKeyedStore):
         super().__init__(inner, key, kind)
         self._timed = inner
 
-    def back_with(self, slot: SlotDatabase, number: int) -> None:
-        """Refuse: what waits for a watermark stays in memory.
-
-        Raises:
-            NotYetSupported: always.
-        """
-        raise stays_in_memory(self.vertex)
-
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
         """As `apply_at`, where no watermark is known."""
         return self.apply_at(rows, time, NEVER).rows
@@ -66,15 +71,13 @@ class TimedTextStore(TextKeyedStore):
         Raises:
             StateError: as the store within, or a key has more than 128 MiB.
         """
-        place = rows.schema.get_field_index(KEY_ID)
-        hashes = numbers_of(rows, KEY_ID).view(np.int64)
-        ids = self.keys.resolve(rows.column(self._key.name), hashes)
-        named = rows.set_column(place, rows.schema.field(place), pa.array(ids))
+        ids, named, absent = self._named(rows)
         given = self._timed.apply_at(named, time, watermark, ahead)
         late = None if given.late is None else self._with_keys(given.late)
         told = TimedRows(self._with_keys(given.rows), late)
         # Of rows that are late, or wait for nothing, nothing is kept.
         self._forget(ids)
+        self._unmark(absent)
         return told
 
     def due(self, watermark: int) -> bool:
@@ -85,10 +88,11 @@ class TimedTextStore(TextKeyedStore):
         self, watermark: int, time: tuple[int, ...], bins: frozenset[int] | None = None
     ) -> pa.RecordBatch:
         """As `TimedStore.fire` (TS2)."""
-        given = self._timed.fire(watermark, time, bins)
-        told = self._with_keys(given)
-        self._forget(self._timed.fired)
-        return told
+        told = []
+        for given in self._timed.firing(watermark, time, bins, self.tier):
+            told.append(self._with_keys(given))
+            self._forget(self._timed.fired)
+        return joined_rows(told)
 
     def _with_keys(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Rows whose ids, if they have them, are keys again."""
@@ -103,6 +107,8 @@ class TimedTextStore(TextKeyedStore):
 
     def _forget(self, ids: Int64s) -> None:
         """Let keys without state go (TT1)."""
-        unused = self._timed.unused(ids)
+        unused = np.unique(self._timed.unused(ids))
         if len(unused):
-            self.keys.forget(np.unique(unused))
+            self.keys.forget(unused)
+            if self.tier is not None:
+                self.tier.cold.delete(unused)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from service.errors import StateError
 from service.statestore.panes import Panes
-from service.statestore.process_store import KeyTimers, ProcessProgram
+from service.statestore.process_program import KeyTimers, ProcessProgram
 from service.statestore.stored_windows import StoredWindows
 from service.statestore.timed import ALL, NEVER
 

@@ -18,22 +18,22 @@ of its keys. No Python per row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import StateError
+from service.errors import NotYetSupported, StateError
 from service.hashing import bins_of
 from service.statestore.aggregate import AggregateProgram
 from service.statestore.arena import Int64s
 from service.statestore.chunk import BinAssembler
+from service.statestore.cold_tier import ColdTier
 from service.statestore.slot_database import SlotDatabase
 from service.statestore.stored_windows import StoredWindows
 from service.statestore.tiered_table import TieredTable
 from service.statestore.timed import NEVER, TimedRows
-from service.statestore.timed_row_store import stays_in_memory
 from service.statestore.unapplied import Unapplied
 from service.statestore.vertex_store import VertexStore
 from service.statestore.window_copying import WindowCopier, WindowGroups
@@ -91,9 +91,8 @@ class WindowStore(VertexStore):
     @property
     def windows(self) -> StoredWindows:
         """How windows are kept: by panes."""
-        panes, counted = self._panes, self._results.counted
-        folds = self._aggregates.state_folds
-        return StoredWindows("panes", panes.size, panes.every, panes.lateness, folds, counted)
+        lengths = self._panes.size, self._panes.every, self._panes.lateness
+        return StoredWindows("panes", *lengths, self._aggregates.state_folds, self._results.counted)
 
     # Rows and watermarks ------------------------------------------------------------------------
 
@@ -203,9 +202,7 @@ class WindowStore(VertexStore):
             StateError: a sum does not fit into 64 bits.
         """
         closed, forgotten = self._panes.closed(watermark), self._panes.forgotten(watermark)
-        chosen = None if bins is None else np.zeros(self.bins, dtype=np.bool_)
-        if chosen is not None and bins is not None:
-            chosen[list(bins)] = True
+        chosen = None if bins is None else np.isin(np.arange(self.bins), list(bins))
         found, keys = [], []
         for window in self._to_give(closed, chosen):
             lines = self._lines(window, chosen)
@@ -219,6 +216,17 @@ class WindowStore(VertexStore):
         if bins is None:
             self._done = closed, forgotten
         return self._joined(found)
+
+    def firing(
+        self,
+        watermark: int,
+        time: tuple[int, ...],
+        bins: frozenset[int] | None = None,
+        tier: ColdTier | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """What `fire` gives, in one part: entries of windows are all in memory."""
+        assert tier is None, "windows have none"
+        yield self.fire(watermark, time, bins)
 
     def _to_give(self, closed: int, chosen: Flags | None) -> list[int]:
         """Windows up to `closed` that some of these bins may not have given, in order."""
@@ -337,7 +345,8 @@ class WindowStore(VertexStore):
         Raises:
             NotYetSupported: always.
         """
-        raise stays_in_memory(self.vertex)
+        what = f"--state-memory for {self.vertex!r}, whose state is windows,"
+        raise NotYetSupported(what, "leave the option out")
 
     def install(self, bin_id: int, assembler: BinAssembler) -> None:
         """As `VertexStore.install`.

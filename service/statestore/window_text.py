@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from service.hashing import bins_of
 from service.statestore.hosted import StoredValues
 from service.statestore.row_heap import Extracted
+from service.statestore.slot_database import SlotDatabase
 from service.statestore.text_values import split, with_texts
 from service.statestore.timed_text import TimedTextStore
 from service.statestore.window_store import WindowStore
@@ -37,6 +38,14 @@ class TextWindowStore(TimedTextStore):
         """Keep entries in `inner`, for keys in the column `key` of type `kind`."""
         super().__init__(inner, key, kind)
         self._entries = inner
+
+    def back_with(self, slot: SlotDatabase, number: int) -> None:
+        """Refuse, as the store within does.
+
+        Raises:
+            NotYetSupported: always.
+        """
+        self._entries.back_with(slot, number)
 
     def stored_rows(self, bins: Int64s) -> tuple[Int64s, StoredValues]:
         """Ids of the entries of these bins; of each its key and what is kept (WX1)."""

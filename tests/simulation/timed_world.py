@@ -28,7 +28,7 @@ from service.ingest.source import ReadRows
 from service.member import Member
 from service.migration.records import Checkpoint
 from service.migration.timed_host import TimedHost
-from service.statestore.process_store import KeyTimers
+from service.statestore.process_program import KeyTimers
 from service.statestore.timed import ALL, NEVER
 from tests.simulation.flows import COLUMNS, GROUPS, FlowUnderTest
 from tests.simulation.world import Shape, World

@@ -16,7 +16,7 @@ import pytest
 
 import megaphone as mp
 from megaphone.testing import Cluster
-from service.statestore.process_store import KeyTimers
+from service.statestore.process_program import KeyTimers
 
 WIDTH = 10
 Row = dict[str, int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,10 +12,12 @@ from service.dataflow.event_time import EventTime, Watermarks
 from service.dataflow.flow import Flow, Stream
 from service.dataflow.vertices import KafkaSource, KeyedVertex
 from service.dataflow.window_values import sliding, tumbling
-from service.errors import GraphError, NotYetSupported
+from service.errors import GraphError
 from service.migration.keyed_parts import KeyedParts
 from service.migration.stateful import keyed_parts
 from service.statestore.columns import KEY_ID
+from service.statestore.slot_database import SlotDatabase
+from service.statestore.tiers import back_stores
 from service.statestore.timed_row_store import TimedRowStore
 from service.statestore.timed_text import TimedTextStore
 
@@ -100,12 +103,14 @@ def test_columns_of_types_that_do_not_fit_are_named() -> None:
         best(left={**LEFT, "l": fixed})
 
 
-def test_what_waits_for_a_watermark_is_not_put_on_disk() -> None:
+def test_what_waits_for_a_watermark_may_wait_on_disk(tmp_path: Path) -> None:
     for keys in (INT, pa.string()):
         store = best({**LEFT, "id": keys}, {**RIGHT, "auction": keys}).store
         assert isinstance(store, TimedRowStore | TimedTextStore)
-        with pytest.raises(NotYetSupported, match="--state-memory for 'won'"):
-            store.back_with(None, 0)  # type: ignore[arg-type]  # it is not looked at
+        database = SlotDatabase(tmp_path / str(keys), 1 << 20)
+        back_stores({"won": store}, database)
+        assert database.tables == [store.tier]
+        database.close()
 
 
 def test_joins_of_pairs_give_both_sides_and_their_window() -> None:
