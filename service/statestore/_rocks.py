@@ -9,7 +9,8 @@ Invariants
   D3  A scan that ends early says nothing of it in RocksDB's own iterator, so callers verify the
       files' digests before and count the entries after.
   D4  All live databases of a process share one block cache, which their write buffers are charged
-      to; a full write buffer is flushed and never stalls its writer.
+      to, as large as what each of them brought along together; a full write buffer is flushed and
+      never stalls its writer.
 
 rocksdict raises plain `Exception`; `_translated` turns just that class into StateError.
 """
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import cast
 
 from rocksdict import (
@@ -127,12 +129,29 @@ def scan(folder: Path, start: bytes = b"") -> Iterator[Piece]:
 class LiveMemory:
     """The block cache and the write buffers that all live databases of a process share (D4)."""
 
-    def __init__(self, nbytes: int) -> None:
-        """Take at most about `nbytes`, half of it for write buffers."""
-        self._cache = Cache(nbytes)
+    def __init__(self) -> None:
+        """Serve no database yet."""
+        self._cache = Cache(_WRITE_BUFFER_LEAST)
         self._buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
-            max(nbytes // 2, _WRITE_BUFFER_LEAST), False, self._cache
+            _WRITE_BUFFER_LEAST, False, self._cache
         )
+        #: What the databases brought along, together.
+        self.nbytes = 0
+        self._lock = Lock()
+
+    def join(self, nbytes: int) -> None:
+        """Take about `nbytes` more, half of it for write buffers: a database comes."""
+        self._resize(nbytes)
+
+    def leave(self, nbytes: int) -> None:
+        """Give back what one that goes had brought along."""
+        self._resize(-nbytes)
+
+    def _resize(self, by: int) -> None:
+        with self._lock:
+            self.nbytes += by
+            self._cache.set_capacity(max(self.nbytes, _WRITE_BUFFER_LEAST))
+            self._buffers.set_buffer_size(_buffers_of(self.nbytes))
 
     @property
     def cache_bytes(self) -> int:
@@ -144,14 +163,14 @@ class LiveMemory:
         """Bytes in write buffers."""
         return self._buffers.get_usage()
 
-    def options(self) -> Options:
-        """Options of a database that takes its memory from here."""
+    def options(self, share: int) -> Options:
+        """Options of a database that takes its memory from here and brought `share` bytes along."""
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_compression_type(DBCompressionType.lz4())
         options.set_max_background_jobs(2)
         options.set_write_buffer_manager(self._buffers)
-        options.set_write_buffer_size(max(self._buffers.get_buffer_size() // 2, 1 << 16))
+        options.set_write_buffer_size(max(_buffers_of(share) // 2, 1 << 16))
         options.set_max_write_buffer_number(3)
         options.set_bytes_per_sync(1 << 20)
         options.set_keep_log_file_num(2)
@@ -167,15 +186,15 @@ class LiveMemory:
 class LiveDatabase:
     """Entries on disk that change while the job runs; lost with the process, by design (D2)."""
 
-    def __init__(self, path: Path, memory: LiveMemory) -> None:
-        """Open the database at `path`, or make one.
+    def __init__(self, path: Path, memory: LiveMemory, share: int) -> None:
+        """Open the database at `path`, or make one; `share` as of `LiveMemory.options`.
 
         Raises:
             StateError: RocksDB refused.
         """
         self.path = path
         self.memory = memory
-        self._options = memory.options()
+        self._options = memory.options(share)
         with _translated(f"opening {path}"):
             self._database = Rdict(str(path), self._options)
         self._writing = _unlogged()
@@ -272,6 +291,11 @@ class LiveDatabase:
 
 #: A write buffer below this would be flushed for every few rows.
 _WRITE_BUFFER_LEAST = 1 << 18
+
+
+def _buffers_of(nbytes: int) -> int:
+    """Of so many bytes those for write buffers."""
+    return max(nbytes // 2, _WRITE_BUFFER_LEAST)
 
 
 def _unlogged() -> WriteOptions:

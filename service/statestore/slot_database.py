@@ -92,9 +92,9 @@ def rocks_share(budget: int) -> int:
 
 
 @cache
-def process_memory(nbytes: int) -> LiveMemory:
-    """What all slots of this process with equal budgets share (D4 of `_rocks`)."""
-    return LiveMemory(nbytes)
+def process_memory() -> LiveMemory:
+    """What all slots of this process share, whatever their budgets (D4 of `_rocks`)."""
+    return LiveMemory()
 
 
 class SlotDatabase:
@@ -112,7 +112,8 @@ class SlotDatabase:
         """
         self.path = path
         self.budget = budget
-        self.memory = process_memory(rocks_share(budget))
+        self.memory = process_memory()
+        self._share = rocks_share(budget)
         self.tables: list[Shrinkable] = []
         #: Keys asked for, of which `recalled` of the tables were there.
         self.asked = 0
@@ -125,7 +126,12 @@ class SlotDatabase:
         self.whole: set[tuple[int, int]] = set()
         #: Files that never change, by name, as the last checkpoint described them.
         self.known: dict[str, StoredFile] = {}
-        self._live = self._opened(None)
+        self.memory.join(self._share)
+        try:
+            self._live = self._opened(None)
+        except StateError:
+            self.memory.leave(self._share)
+            raise
         self._limit = self._tables_share()
 
     def begin_with(self, checkpoint: Path) -> None:
@@ -152,7 +158,7 @@ class SlotDatabase:
                     shutil.copyfile(file, target)
         except OSError as error:
             raise StateError(f"{self.path} cannot be prepared: {error}") from error
-        return LiveDatabase(self.path, self.memory)
+        return LiveDatabase(self.path, self.memory, self._share)
 
     def checkpoint(
         self, target: Path, pieces: Iterable[Piece], whole: set[tuple[int, int]]
@@ -179,8 +185,9 @@ class SlotDatabase:
             yield from self._live.scan(*_range_of(number, bin_id))
 
     def close(self) -> None:
-        """Let go of the database and remove it (SD2)."""
+        """Let go of the database and its part of the process's memory, and remove it (SD2)."""
         self._live.close()
+        self.memory.leave(self._share)
         shutil.rmtree(self.path, ignore_errors=True)
 
     # Budget ---------------------------------------------------------------------------------------
@@ -191,7 +198,10 @@ class SlotDatabase:
         return sum(table.resident_bytes for table in self.tables)
 
     def rocksdb_bytes(self) -> dict[str, float]:
-        """Bytes that RocksDB takes: the block cache, write buffers in it, tables outside it."""
+        """Bytes that RocksDB takes: the block cache, write buffers in it, tables outside it.
+
+        The first two are the process's, of all slots in it; the third is this slot's.
+        """
         return {
             "block_cache": self.memory.cache_bytes,
             "write_buffers": self.memory.buffer_bytes,
@@ -227,7 +237,7 @@ class SlotDatabase:
         one another's out, and each reading bring megabytes back. A thirty-second is what the
         allocator keeps of regions that came and went.
         """
-        rocks = rocks_share(self.budget) + self._live.table_reader_bytes() + self.budget // 32
+        rocks = self._share + self._live.table_reader_bytes() + self.budget // 32
         return max(self.budget - rocks, self.budget // 2)
 
     def _shrink(self, over: int) -> None:
