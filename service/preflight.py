@@ -24,6 +24,12 @@ def topics_of(flow: Flow) -> list[str]:
     return list(topics)
 
 
+def inputs_of(flow: Flow) -> list[str]:
+    """Topics that a flow reads, each once, in the order of the flow."""
+    sources = [vertex for vertex in flow.vertices if isinstance(vertex, SourceVertex)]
+    return [*dict.fromkeys(topic for vertex in sources for topic in vertex.kafka.topics)]
+
+
 def require_kafka(flow: Flow) -> None:
     """Refuse a flow that processes cannot share, since its ends are in one of them.
 

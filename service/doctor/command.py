@@ -34,9 +34,11 @@ from service.dataflow.flow import Flow
 from service.dataflow.vertices import KafkaSink, KafkaSource, SinkVertex, SourceVertex
 from service.doctor import machine
 from service.doctor.asking import ask_cluster
+from service.doctor.cgroup import memory_limit
 from service.doctor.finding import Finding, bad, exit_status_of, good, report_of, text_of, unknown
 from service.doctor.judging import Needs, judge_cluster
 from service.doctor.trial import try_a_record
+from service.doctor.unpacking import judge_unpacking
 from service.errors import MegaphoneError
 from service.kafka_access import client_settings
 from service.nexmark.query_topics import QueryTopics
@@ -157,6 +159,10 @@ def _cluster(
         told = try_a_record(settings, needs.app or _PREFIX, timeout_s, clock)
         facts = facts.with_trial(told)
     yield from judge_cluster(facts, needs)
+    memory = machine.memory_bytes(memory_limit())
+    packed = judge_unpacking(facts.topics, needs.inputs, needs.gateways, memory)
+    if packed is not None:
+        yield packed
 
 
 def _schemas(flow: Flow, registry: str) -> Iterator[Finding]:

@@ -191,6 +191,12 @@ def limits(workers: int, state_memory_bytes: int, held_bytes: int) -> Iterator[F
         yield good("limits.memory", f"{says}; {workers} workers may take {bound}")
 
 
+def memory_bytes(limit: int | None) -> int:
+    """What this process may take: the machine's memory, or a control group's `limit` below it."""
+    total: int = psutil.virtual_memory().total
+    return total if limit is None else min(limit, total)
+
+
 def open_files(most: int) -> Finding:
     """Hold the limit of open files of a process, or RLIM_INFINITY, against what one takes."""
     if most == resource.RLIM_INFINITY:

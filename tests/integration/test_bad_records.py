@@ -17,12 +17,15 @@ import fastavro
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from typer.testing import CliRunner
 
 from loadgen.broker import ensure_topic
+from service.cli import app
 from service.nexmark.events import schema_text
 from tests.integration.bids import faults, judge
 from tests.integration.command import Command
 from tests.integration.job import Job, read_topic, registry
+from tests.integration.raw_batches import bomb_batch, send
 
 BID = fastavro.parse_schema(json.loads(schema_text("bid")))
 PERSON = fastavro.parse_schema(json.loads(schema_text("person")))
@@ -36,6 +39,10 @@ CODECS = ("gzip", "lz4")
 BASE_MEMORY = 400 << 20
 #: `max.message.bytes` of Kafka's default, which is about packed sizes.
 BROKERS_LIMIT = 1_048_588
+#: Packed, a chunk of 16 MiB more is beyond that.
+CHUNKS_MAX = 64
+#: What a broker answers: the batch is too large; it could not even look.
+TOO_LARGE, NO_ROOM = 10, -1
 
 
 def encoded(schema, record):
@@ -202,7 +209,7 @@ def test_compressed_bombs_cost_only_themselves(
         job.await_total("megaphone_ingest_rejected_records_total", len(CODECS))
         most = greatest_memory(job.processes()["gateway-0"].pid)
         job.stop()
-    # One at a time, as the client unpacks it, as it is looked at, and no more.
+    # Both, if they came in one answer, or one as it is unpacked and as it is looked at.
     assert most < BASE_MEMORY + 3 * BOMB
     letters = read_topic(bootstrap_servers, f"{names[0]}.dlq")
     bombs = [3 * number + 1 for number in range(len(CODECS))]
@@ -214,6 +221,38 @@ def test_compressed_bombs_cost_only_themselves(
         assert "cut" in headers
     # The good ones are bids on as many auctions.
     assert len(read_topic(bootstrap_servers, names[1])) == 2 * len(CODECS)
+
+
+def test_a_topic_made_for_strangers_takes_no_bomb_and_the_job_goes_on(
+    bootstrap_servers, app_name, unique_name, schemas, tmp_path
+):
+    """`create-topics` has the broker unpack: it refuses what no gateway could hold."""
+    prefix = unique_name("t")
+    names = f"{prefix}-events", f"{prefix}-auction-bids"
+    arguments = ["create-topics", "nexmark:auction_bids", *query(names, schemas)[:2]]
+    made = CliRunner().invoke(app, [*arguments, "--bootstrap-servers", bootstrap_servers])
+    assert made.exit_code == 0, made.output
+    largest = bomb_batch(CHUNKS_MAX)
+    assert BROKERS_LIMIT - len(bomb_batch(1)) < len(largest) <= BROKERS_LIMIT
+    producer = Producer({"bootstrap.servers": bootstrap_servers, "compression.type": "gzip"})
+
+    def publish(number):
+        producer.produce(names[0], HEADER + bid(number), partition=0)
+        assert producer.flush(30) == 0
+
+    arguments = query(names, schemas)
+    with Job(bootstrap_servers, app_name, tmp_path / "state", arguments=arguments) as job:
+        job.await_running()
+        publish(1)
+        assert send(bootstrap_servers, names[0], bomb_batch(1)) == TOO_LARGE
+        assert send(bootstrap_servers, names[0], largest) in (TOO_LARGE, NO_ROOM)
+        publish(2)
+        job.await_total("megaphone_ingest_records_total", 2)
+        assert job.total("megaphone_ingest_rejected_records_total") == 0
+        most = greatest_memory(job.processes()["gateway-0"].pid)
+        job.stop()
+    assert most < BASE_MEMORY
+    assert len(read_topic(bootstrap_servers, names[1])) == 2
 
 
 def test_a_batch_that_the_client_does_not_unpack_is_one_letter_without_a_value(

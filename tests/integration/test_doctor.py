@@ -10,7 +10,7 @@ import json
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
-from loadgen.broker import ensure_topic
+from loadgen.broker import ensure_topic, leaders
 from service.cli import app
 from service.control_topics import Admin, AppTopics
 from tests.integration.bids import topics
@@ -41,6 +41,12 @@ def left_of(bootstrap_servers, app):
     return left
 
 
+def known(bootstrap_servers, prefix):
+    """Wait until the broker has learned of both topics that were just made."""
+    for name in ("events", "auction-bids"):
+        leaders(bootstrap_servers, f"{prefix}-{name}")
+
+
 def test_a_job_that_can_start_is_found_well_and_nothing_is_left_behind(
     bootstrap_servers, app_name, unique_name, tmp_path
 ):
@@ -55,12 +61,39 @@ def test_a_job_that_can_start_is_found_well_and_nothing_is_left_behind(
         "ports.http", "registry.schemas", "broker.reachable", "broker.advertised",
         "broker.version", "topics.exist", "topics.partitions", "permissions.read",
         "permissions.write", "permissions.create", "permissions.group", "broker.trial",
-        "clock.broker",
+        "clock.broker", "limits.unpacked",
     }  # fmt: skip
     assert found["broker.version"]["says"].startswith("Kafka 4.")
     assert "fenced, created, written, read, deleted" in found["broker.trial"]["says"]
     assert f"{app_name}.control" in found["permissions.create"]["says"]
     assert left_of(bootstrap_servers, app_name) == set()
+
+
+def test_topics_as_we_make_them_let_nothing_grow_beyond_memory(
+    bootstrap_servers, unique_name, tmp_path
+):
+    prefix = unique_name("t")
+    arguments = ["nexmark:auction_bids", "--topic-prefix", prefix]
+    made = ["create-topics", *arguments, "--bootstrap-servers", bootstrap_servers]
+    assert CliRunner().invoke(app, made).exit_code == 0
+    known(bootstrap_servers, prefix)
+    found = examine(bootstrap_servers, *arguments, "--no-trial", "--state-dir", str(tmp_path))
+    assert found["limits.unpacked"]["verdict"] == "good"
+
+
+def test_a_topic_that_lets_more_through_than_any_machine_has_is_named(
+    bootstrap_servers, unique_name, tmp_path
+):
+    prefix = unique_name("t")
+    config = {"compression.type": "producer", "max.message.bytes": str(1 << 30)}
+    admin = Admin(bootstrap_servers, 10)
+    admin.create(f"{prefix}-events", 1, config)
+    admin.create(f"{prefix}-auction-bids", 1)
+    known(bootstrap_servers, prefix)
+    arguments = ["nexmark:auction_bids", "--topic-prefix", prefix, "--no-trial"]
+    found = examine(bootstrap_servers, *arguments, "--state-dir", str(tmp_path))
+    assert found["limits.unpacked"]["verdict"] == "warning"
+    assert f"{prefix}-events (compression.type=producer)" in found["limits.unpacked"]["says"]
 
 
 def test_what_is_absent_or_wrong_is_named_with_status_1(

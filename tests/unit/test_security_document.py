@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+from textwrap import dedent
 
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
 from service.config import load_config
-from service.kafka_access import PROPERTIES, variable_of
+from service.doctor.unpacking import PARTITION_FETCH_BYTES, RATIO_MAX
+from service.errors import UsageError
+from service.kafka_access import PROPERTIES, access_of, variable_of
 from tests.unit.test_documents import DOCUMENTS, table
 
 PAGE = "docs/SECURITY.md"
@@ -43,3 +51,37 @@ def test_every_variable_shown_is_passed_on() -> None:
     known = {variable_of(name) for name in PROPERTIES}
     assert len(shown) >= 5
     assert {each.removesuffix("_FILE") for each in shown} <= known
+
+
+def test_the_file_of_knobs_shown_is_read_and_reaches_the_client(tmp_path, monkeypatch) -> None:
+    """What stands behind `.file` lies elsewhere here; every other word is the document's."""
+    for name in [name for name in os.environ if name.startswith("KAFKA_")]:
+        monkeypatch.delenv(name)
+    (block,) = re.findall(r"(?m)^    \[kafka\.properties\]\n(?:    .+\n)+", DOCUMENTS[PAGE])
+    (secret,) = re.findall(r'"sasl\.password\.file" = "(.+)"', block)
+    (tmp_path / "password").write_text("hunter2\n", encoding="utf-8")
+    knobs = tmp_path / "knobs.toml"
+    text = dedent(block).replace(secret, str(tmp_path / "password"))
+    knobs.write_text(text, encoding="utf-8")
+    properties = load_config(knobs).kafka.properties
+    assert set(properties) == {"security.protocol", "sasl.password.file"}
+    found = access_of(properties, {}).properties
+    assert found == {"security.protocol": "SASL_SSL", "sasl.password": "hunter2"}
+    done = CliRunner().invoke(app, ["check-config", "--config", str(knobs)])
+    assert done.exit_code == 0, done.output
+    assert "hunter2" not in done.output
+    # One that is misspelt is not silently left out.
+    knobs.write_text(text.replace("sasl.password", "sasl.pasword"), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"did you mean sasl\.password\?"):
+        access_of(load_config(knobs).kafka.properties, {})
+
+
+def test_what_a_packed_byte_may_become_is_what_the_doctor_counts_with() -> None:
+    rows = table(PAGE, "Input that strangers write")
+    assert {kind.partition("`")[0]: int(ratio) for kind, ratio, _ in rows} == RATIO_MAX
+    sizes = {"MiB": 1 << 20, "GiB": 1 << 30}
+    for _, ratio, size in rows[:-1]:
+        found = re.match(r"(\d+) (\w+)", size)
+        assert found is not None
+        most = int(ratio) * PARTITION_FETCH_BYTES
+        assert int(found[1]) * sizes[found[2]] <= most < (int(found[1]) + 1) * sizes[found[2]]

@@ -234,10 +234,15 @@ def test_memory_holds_the_state_budget_and_what_a_worker_takes_beside_it(objects
 
 def test_topics_of_the_load_are_those_of_the_composition():
     texts = [ROOT / "docker-compose.yml", ROOT / "k8s" / "overlays" / "dev" / "load.yaml"]
-    made = [set(re.findall(r"-(events|auction-bids):(\w+)", each.read_text())) for each in texts]
-    assert made == [{("events", "delete"), ("auction-bids", "compact")}] * 2
+    made = [set(re.findall(r"-(events|auction-bids):([\w:]+)", each.read_text())) for each in texts]
+    assert made == [{("events", "delete:uncompressed"), ("auction-bids", "compact")}] * 2
+    parts = (
+        r"""set -- \$+\(echo "\$+topic" \| tr : " "\)""",
+        r"""--topic "\$+1" """,
+        r"""--config cleanup.policy="\$+2" --config compression.type="\$+\{3:-producer\}\"""",
+    )
     for each in texts:
-        assert re.search(r"--config cleanup.policy=\"\$+\{topic#\*:\}\"", each.read_text())
+        assert all(re.search(part, each.read_text()) for part in parts), each
 
 
 def test_memory_is_guaranteed_and_processor_time_is_not_capped(objects):
