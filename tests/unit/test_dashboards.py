@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +17,7 @@ import pytest
 import yaml
 
 from dashboards.__main__ import FOLDER, stale
+from dashboards.alerting import rules_of
 from dashboards.boards import BOARDS
 from dashboards.grafana import DATA_SOURCE
 from dashboards.panel import WIDTH
@@ -80,6 +83,20 @@ def test_grafana_has_the_alerts_that_prometheus_has() -> None:
         assert summary.replace("$values.A.Value", "$value") == said
         assert "$value " not in summary
         assert len(rule["uid"]) <= 40, "Grafana takes no longer ones"
+
+
+def test_links_to_the_runbook_become_whole_as_the_document_says(tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "DEPLOYING.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    (sed -i .*runbook_url.*)$", document, re.MULTILINE)
+    *command, name = shlex.split(line)
+    alerts = tmp_path / "alerts.yml"
+    alerts.write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    subprocess.run([*command, alerts], check=True)
+    changed = alerts.read_text(encoding="utf-8")
+    for text in (changed, rules_of(changed)):
+        links = re.findall(r"runbook_url: (\S+)", text)
+        assert len(links) >= 10
+        assert all(re.fullmatch(r"https://.+/docs/RUNBOOK\.md#\w+", link) for link in links)
 
 
 def test_grafana_finds_in_the_composition_what_its_provisioning_names() -> None:
