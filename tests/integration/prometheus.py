@@ -39,11 +39,16 @@ def binary(name: str) -> Path:
     return Path(found.stdout.strip()) / name
 
 
-def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run promtool beside the rules."""
-    command = [binary("promtool"), *arguments]
+def promtool(*arguments: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run promtool beside the rules, with `given` as its input."""
     return subprocess.run(
-        command, cwd=DEPLOY, capture_output=True, text=True, timeout=120, check=False
+        [binary("promtool"), *arguments],
+        cwd=DEPLOY,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 

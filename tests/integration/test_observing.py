@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from tests.integration.bids import publish, topics
 from tests.integration.command import query
 from tests.integration.job import ROOT, Job
+from tests.integration.prometheus import promtool
 
 CONTRACT = ROOT / "docs" / "contracts" / "status.schema.json"
 EVENTS = 5_000
@@ -97,6 +98,13 @@ def status(bootstrap_servers, app, *more):
     return done.stdout
 
 
+def get(url):
+    """What is answered there, with status 200."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        assert answer.status == 200, url
+        return answer.read().decode()
+
+
 def test_a_running_job_tells_how_it_is_and_a_stopped_one_that_it_stopped(job, bootstrap_servers):
     document = json.loads(status(bootstrap_servers, job.app, "--output", "json"))
     Draft202012Validator(json.loads(CONTRACT.read_text())).validate(document)
@@ -124,9 +132,12 @@ def test_a_running_job_tells_how_it_is_and_a_stopped_one_that_it_stopped(job, bo
     assert 0 <= found["controller"]["megaphone_control_horizon_seconds"] <= 1
     for slot, address in job.addresses().items():
         for path, said in (("healthz", "the loop turned"), ("readyz", "running")):
-            with urllib.request.urlopen(f"http://{address}/{path}", timeout=5) as answer:
-                assert answer.status == 200, slot
-                assert answer.read().decode().startswith(said)
+            assert get(f"http://{address}/{path}").startswith(said), slot
+        # Prometheus' own tool, which knows its format and how metrics are to be named.
+        checked = promtool("check", "metrics", given=get(f"http://{address}/metrics"))
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, ""), slot
+    wrong = promtool("check", "metrics", given="# TYPE lag_ms_total gauge\nlag_ms_total 1\n")
+    assert wrong.returncode != 0
 
     job.stop()
     document = json.loads(status(bootstrap_servers, job.app, "--output", "json"))
