@@ -105,7 +105,7 @@ docs: setup ## Write docs/reference from the code and build the documents as a s
 	@echo "build/site/index.html"
 
 # Fastest part first. The tests run as `make test`, the command the README gives; pyproject.toml says
-# in which order: tidy, unit, property, simulation, integration.
+# in which order: tidy, unit, property, simulation, integration, bench.
 ci: lint ## What CI runs
 	@CI=true $(MAKE) test
 

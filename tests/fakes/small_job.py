@@ -6,7 +6,7 @@ What is played here: sources, sinks and the log, which promises everything at on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -67,8 +67,9 @@ class SmallJob:
         workers: int = 1,
         gateways: int = 0,
         limits: WorkerLimits | None = None,
+        owners: Sequence[int] = (0,) * 8,
     ) -> None:
-        """Build all processes; every source has the columns of `schema`."""
+        """Build all processes; sources have the columns of `schema`, bins these `owners`."""
         peers = workers + gateways
         network = MemoryNetwork(peers)
         #: By process: what reached each sink there.
@@ -87,9 +88,9 @@ class SmallJob:
             def sink(vertex: SinkVertex, _: pa.Schema, results=results) -> Results:
                 return Results(results.setdefault(vertex.name, []))
 
-            began = generation([0] * 8, workers, gateways, HORIZON)
+            began = generation(owners, workers, gateways, HORIZON)
             control = ControlSource(LogFollower(began), RoutingTable.of(began))
-            lowered = lower(flow, 8, control, Edges(feed, sink, lambda _: schema))
+            lowered = lower(flow, len(owners), control, Edges(feed, sink, lambda _: schema))
             start = (FIRST,)
             transport = network.transport(peer)
             self.workers.append(Worker(lowered.dataflow, peer, peers, start, transport, limits))
