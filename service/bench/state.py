@@ -73,10 +73,13 @@ def run_state(options: StateOptions, folder: Path) -> BenchDocument:
         "runs": options.runs,
         "records": options.records,
     }
-    return BenchDocument("state", commit(), where, parameters, _figures(options, tiered, fitting))
+    return BenchDocument("state", commit(), where, parameters, figures_of(options, tiered, fitting))
 
 
-def _figures(options: StateOptions, tiered: SideResult, fitting: list[SideResult]) -> list[Figure]:
+def figures_of(
+    options: StateOptions, tiered: SideResult, fitting: list[SideResult]
+) -> list[Figure]:
+    """All figures; `fitting` is what stays in memory, with the budget and without. Pure."""
     bounded, unbounded = fitting
     ratios = [one / other for one, other in zip(bounded.uniform, unbounded.uniform, strict=True)]
     return [

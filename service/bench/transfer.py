@@ -1,7 +1,7 @@
 """State from one worker to another: all bins of a vertex at one cut, over the real transport.
 
 Flow: a filled StateHost in one process == state channel ==> an empty one in another. Nothing else
-runs in either: the figure is what the path of a chunk allows.
+runs in either: the figure is what the path of a chunk allows. Then [figures_of] judges, pure.
 
 Invariants
   XF1  The time counts from the moment the old owner reads the move to the moment the new one has
@@ -16,10 +16,10 @@ Invariants
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,9 @@ from service.statestore.vertex_store import VertexStore
 BOUND_MB_S = 400.0
 #: A small bin's share of rows; that many bins must not cost more than few.
 TINY_BINS = 1 << 16
+FEW_BINS = 1 << 10
+#: Key, version and three state columns.
+_ROW_BYTES = 8 * 5
 _FIRST, _CUT, _STOP = 1, 1_000, 100_000
 #: Moves before the one that counts (XF4).
 _MOVES_BEFORE = 2
@@ -62,7 +65,7 @@ class TransferOptions:
     """What moves."""
 
     rows: int = 2_000_000
-    bins: int = 1 << 10
+    bins: int = FEW_BINS
     #: Whether bins are copied before they move.
     copied: bool = False
     #: Rows changed between the copy and the cut.
@@ -84,6 +87,9 @@ class Transferred(NamedTuple):
     nbytes: int
     #: Largest memory above that before the move, bytes.
     grown: int
+
+
+Round: TypeAlias = tuple[Transferred, Transferred]
 
 
 class _Silent:
@@ -249,40 +255,55 @@ def run_transfer(runs: int, rows: int) -> BenchDocument:
     """
     where = machine()
     with StallProbe() as probe:
-        figures = list(_figures(runs, rows))
+        measured = _measure(runs, rows)
     where["stall_ms"] = round(probe.stall_ms, 3)
-    return BenchDocument("transfer", commit(), where, {"runs": runs, "rows": rows}, figures)
+    parameters = {"runs": runs, "rows": rows}
+    return BenchDocument("transfer", commit(), where, parameters, list(figures_of(measured, rows)))
 
 
-def _figures(runs: int, rows: int) -> Iterator[Figure]:
-    cases = {
-        "1,024 bins": TransferOptions(rows),
-        f"{TINY_BINS:,} bins": TransferOptions(rows, TINY_BINS),
-        "1 bin": TransferOptions(rows, 1),
-    }
-    for name, options in cases.items():
-        found = [_round(options) for _ in range(runs)]
-        bound = BOUND_MB_S if options.bins < TINY_BINS else None
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What both sides of each run saw: the old owner's first, then the new owner's."""
+
+    #: By number of bins, moved as they are.
+    plain: Mapping[int, Sequence[Round]]
+    #: 1,024 bins, copied before the cut; and as many that were not.
+    copied: Sequence[Round]
+    whole: Sequence[Round]
+
+
+def _measure(runs: int, rows: int) -> Measured:
+    def rounds(options: TransferOptions) -> list[Round]:
+        return [_round(options) for _ in range(runs)]
+
+    return Measured(
+        {bins: rounds(TransferOptions(rows, bins)) for bins in (FEW_BINS, TINY_BINS, 1)},
+        rounds(TransferOptions(rows, copied=True, changed=rows // 100)),
+        rounds(TransferOptions(rows)),
+    )
+
+
+def figures_of(measured: Measured, rows: int) -> Iterator[Figure]:
+    """All figures; the bound is held where bins are not tiny."""
+    size = rows * _ROW_BYTES
+    for bins, found in measured.plain.items():
+        name = f"{bins:,} bins" if bins > 1 else "1 bin"
+        bound = BOUND_MB_S if bins < TINY_BINS else None
         rates = [taken.nbytes * 1e3 / (taken.ended - gave.began) for gave, taken in found]
         yield Figure.of(f"state of {name}, worker to worker", "MB/s", rates, at_least=bound)
-        size = rows * 5 * 8
         rates = [size * 1e3 / (taken.first_ended - gave.first_began) for gave, taken in found]
         yield Figure.of(f"state of {name}, into a process that never had so much", "MB/s", rates)
         grown = [taken.grown / (1 << 20) for _, taken in found]
         yield Figure.of(f"memory at the new owner of {name}, above none", "MiB", grown)
-    changed = rows // 100
-    found = [_round(TransferOptions(rows, copied=True, changed=changed)) for _ in range(runs)]
-    size = rows * 5 * 8
-    rates = [size * 1e3 / max(1, gave.copied - gave.copy_began) for gave, _ in found]
+    rates = [size * 1e3 / max(1, gave.copied - gave.copy_began) for gave, _ in measured.copied]
     yield Figure.of("state of 1,024 bins, copied before the cut", "MB/s", rates)
-    cuts = [(taken.ended - gave.began) / 1e6 for gave, taken in found]
+    cuts = [(taken.ended - gave.began) / 1e6 for gave, taken in measured.copied]
     yield Figure.of("cut of 1,024 copied bins, a hundredth changed since", "ms", cuts)
-    whole = [_round(TransferOptions(rows)) for _ in range(runs)]
-    cuts = [(taken.ended - gave.began) / 1e6 for gave, taken in whole]
+    cuts = [(taken.ended - gave.began) / 1e6 for gave, taken in measured.whole]
     yield Figure.of("cut of 1,024 bins that were not copied", "ms", cuts)
 
 
-def _round(options: TransferOptions) -> tuple[Transferred, Transferred]:
+def _round(options: TransferOptions) -> Round:
     (sides,) = together(transfer, 2, [options])
     gave, taken = sides
     if (gave.rows, taken.rows, taken.total) != (0, options.rows, gave.total):
