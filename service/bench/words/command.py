@@ -1,13 +1,13 @@
 """`megaphone bench word-count`: its options, and what it prints.
 
-Flow: arguments -> WordOptions -> runs, each with its native twin and its peer beside it -> the
-original's lines, or the document, on standard output.
+Flow: arguments -> WordOptions -> runs, each with what stands beside it (its native twin, a peer,
+another strategy or domain) -> the original's lines, or the document, on standard output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +21,10 @@ from service.bench.per_record import RecordOptions, run_bytewax
 from service.bench.words.director import direct
 from service.bench.words.figures import figures_of
 from service.bench.words.lines import lines_of
+from service.bench.words.migrating import NONE, STRATEGIES
 from service.bench.words.options import Backend, WordOptions, rate_of
 from service.bench.words.outcome import WordRun
+from service.errors import UsageError
 
 #: Seconds for which the fold is measured alone before a run at full speed.
 _BARE_S = 1.0
@@ -37,6 +39,8 @@ class WordRuns:
     runs: list[WordRun]
     natives: list[WordRun]
     peers: list[float]
+    #: Under another strategy, or with other keys.
+    others: list[WordRun] = field(default_factory=list)
 
 
 def word_count(
@@ -57,6 +61,12 @@ def word_count(
     beside_native: Annotated[
         bool, typer.Option(help="Make each run without bins, too, and compare")
     ] = False,
+    beside_strategy: Annotated[
+        str, typer.Option(help="Make each run under this strategy, too, and compare longest waits")
+    ] = "",
+    beside_domain: Annotated[
+        int, typer.Option(min=0, help="Make each run with so many keys, too, and compare; 0: none")
+    ] = 0,
     peer: Annotated[
         Peer | None, typer.Option(help="Measure this beside; installs it the first time")
     ] = None,
@@ -81,9 +91,10 @@ def word_count(
         validate=validate,
         bare_s=_BARE_S if rate == "max" else 0.0,
     )
+    other = other_of(options, beside_strategy, beside_domain)
     python = None if peer is None else environment(peer)
     where = machine()
-    made = make_runs(options, runs, native=beside_native, bytewax=python)
+    made = make_runs(options, runs, native=beside_native, bytewax=python, other=other)
     document = document_of(made, where)
     if output is Output.JSON:
         typer.echo(document.json())
@@ -95,10 +106,49 @@ def word_count(
     raise typer.Exit(document.exit_status)
 
 
+def other_of(options: WordOptions, strategy: str, domain: int) -> WordOptions | None:
+    """What is run beside `options`: under another strategy, or with other keys; None: nothing.
+
+    Raises:
+        UsageError: both are asked for, or there would be no waits of moves to compare.
+    """
+    if not strategy and not domain:
+        return None
+    if strategy and domain:
+        raise UsageError("--beside-strategy and --beside-domain: one comparison at a time")
+    name = "--beside-strategy" if strategy else "--beside-domain"
+    if options.migration == NONE or not options.open_loop:
+        raise UsageError(f"{name} compares waits while bins move: give --migration and a --rate")
+    if not strategy:
+        if domain == options.domain:
+            raise UsageError(f"--beside-domain {domain}: that is what --domain says already")
+        return replace(options, domain=domain)
+    if strategy not in STRATEGIES or strategy == options.migration:
+        raise UsageError(
+            f"--beside-strategy {strategy}: must be one of {', '.join(STRATEGIES)}, "
+            f"and another than --migration {options.migration}"
+        )
+    return replace(options, migration=strategy)
+
+
 def make_runs(
-    options: WordOptions, runs: int, *, native: bool = False, bytewax: Path | None = None
+    options: WordOptions,
+    runs: int,
+    *,
+    native: bool = False,
+    bytewax: Path | None = None,
+    other: WordOptions | None = None,
+    direct: Callable[[WordOptions], WordRun] = direct,
 ) -> WordRuns:
-    """Make runs one after the other, each with what stands beside it.
+    """Make runs one after the other, each with what stands beside it: in turns, as hours differ.
+
+    Args:
+        options: what is measured.
+        runs: how often.
+        native: make each run without bins, too.
+        bytewax: the interpreter of Bytewax's environment, or None.
+        other: make a run with these options beside each, or None.
+        direct: makes one run.
 
     Raises:
         MegaphoneError: a run failed, or its counts were not exact.
@@ -109,6 +159,8 @@ def make_runs(
         made.runs.append(direct(options))
         if native:
             made.natives.append(direct(twin))
+        if other is not None:
+            made.others.append(direct(other))
         if bytewax is not None:
             size = RecordOptions(_PEER_RECORDS, options.domain, _PEER_BATCH)
             made.peers.append(run_bytewax(bytewax, size, "count")[0])
@@ -117,17 +169,15 @@ def make_runs(
 
 def document_of(made: WordRuns, where: dict[str, str | int | float]) -> BenchDocument:
     """The contract's document; `where` is what was known of the machine before the runs."""
-    options = made.runs[0].options
-    where["stall_ms"] = round(max(run.stall_ms for run in made.runs), 3)
-    figures: list[Figure] = list(figures_of(made.runs, made.natives, made.peers))
-    return BenchDocument(
-        "word-count", commit(), where, dict(_parameters(options, len(made.runs))), figures
-    )
+    where["stall_ms"] = round(max(run.stall_ms for run in (*made.runs, *made.others)), 3)
+    figures: list[Figure] = list(figures_of(made.runs, made.natives, made.peers, made.others))
+    return BenchDocument("word-count", commit(), where, dict(_parameters(made)), figures)
 
 
-def _parameters(options: WordOptions, runs: int) -> Iterator[tuple[str, Field]]:
+def _parameters(made: WordRuns) -> Iterator[tuple[str, Field]]:
     """Everything needed to run it again."""
-    yield "runs", runs
+    options = made.runs[0].options
+    yield "runs", len(made.runs)
     yield "backend", str(options.backend)
     yield "rate", options.rate or "max"
     yield "duration", options.duration_s
@@ -139,3 +189,9 @@ def _parameters(options: WordOptions, runs: int) -> Iterator[tuple[str, Field]]:
     yield "tick_us", options.tick_us
     yield "wave_bins", options.wave_bins
     yield "precopy", int(options.precopy)
+    yield "beside_native", int(bool(made.natives))
+    for other in made.others[:1]:
+        if other.options.migration != options.migration:
+            yield "beside_strategy", other.options.migration
+        else:
+            yield "beside_domain", other.options.domain

@@ -1,17 +1,24 @@
 """Which bound holds for which word-count run, and that it is met or missed at its edge.
 
-Claims: WF1, WF2. The runs are made up; tests/integration/test_word_count.py makes real ones.
+Claims: WF1, WF2, WF3. The runs are made up; tests/integration/test_word_count.py makes real ones.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from service.bench.words.command import document_of, make_runs, other_of
 from service.bench.words.figures import figures_of
 from service.bench.words.options import MAX, Backend, WordOptions
-from tests.unit.bench.word_runs import STEADY, waits, word_run
+from service.errors import UsageError
+from tests.tidy.source import ROOT
+from tests.unit.bench.word_runs import BACK, STEADY, THERE, span_of, waits, word_run
+
+CONTRACT = json.loads((ROOT / "docs/contracts/bench.schema.json").read_text(encoding="utf-8"))
 
 FAST = WordOptions(rate=MAX)
 OPEN = WordOptions(rate=1_000_000)
@@ -104,3 +111,139 @@ def test_a_ratio_is_taken_inside_each_run():
     figures = {each.name: each for each in figures_of(runs, natives)}
     ratio = figures["records counted over those without bins"]
     assert (ratio.median, ratio.min, ratio.max) == (0.5, 0.5, 3.0)
+
+
+def moving(strategy, **said):
+    """A run of 16 M keys whose moves there and back take half a second each, unless said."""
+    there, back = (span_of(second, 0.5, nbytes=10**9) for second in (4.1, 8.1))
+    spans = said.pop("spans", [there, back])
+    domain = said.pop("domain", 16_000_000)
+    options = replace(OPEN, domain=domain, precopy=said.pop("precopy", False))
+    return word_run(replace(options, migration=strategy), spans=spans, **said)
+
+
+@pytest.mark.parametrize(("move", "at"), [("first move", 4.1), ("second move", 8.1)])
+def test_each_move_is_held_to_waves_gaps_and_bytes_a_second_by_itself(move, at):
+    def spans(**said):
+        """Both moves as they should be, and this one as it is said."""
+        good = {"seconds": 0.5, "waves": 13, "gap_ms": 20, "nbytes": 2 * 10**8} | said
+        return [
+            span_of(second, **(good if second == at else good | {"waves": 13, "gap_ms": 20}))
+            for second in (4.1, 8.1)
+        ]
+
+    names = {f"{each} move: {what}" for each in ("first", "second") for what in ("waves",)}
+    fluid = judged(moving("fluid", spans=spans()))
+    assert {name for name in fluid if name.endswith("waves")} == names
+    assert all(met for _, met in fluid.values())
+    few = judged(moving("fluid", spans=spans(waves=12)))
+    assert {name for name, (_, met) in few.items() if not met} == {f"{move}: waves"}
+    assert few[f"{move}: waves"] == (25, False)
+    late = judged(moving("fluid", spans=spans(gap_ms=20.001)))
+    gap = f"{move}: gap between waves, median"
+    assert [name for name, (_, met) in late.items() if not met] == [gap]
+
+    def rate(nbytes):
+        """All at once, this move of so many bytes."""
+        both = [
+            span_of(second, 0.5, nbytes=nbytes if second == at else 2 * 10**8)
+            for second in (4.1, 8.1)
+        ]
+        return judged(moving("sudden", spans=both))
+
+    assert rate(2 * 10**8)[f"{move}: state moved"] == (400, True)
+    slow = rate(2 * 10**8 - 10**6)
+    assert [name for name, (_, met) in slow.items() if not met] == [f"{move}: state moved"]
+
+
+@pytest.mark.parametrize(("move", "window"), [("first move", THERE), ("second move", BACK)])
+def test_each_batched_move_is_held_to_its_latencies_by_itself(move, window):
+    at_rest, other = (STEADY, 100, 2.0), (THERE + BACK - window, 100, 2.0)
+
+    def batched(**waiting):
+        stayed = waits(at_rest, other, (window, 100, waiting.get("stayed", 3.0)))
+        moved = waits((window, 100, waiting.get("moved", 53.0)))
+        found = judged(moving("batched", stayed=stayed, moved=moved, stall_ms=3.0))
+        return {name: held for name, held in found.items() if "move: " in name}
+
+    staying = f"{move}: bins that stay, p99 over steady"
+    longest = f"{move}: by record, max less the run's stall"
+    assert len(batched()) == 4
+    assert (batched()[staying], batched()[longest]) == ((1.5, True), (50, True))
+    slow = batched(stayed=3.001)
+    assert [name for name, (_, met) in slow.items() if not met] == [staying]
+    late = batched(moved=53.001)
+    assert [name for name, (_, met) in late.items() if not met] == [longest]
+
+
+def beside_strategy(ours, theirs, **said):
+    """Figures of all at once over fluid: longest waits by frontier in both moves, ms."""
+    pair = [
+        moving(strategy, frontier=waits((THERE, 1, ms[0]), (BACK, 1, ms[1])), **said)
+        for strategy, ms in (("sudden", ours), ("fluid", theirs))
+    ]
+    found = {each.name: each for each in figures_of(pair[:1], others=pair[1:])}
+    return [
+        found[f"{move} move: by frontier, max, sudden over fluid"] for move in ("first", "second")
+    ]
+
+
+def test_fluid_waits_a_tenth_of_all_at_once_at_most_in_either_move():
+    first, second = beside_strategy((200.0, 99.9), (20.0, 10.0), domain=64_000_000)
+    assert (first.bound, first.met, first.median) == (10, True, 10)
+    assert (second.bound, second.met, second.median) == (10, False, 9.99)
+    for said in ({"domain": 16_000_000}, {"domain": 64_000_000, "precopy": True}):
+        recorded = beside_strategy((1.0, 1.0), (20.0, 10.0), **said)
+        assert [each.bound for each in recorded] == [None, None]
+
+
+def beside_domain(ours, theirs, domain=16_000_000, precopy=True):
+    """Figures of all at once with more keys over fewer: waits of bins that move, ms."""
+    pair = [
+        moving("sudden", domain=keys, precopy=precopy, moved=waits((THERE, 1, a), (BACK, 1, b)))
+        for keys, (a, b) in ((domain, ours), (4_000_000, theirs))
+    ]
+    found = list(figures_of(pair[:1], others=pair[1:]))
+    return [each for each in found if each.name.endswith("over 4,000,000 keys")]
+
+
+def test_a_copied_move_of_four_times_the_state_waits_half_as_long_again_at_most():
+    first, second = beside_domain((30.0, 15.01), (20.0, 10.0))
+    assert first.name == "first move: bins that move, max, 16,000,000 over 4,000,000 keys"
+    assert (first.bound, first.met) == (1.5, True)
+    assert (second.bound, second.met) == (1.5, False)
+    assert [each.bound for each in beside_domain((9, 9), (1, 1), domain=8_000_000)] == [None, None]
+    assert [each.bound for each in beside_domain((9, 9), (1, 1), precopy=False)] == [None, None]
+
+
+def test_what_stands_beside_a_run_is_made_in_turns_and_told_in_the_document():
+    options = replace(OPEN, migration="sudden", domain=64_000_000)
+    other = other_of(options, "fluid", 0)
+    asked = []
+
+    def direct(given):
+        asked.append(given.migration)
+        return moving(given.migration, domain=given.domain)
+
+    made = make_runs(options, 2, other=other, direct=direct)
+    assert asked == ["sudden", "fluid", "sudden", "fluid"]
+    document = json.loads(document_of(made, {}).json())
+    Draft202012Validator(CONTRACT).validate(document)
+    assert document["parameters"]["beside_strategy"] == "fluid"
+    fewer = make_runs(options, 1, other=other_of(options, "", 16_000_000), direct=direct)
+    assert json.loads(document_of(fewer, {}).json())["parameters"]["beside_domain"] == 16_000_000
+
+
+def test_a_comparison_that_says_nothing_is_refused_by_name():
+    options = replace(OPEN, migration="sudden")
+    assert other_of(options, "", 0) is None
+    for given, strategy, domain, said in (
+        (options, "fluid", 9, "one comparison at a time"),
+        (OPEN, "fluid", 0, "--beside-strategy compares waits while bins move"),
+        (replace(options, rate=MAX), "", 9, "--beside-domain compares waits while bins move"),
+        (options, "sudden", 0, "another than --migration sudden"),
+        (options, "none", 0, "must be one of sudden, fluid, batched, optimized"),
+        (options, "", 1_000_000, "that is what --domain says already"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            other_of(given, strategy, domain)
