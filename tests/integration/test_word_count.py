@@ -56,6 +56,10 @@ def test_bins_move_both_ways_while_every_count_stays_exact(
     # Every record has its latency, by frontier and by record, whatever bin it is of.
     assert run.frontier.counts.sum() == run.by_record.counts.sum() == 80_000
     assert run.moved.counts.sum() == pytest.approx(20_000, rel=0.1)
+    # The marks of both workers count, and are no less than what was read meanwhile.
+    assert len(run.peaks) == 2
+    assert all(run.peaks)
+    assert run.rss_peak() >= max(sum(run.peaks), run.rss_steady())
     contract_of(run)
 
     store = Store(tmp_path, "abc")

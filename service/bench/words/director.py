@@ -10,7 +10,8 @@ Invariants
   WD1  Every worker is given every record of the log, in the order appended.
   WD2  A step is requested when it is due and the one before has completed.
   WD3  Memory and processor time are read from outside the workers, at a fixed beat, so that no
-       long operation of theirs hides what it takes.
+       long operation of theirs hides what it takes. The most that each takes is the system's own
+       mark, which counts from the moment all are loaded to the end of the run, before its proof.
   WD4  A run counts only if its results are exact: as many records were counted as were sent, under
        the keys they were sent for.
 """
@@ -21,11 +22,11 @@ import multiprocessing
 from collections import deque
 from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
 import psutil
 
+from service.bench.resident import forget_peak, peak, resident
 from service.bench.stall import StallProbe
 from service.bench.words.messages import (
     Answer,
@@ -86,7 +87,6 @@ _RSS_EVERY_NS = 250_000_000
 _LEAD_NS = 200_000_000
 #: A worker that says nothing for so long, beside the time it was given, is taken for dead.
 _SILENCE_S = 300.0
-_PAGE = 4096
 
 
 def direct(options: WordOptions) -> WordRun:
@@ -163,6 +163,7 @@ class Director:
         self._plans: list[PlanNote] = []
         self._waves: dict[int, WaveNote] = {}
         self._rss: list[tuple[int, tuple[int, ...]]] = []
+        self._peaks: tuple[int, ...] = ()
         self._cpu: list[tuple[int, float]] = []
         self._next_rss = 0
         self._start_ns = 0
@@ -187,12 +188,15 @@ class Director:
             self._until_settled()
         self._order(Load())
         self._rounds = [loaded.rounds for loaded in self._await(Loaded)]
+        forgotten = [forget_peak(pid) for pid in self._pids]
         self._start_ns = self._clock.monotonic_ns() + _LEAD_NS
         self._order(Begin(self._start_ns))
         self._await(Ran, self._options.duration_s)
         # What is due and was put off by a slow step before it is still done.
         while self._steps or not self._is_settled:
             self._turn()
+        if all(forgotten):
+            self._peaks = tuple(map(peak, self._pids))
         self._handle(StopRequested())
         return self._await(Result)
 
@@ -207,6 +211,7 @@ class Director:
             records=[result.records for result in results],
             progress=[result.progress for result in results],
             rss=self._rss,
+            peaks=self._peaks,
             cpu=self._cpu,
             began_ns=self._began_ns,
             start_ns=self._start_ns,
@@ -300,7 +305,7 @@ class Director:
         now = self._clock.monotonic_ns()
         if now >= self._next_rss:
             self._next_rss = now + _RSS_EVERY_NS
-            self._rss.append((now, tuple(map(_rss, self._pids))))
+            self._rss.append((now, tuple(map(resident, self._pids))))
             self._cpu.append((now, sum(map(_cpu_s, self._pids))))
         if self._steps and self._start_ns and self._is_settled:
             at = self._steps[0].at_ns
@@ -358,14 +363,6 @@ class Director:
 
     def _now_us(self) -> int:
         return self._controller_clock.now_us(self._clock.monotonic_ns() // _US)
-
-
-def _rss(pid: int) -> int:
-    """Resident bytes of a process; 0 where the system does not say."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
 
 
 def _cpu_s(pid: int) -> float:

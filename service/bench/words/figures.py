@@ -23,7 +23,6 @@ from service.bench.words.options import Backend, WordOptions
 from service.bench.words.outcome import Span, WordRun, counted
 
 _MB = 1e6
-_MIB = 1 << 20
 #: Records/s of each worker at full speed, by domain.
 FULL_SPEED = {1_000_000: 12e6, 16_000_000: 8e6}
 OF_BARE = 0.4
@@ -41,8 +40,8 @@ MOVED_MB_S = 400.0
 #: before and move all at once, over that with a quarter of the keys.
 OF_FLUID = 10.0
 OF_QUARTER_STATE = 1.5
-#: Beside a tenth of the steady size.
-RSS_BESIDE_MIB = 256.0
+#: Beside a tenth of the steady size, MB.
+RSS_BESIDE_MB = 256.0
 _OPEN_RATE = 1_000_000
 _MOVES = ("first", "second", "third")
 
@@ -234,14 +233,14 @@ def _over(waits: Sequence[int]) -> list[float]:
 
 
 def _memory(runs: Sequence[WordRun]) -> Iterator[Figure]:
-    steady = [run.rss_steady() / _MIB for run in runs]
-    yield Figure.of("resident size of all workers, steady", "MiB", steady)
+    steady = [run.rss_steady() / _MB for run in runs]
+    yield Figure.of("resident size of all workers, steady", "MB", steady)
     if all(run.spans for run in runs):
-        peak = [run.rss_peak() / _MIB for run in runs]
-        yield Figure.of("resident size of all workers, peak", "MiB", peak)
+        peak = [run.rss_peak() / _MB for run in runs]
+        yield Figure.of("resident size of all workers, peak", "MB", peak)
         beside = [most - 1.1 * usual for most, usual in zip(peak, steady, strict=True)]
         name = "peak beyond the steady size and a tenth"
-        yield Figure.of(name, "MiB", beside, at_most=RSS_BESIDE_MIB)
+        yield Figure.of(name, "MB", beside, at_most=RSS_BESIDE_MB)
 
 
 def _ms(each: Sequence[Latency], share: float) -> list[float]:

@@ -88,6 +88,8 @@ class WordRun:
     progress: list[list[tuple[int, int]]]
     #: (ns, resident bytes of each worker).
     rss: list[tuple[int, tuple[int, ...]]]
+    #: The most that each worker had while the run lasted, bytes; none where the system cannot say.
+    peaks: tuple[int, ...]
     #: (ns, processor time of all workers and their threads, seconds).
     cpu: list[tuple[int, float]]
     began_ns: int
@@ -190,9 +192,14 @@ class WordRun:
         return int(median(seen)) if seen else 0
 
     def rss_peak(self) -> int:
-        """The most that all workers together took while the run lasted; then it is proven."""
+        """The most that workers took while the run lasted; then it is proven.
+
+        The marks of all workers together, though each may have had its most at another moment: at
+        least what they ever had at once. Where there are no marks, the greatest reading.
+        """
         end = self.options.duration_ns
-        return max((total for at, total in self.rss_sums() if 0 <= at <= end), default=0)
+        read = max((total for at, total in self.rss_sums() if 0 <= at <= end), default=0)
+        return max(read, sum(self.peaks))
 
 
 def merged(parts: Sequence[Latencies]) -> Latencies:

@@ -176,6 +176,20 @@ def test_each_batched_move_is_held_to_its_latencies_by_itself(move, window):
     assert [name for name, (_, met) in late.items() if not met] == [longest]
 
 
+def test_a_peak_is_held_to_a_tenth_and_256_mb_above_the_steady_size():
+    name, steady = "peak beyond the steady size and a tenth", (1.0, 1_000_000_000)
+
+    def at(peaks, *readings):
+        return judged(moving("sudden", rss=(steady, *readings), peaks=peaks))[name]
+
+    # The marks of both workers count, whatever was read at intervals.
+    assert at((678_000_000, 678_000_000)) == (256, True)
+    assert at((678_000_000, 678_000_001)) == (256, False)
+    # Without marks the greatest reading; what was read after the run is its proof's.
+    assert at((), (9.0, 1_356_000_000), (12.5, 9 * 10**9)) == (256, True)
+    assert at((), (9.0, 1_356_000_001)) == (256, False)
+
+
 def beside_strategy(ours, theirs, **said):
     """Figures of all at once over fluid: longest waits by frontier in both moves, ms."""
     pair = [

@@ -57,7 +57,8 @@ def word_run(
     stayed: Latencies | None = None,
     moved: Latencies | None = None,
     spans: Sequence[list[WaveNote]] = (),
-    rss: Sequence[tuple[float, int]] = ((1.0, 100 << 20),),
+    rss: Sequence[tuple[float, int]] = ((1.0, 100_000_000),),
+    peaks: tuple[int, ...] = (),
 ) -> WordRun:
     """A run of two workers that counted `rate` records/s each; `rss` is (second, bytes)."""
     options = replace(options, duration_s=DURATION_S)
@@ -71,6 +72,7 @@ def word_run(
         records=[1, 1],
         progress=[progress, progress],
         rss=[(_BEGAN + round(at * SECOND), (size // 2, size - size // 2)) for at, size in rss],
+        peaks=peaks,
         cpu=[],
         began_ns=0,
         start_ns=_BEGAN,
