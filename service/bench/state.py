@@ -1,16 +1,20 @@
-"""State larger than memory: one store, four times as large as its budget, and one that fits.
+"""State larger than memory: stores four times as large as their budgets, and such that fit.
 
-Flow: [run_state] -> a process of its own per side (`state_side`) -> figures -> BenchDocument. The
-method stands in docs/benchmarks/state.md.
+Flow: [run_state] -> a process of its own per worker (`state_side`), all at once -> what each found
+-> [figures_of] -> BenchDocument. The method stands in docs/benchmarks/state.md.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from statistics import fmean
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Annotated, TextIO
 
 import msgspec
 import typer
@@ -19,7 +23,7 @@ from service.bench.document import BenchDocument, Figure
 from service.bench.machine import commit, machine
 from service.bench.output import Output, printed
 from service.bench.stall import StallProbe
-from service.bench.state_side import ROW_BYTES, SideOptions, SideResult
+from service.bench.state_side import MET, ROW_BYTES, SideOptions, SideResult
 from service.errors import MegaphoneError
 from service.sizes import bytes_of
 
@@ -43,6 +47,8 @@ class StateOptions:
     runs: int = 3
     #: Records of a run of skewed keys; of uniform ones a fourth.
     records: int = 4_000_000
+    #: Processes at once; each has a budget, state and records of its own.
+    workers: int = 2
 
 
 def run_state(options: StateOptions, folder: Path) -> BenchDocument:
@@ -55,17 +61,19 @@ def run_state(options: StateOptions, folder: Path) -> BenchDocument:
     keys = _TIMES * options.budget // ROW_BYTES
     few = min(_FITTING_KEYS, keys // (8 * _TIMES))
 
-    def side(budget: int, number: int) -> SideResult:
-        return _side(
-            SideOptions(budget, number, options.runs, options.records, options.records // 4),
-            folder,
+    def sides(budget: int, number: int) -> list[SideResult]:
+        records = options.records
+        asked = SideOptions(budget, number, options.runs, records, records // 4)
+        return together(
+            [msgspec.structs.replace(asked, worker=each) for each in range(options.workers)], folder
         )
 
     with StallProbe() as probe:
-        tiered = side(options.budget, keys)
-        fitting = [side(budget, few) for budget in (options.budget, 0)]
+        tiered = sides(options.budget, keys)
+        bounded, unbounded = (sides(budget, few) for budget in (options.budget, 0))
     where["stall_ms"] = round(probe.stall_ms, 3)
     parameters = {
+        "workers": options.workers,
         "budget_bytes": options.budget,
         "state_bytes": keys * ROW_BYTES,
         "keys": keys,
@@ -73,64 +81,146 @@ def run_state(options: StateOptions, folder: Path) -> BenchDocument:
         "runs": options.runs,
         "records": options.records,
     }
-    return BenchDocument("state", commit(), where, parameters, figures_of(options, tiered, fitting))
+    figures = figures_of(options, tiered, bounded, unbounded)
+    return BenchDocument("state", commit(), where, parameters, figures)
 
 
 def figures_of(
-    options: StateOptions, tiered: SideResult, fitting: list[SideResult]
+    options: StateOptions,
+    tiered: Sequence[SideResult],
+    bounded: Sequence[SideResult],
+    unbounded: Sequence[SideResult],
 ) -> list[Figure]:
-    """All figures; `fitting` is what stays in memory, with the budget and without. Pure."""
-    bounded, unbounded = fitting
-    ratios = [one / other for one, other in zip(bounded.uniform, unbounded.uniform, strict=True)]
+    """All figures, of what each worker found. Pure.
+
+    Rates are of each worker, on average over the workers; memory and slowest batches those of the
+    worker that has most.
+
+    Args:
+        options: what was asked for.
+        tiered: with state that does not fit.
+        bounded: with state that fits into the budget.
+        unbounded: the same without a budget.
+    """
+    free = _rates(each.uniform for each in unbounded)
+    ratios = [
+        mine / other
+        for mine, other in zip(_rates(each.uniform for each in bounded), free, strict=True)
+    ]
+    grown = max(each.grown for each in tiered) / options.budget
+    skewed, uniform = (
+        _rates(each.skewed for each in tiered),
+        _rates(each.uniform for each in tiered),
+    )
+    slowest = [max(each.slowest_skewed_ms for each in tiered)]
+    slowest_uniform = [max(each.slowest_uniform_ms for each in tiered)]
     return [
-        Figure.of("Zipf 0.99", "records/s", tiered.skewed, at_least=SKEWED_BOUND),
-        Figure.of("uniform", "records/s", tiered.uniform, at_least=UNIFORM_BOUND),
+        Figure.of("Zipf 0.99, each worker", "records/s", skewed, at_least=SKEWED_BOUND),
+        Figure.of("uniform, each worker", "records/s", uniform, at_least=UNIFORM_BOUND),
+        Figure.of("memory above readiness over the budget", "", [grown], at_most=MEMORY_BOUND),
         Figure.of(
-            "memory above readiness over the budget",
-            "",
-            [tiered.grown / options.budget],
-            at_most=MEMORY_BOUND,
+            "every key for the first time, each worker",
+            "records/s",
+            [fmean(each.loading for each in tiered)],
         ),
-        Figure.of("every key for the first time", "records/s", [tiered.loading]),
-        Figure.of("Zipf 0.99: slowest batch", "ms", [tiered.slowest_skewed_ms]),
-        Figure.of("uniform: slowest batch", "ms", [tiered.slowest_uniform_ms]),
-        Figure.of("rows on disk alone at the end", "rows", [tiered.away]),
-        Figure.of("all in memory, no budget: uniform", "records/s", unbounded.uniform),
+        Figure.of("Zipf 0.99: slowest batch", "ms", slowest),
+        Figure.of("uniform: slowest batch", "ms", slowest_uniform),
+        Figure.of(
+            "rows on disk alone at the end, each worker",
+            "rows",
+            [fmean(each.away for each in tiered)],
+        ),
+        Figure.of("all in memory, no budget: uniform, each worker", "records/s", free),
         Figure.of("all in memory, with a budget over without one: uniform", "", ratios),
     ]
 
 
-def _side(options: SideOptions, folder: Path) -> SideResult:
-    done = subprocess.run(
-        [sys.executable, "-m", _SIDE, msgspec.json.encode(options).decode(), str(folder)],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise MegaphoneError(f"the measured process failed: {done.stderr.strip()[-2_000:]}")
-    result = msgspec.json.decode(done.stdout, type=SideResult)
-    if not result.exact:
+def _rates(each: Iterable[Sequence[float]]) -> list[float]:
+    """Run by run, the rate of each worker on average."""
+    return [fmean(run) for run in zip(*each, strict=True)]
+
+
+def together(asked: Sequence[SideOptions], folder: Path) -> list[SideResult]:
+    """Measure in as many processes at once, which meet before each part (SB3 of `state_side`).
+
+    Raises:
+        MegaphoneError: a process failed, or counted wrongly.
+    """
+    with ExitStack() as stack:
+        # Here, so that nothing stays of a process that is ended.
+        kept = stack.enter_context(TemporaryDirectory(dir=folder))
+        sides = []
+        for options in asked:
+            errors = stack.enter_context(TemporaryFile("w+", encoding="utf-8"))
+            command = [sys.executable, "-m", _SIDE, msgspec.json.encode(options).decode()]
+            process = subprocess.Popen(
+                [*command, kept],
+                cwd=_ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+            stack.callback(_end, process)
+            sides.append((process, errors))
+        said = [_said(*side) for side in sides]
+        while said == [MET] * len(sides):
+            for process, _ in sides:
+                _go_on(process)
+            said = [_said(*side) for side in sides]
+    found = [msgspec.json.decode(each, type=SideResult) for each in said]
+    if not all(each.exact for each in found):
         raise MegaphoneError("the store counted otherwise than NumPy; no figure is worth telling")
-    return result
+    return found
+
+
+def _said(process: subprocess.Popen[str], errors: TextIO) -> str:
+    """The next line of a process.
+
+    Raises:
+        MegaphoneError: it ended without one.
+    """
+    assert process.stdout is not None, "it is a pipe"
+    if line := process.stdout.readline().strip():
+        return line
+    process.wait()
+    errors.seek(0)
+    raise MegaphoneError(f"the measured process failed: {errors.read().strip()[-2_000:]}")
+
+
+def _go_on(process: subprocess.Popen[str]) -> None:
+    """Tell a process that all have come so far; one that has ended is found out by its silence."""
+    assert process.stdin is not None, "it is a pipe"
+    with suppress(BrokenPipeError):
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process that has not ended, and close its pipes."""
+    process.kill()
+    with suppress(BrokenPipeError):
+        process.communicate()
 
 
 def state(
-    budget: Annotated[str, typer.Option(help="Memory of the store; state is four times it")] = (
-        "1GiB"
-    ),
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that are measured at once, each with a store")
+    ] = 2,
+    budget: Annotated[
+        str, typer.Option(help="Memory of each store; its state is four times it")
+    ] = ("1GiB"),
     runs: Annotated[int, typer.Option(min=1, max=100, help="Runs of each kind of keys")] = 3,
     records: Annotated[
-        int, typer.Option(min=1 << 14, help="Records of a run with skewed keys")
+        int, typer.Option(min=1 << 14, help="Records of a run with skewed keys, each worker")
     ] = 4_000_000,
     folder: Annotated[
         Path, typer.Option(help="Where rows that leave memory are kept meanwhile")
     ] = Path(),
     output: Annotated[Output, typer.Option(help="text or json")] = Output.TEXT,
 ) -> None:
-    """Measure a store whose state is four times its memory, beside one that fits."""
-    options = StateOptions(bytes_of(budget, "--budget"), runs, records)
+    """Measure stores whose state is four times their memory, beside such that fit."""
+    options = StateOptions(bytes_of(budget, "--budget"), runs, records, workers)
     document = run_state(options, folder.resolve())
     typer.echo(printed(document, output))
     raise typer.Exit(document.exit_status)

@@ -1,18 +1,21 @@
 """The measured process of `megaphone bench state`: one store driven by batches, and its memory.
 
-Flow: options as JSON on the command line -> [main] -> what was measured as JSON on standard output.
+Flow: options as JSON on the command line -> [main], which says where it waits for the others ->
+what was measured as JSON on standard output.
 
 Invariants
   SB1  Memory is that of a process that does nothing else: the judge, which needs a counter per key,
-       begins when memory is no longer looked at.
+       begins when memory is no longer looked at, in any of the processes.
   SB2  The judge counts anew, from the seeds, with NumPy; it shares no code with the store.
+  SB3  All workers load, run and judge at the same times: before each part a process meets the
+       others, so that none measures while another is done and leaves it the machine.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,8 @@ from service.statestore.vertex_store import VertexStore
 
 Int64s = NDArray[np.int64]
 
+#: What a process says where it waits for the others.
+MET = "met"
 BATCH = 16_384
 _BIN_BITS = 10
 #: State columns of a key: with its stamp and itself a row takes 128 bytes.
@@ -46,11 +51,14 @@ class SideOptions(msgspec.Struct, frozen=True):
 
     #: Bytes for the store; 0: no bound, all in memory.
     budget: int
+    #: Keys, and below the records of a run, are those of this worker alone.
     keys: int
     runs: int
     #: Records of one run of each kind, and as many before the first that are not measured.
     skewed: int
     uniform: int
+    #: Which worker it is: each draws its own keys.
+    worker: int = 0
 
 
 class SideResult(msgspec.Struct, frozen=True):
@@ -118,7 +126,7 @@ def _loading(keys: int) -> Iterator[Int64s]:
 
 def _drawn(kind: int, run: int, options: SideOptions) -> Iterator[Int64s]:
     """Batches of one run: the same each time it is asked for."""
-    random = np.random.default_rng([kind, run])
+    random = np.random.default_rng([kind, run, options.worker])
     records = options.skewed if kind == _SKEWED else options.uniform
     for _ in range(max(1, records // BATCH)):
         if kind == _UNIFORM:
@@ -152,14 +160,22 @@ def _is_exact(driven: _Driven) -> bool:
     return seen == options.keys == driven.store.row_count
 
 
-def measure(options: SideOptions, folder: Path) -> SideResult:
+def measure(
+    options: SideOptions, folder: Path, meet: Callable[[], None] = lambda: None
+) -> SideResult:
     """Load every key once, then take turns: a run of skewed keys, one of uniform keys.
+
+    Args:
+        options: what is measured.
+        folder: where rows are kept that leave memory.
+        meet: returns when all workers have come so far (SB3).
 
     Raises:
         StateError: the disk refused.
     """
     driven = _Driven(options, folder)
     loading = _Clocked()
+    meet()
     for keys in _loading(options.keys):
         driven.apply(keys, loading)
     rates: dict[int, list[float]] = {_SKEWED: [], _UNIFORM: []}
@@ -167,6 +183,7 @@ def measure(options: SideOptions, folder: Path) -> SideResult:
     for run in range(options.runs + 1):
         for kind, found in rates.items():
             clocked = _Clocked()
+            meet()
             for keys in _drawn(kind, run, options):
                 driven.apply(keys, clocked)
             # The first run of each kind only warms up: what it is about to need is not there yet.
@@ -175,6 +192,7 @@ def measure(options: SideOptions, folder: Path) -> SideResult:
                 slowest[kind] = max(slowest[kind], clocked.slowest)
     table = driven.store.table
     away = table.away_count if isinstance(table, TieredTable) else 0
+    meet()
     result = SideResult(
         rates[_SKEWED],
         rates[_UNIFORM],
@@ -190,12 +208,19 @@ def measure(options: SideOptions, folder: Path) -> SideResult:
     return result
 
 
+def _meet() -> None:
+    """Say that this process has come so far, and wait until it hears that all have (SB3)."""
+    sys.stdout.write(f"{MET}\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+
+
 def main() -> None:
     """Measure as the first argument says, in the folder that the second one names."""
     options = msgspec.json.decode(sys.argv[1], type=SideOptions)
     with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder:
-        result = measure(options, Path(folder))
-    sys.stdout.write(msgspec.json.encode(result).decode())
+        result = measure(options, Path(folder), _meet)
+    sys.stdout.write(f"{msgspec.json.encode(result).decode()}\n")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def judged(figures):
 
 
 STATE = {
-    "Zipf 0.99": 300_000,
-    "uniform": 50_000,
+    "Zipf 0.99, each worker": 300_000,
+    "uniform, each worker": 50_000,
     "memory above readiness over the budget": 1.15,
 }
 
@@ -41,20 +41,32 @@ STATE = {
     ("tiered", "missed"),
     [
         (side(), set()),
-        (side(skewed=299_999), {"Zipf 0.99"}),
-        (side(uniform=49_999), {"uniform"}),
+        (side(skewed=299_999), {"Zipf 0.99, each worker"}),
+        (side(uniform=49_999), {"uniform, each worker"}),
         (side(grown=1_150_001), {"memory above readiness over the budget"}),
     ],
 )
 def test_state_larger_than_memory_is_met_at_its_bounds_and_missed_beyond(tiered, missed):
-    found = judged(state_figures(StateOptions(BUDGET), tiered, [side(), side()]))
+    found = judged(state_figures(StateOptions(BUDGET), [tiered, side()], [side()], [side()]))
     assert found == {name: (bound, name not in missed) for name, bound in STATE.items()}
+
+
+def test_rates_are_of_a_worker_on_average_and_memory_of_the_one_that_has_most():
+    uneven = [side(skewed=200_000.0, grown=1_150_000), side(skewed=400_000.0, grown=1)]
+    found = judged(state_figures(StateOptions(BUDGET), uneven, [side()], [side()]))
+    assert all(met for _, met in found.values())
+    medians = {
+        each.name: each.median
+        for each in state_figures(StateOptions(BUDGET), uneven, [side()], [side()])
+    }
+    assert medians["Zipf 0.99, each worker"] == 300_000
+    assert medians["memory above readiness over the budget"] == 1.15
 
 
 def test_what_fits_is_compared_run_by_run():
     bounded = SideResult([], [1.0, 2.0, 9.0], 1.0, 0, 1.0, 1.0, 0, exact=True)
     free = SideResult([], [2.0, 4.0, 3.0], 1.0, 0, 1.0, 1.0, 0, exact=True)
-    figures = state_figures(StateOptions(BUDGET), side(), [bounded, free])
+    figures = state_figures(StateOptions(BUDGET), [side()], [bounded], [free])
     (ratio,) = (each for each in figures if "over without one" in each.name)
     assert (ratio.median, ratio.min, ratio.max, ratio.bound) == (0.5, 0.5, 3.0, None)
 
