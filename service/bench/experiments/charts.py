@@ -27,8 +27,13 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-COLOURS = {"sudden": "#b9536a", "fluid": "#2b6ca3", "batched": "#d98a2b"}
-NAMES = {"sudden": "all-at-once", "fluid": "fluid", "batched": "batched"}
+COLOURS = {"sudden": "#b9536a", "fluid": "#2b6ca3", "batched": "#d98a2b", "optimized": "#4b8a5f"}
+NAMES = {
+    "sudden": "all-at-once",
+    "fluid": "fluid",
+    "batched": "batched",
+    "optimized": "optimized",
+}
 _INK, _SOFT, _PAPER = "#333333", "#6b7480", "#9aa2ad"
 _DPI = 140
 #: A group's run of middle size, whose course is shown.

@@ -6,7 +6,7 @@ Flow: the set of runs -> those that are not done -> word-count runs -> files -> 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +15,14 @@ import typer
 
 from service.bench.experiments.charts import draw
 from service.bench.experiments.report import page
-from service.bench.experiments.sets import Group, experiments, seconds_of
+from service.bench.experiments.sets import Group, Setup, experiments, setups_of
 from service.bench.experiments.store import Store, name_of
 from service.bench.machine import commit, machine
 from service.bench.words.command import document_of, make_runs
+from service.bench.words.director import direct
 from service.bench.words.lines import lines_of
+from service.bench.words.options import WordOptions
+from service.bench.words.outcome import WordRun
 from service.cli_options import Output
 from service.errors import UsageError
 
@@ -43,21 +46,10 @@ def run_experiments(
     store = Store(folder, measured)
     groups = experiments(quick=quick)
     where = machine()
-    missing = [
-        options
-        for options in dict.fromkeys(options for group in groups for options in group.runs)
-        if not store.is_done(options)
-    ]
+    missing = setups_of(groups, store.is_done)
     if missing and draw_only:
         raise UsageError(f"{len(missing)} runs of {measured} are missing; leave --draw-only out")
-    seconds = seconds_of(groups) if missing else 0.0
-    typer.echo(f"{len(missing)} runs to make, {seconds / 60:.0f} minutes for all", err=True)
-    for number, options in enumerate(missing, 1):
-        typer.echo(f"{number}/{len(missing)} {name_of(options)}", err=True)
-        store.prepare(options)
-        made = make_runs(options, 1)
-        (run,) = made.runs
-        store.keep(options, list(lines_of(run)), document_of(made, dict(where)).json())
+    make(missing, store, where)
     pictures = draw(groups, store)
     report = store.charts / REPORT
     report.write_text(page(groups, store, pictures, where, measured), encoding="utf-8")
@@ -65,6 +57,33 @@ def run_experiments(
         typer.echo(json.dumps(files_of(groups, store, pictures, report, measured), indent=1))
     else:
         typer.echo(str(report))
+
+
+def make(
+    setups: Sequence[Setup],
+    store: Store,
+    where: Mapping[str, str | int | float],
+    direct: Callable[[WordOptions], WordRun] = direct,
+) -> None:
+    """Make the runs and keep each as soon as it is done, so that a set that is broken off goes on.
+
+    Args:
+        setups: what is to be made.
+        store: where it is kept.
+        where: what is known of the machine.
+        direct: makes one run.
+
+    Raises:
+        MegaphoneError: a run failed; those before it are kept.
+    """
+    seconds = sum(setup.seconds for setup in setups)
+    typer.echo(f"{len(setups)} runs to make, {seconds / 60:.0f} minutes for all", err=True)
+    for number, options in enumerate((setup.options for setup in setups), 1):
+        typer.echo(f"{number}/{len(setups)} {name_of(options)}", err=True)
+        store.prepare(options)
+        made = make_runs(options, 1, direct=direct)
+        (run,) = made.runs
+        store.keep(options, list(lines_of(run)), document_of(made, dict(where)).json())
 
 
 def files_of(

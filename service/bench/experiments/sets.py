@@ -1,6 +1,7 @@
 """Which runs make up the paper's experiments, scaled to one machine.
 
-Flow: `--quick` or not -> [experiments] -> groups of runs, each under the name of a figure.
+Flow: `--quick` or not -> [experiments] -> groups of runs, each under the name of a figure ->
+[setups_of] -> what is still to be made, and how long each takes. Pure.
 
 The paper has 16 workers on 4 machines, 256 M to 32,768 M keys, and 4 M records/s; a run lasts
 1,200 s. Here there are 2 workers, keys are 1/256 to 1/512 as many, and a run lasts some seconds;
@@ -9,11 +10,12 @@ what is varied, and how, is the paper's.
 Invariants
   EX1  A run that serves several groups is one run: its name is its parameters.
   EX2  The default set fits into 40 minutes on two cores.
+  EX3  A run that is done is not made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from service.bench.words.options import Backend, WordOptions
@@ -21,7 +23,9 @@ from service.bench.words.options import Backend, WordOptions
 #: What one run takes beside its duration: processes, load, results; seconds. The largest domains
 #: take some seconds more.
 OVERHEAD_S = 6.0
-STRATEGIES = ("sudden", "fluid", "batched")
+STRATEGIES = ("sudden", "fluid", "batched", "optimized")
+#: Between two workers a wave of either is one bin: all of a plan's must fit into the run.
+_BIN_BY_BIN = ("fluid", "optimized")
 _M = 1_000_000
 #: Waves of one bin that fit between two plans of a run.
 _FLUID_BINS_MAX = 1 << 8
@@ -49,10 +53,20 @@ def experiments(*, quick: bool) -> list[Group]:
     ]
 
 
-def seconds_of(groups: list[Group]) -> float:
-    """About how long all runs take together, each counted once (EX1)."""
-    runs = {options for group in groups for options in group.runs}
-    return sum(options.duration_s + OVERHEAD_S for options in runs)
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One run that is to be made, and about how long it takes."""
+
+    options: WordOptions
+    seconds: float
+
+
+def setups_of(groups: Sequence[Group], is_done: Callable[[WordOptions], bool]) -> list[Setup]:
+    """What is to be made, in the order of the groups, each once (EX1, EX3)."""
+    runs = dict.fromkeys(options for group in groups for options in group.runs)
+    return [
+        Setup(options, options.duration_s + OVERHEAD_S) for options in runs if not is_done(options)
+    ]
 
 
 def _overhead(name: str, backend: Backend, domain: int, quick: bool) -> Group:
@@ -65,13 +79,13 @@ def _overhead(name: str, backend: Backend, domain: int, quick: bool) -> Group:
 
 
 def _moving(name: str, varied: str, bases: Iterator[WordOptions], quick: bool) -> Group:
-    """Every strategy on each of `bases`; fluid only where its waves fit into the run."""
+    """Every strategy on each of `bases`; bin by bin only where all waves fit into the run."""
     duration = 6.0 if quick else 12.0
     runs = [
         replace(base, migration=strategy, duration_s=duration)
         for base in bases
         for strategy in STRATEGIES
-        if strategy != "fluid" or base.bins <= _FLUID_BINS_MAX
+        if strategy not in _BIN_BY_BIN or base.bins <= _FLUID_BINS_MAX
     ]
     return Group(name, varied, tuple(runs))
 
