@@ -164,9 +164,13 @@ def load_config(
 
 
 def knobs_of(file: Path | None = None, settings: Sequence[str] = ()) -> list[Knob]:
-    """Every knob in force, in the order of default.toml; raises as `load_config` does."""
+    """Every knob in force, in the order of default.toml; raises as `load_config` does.
+
+    Of Kafka's properties only the names are looked at: no file that holds a secret is opened.
+    """
     said = _said(file, settings, {})
     config = _checked(said)
+    kafka_access.refuse_unknown(config.kafka.properties, os.environ)
     defaults = of_file(_DEFAULTS, knob_names(), Origin.DEFAULT)
     found = []
     for name in knob_names():

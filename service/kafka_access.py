@@ -20,7 +20,7 @@ Source: librdkafka 2.16 CONFIGURATION.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -149,21 +149,44 @@ def access_of(properties: Mapping[str, str], environment: Mapping[str, str]) -> 
     Raises:
         UsageError: a name is not passed on, is said twice, or its file cannot be read (KA1).
     """
-    by_variable = {variable_of(name): name for name in (*PROPERTIES, *map(_in_file, PROPERTIES))}
+    refuse_unknown(properties, environment)
+    by_variable = _by_variable()
     said: dict[str, str] = {}
     for variable, value in environment.items():
-        name = by_variable.get(variable)
-        if name is not None:
-            _say(said, name, value, variable)
-        elif variable.startswith(_MEANT):
-            raise _unknown(variable.removeprefix("KAFKA_").lower().replace("_", "."), variable)
+        if variable in by_variable:
+            _say(said, by_variable[variable], value, variable)
     of_knob: dict[str, str] = {}
     for name, value in properties.items():
-        where = f"kafka.properties: {name!r}"
-        if name.removesuffix(_FILE) not in PROPERTIES:
-            raise _unknown(name, where)
-        _say(of_knob, name, value, where)
+        _say(of_knob, name, value, _place(name))
     return KafkaAccess({**of_knob, **said})
+
+
+def refuse_unknown(properties: Iterable[str], environment: Iterable[str]) -> None:
+    """Look at names alone: files that hold a secret need not be here.
+
+    Args:
+        properties: names of the knob.
+        environment: names of variables.
+
+    Raises:
+        UsageError: one is not passed on (KA1).
+    """
+    by_variable = _by_variable()
+    for variable in environment:
+        if variable.startswith(_MEANT) and variable not in by_variable:
+            raise _unknown(variable.removeprefix("KAFKA_").lower().replace("_", "."), variable)
+    for name in properties:
+        if name.removesuffix(_FILE) not in PROPERTIES:
+            raise _unknown(name, _place(name))
+
+
+def _by_variable() -> dict[str, str]:
+    """Properties by the variables that say them."""
+    return {variable_of(name): name for name in (*PROPERTIES, *map(_in_file, PROPERTIES))}
+
+
+def _place(name: str) -> str:
+    return f"kafka.properties: {name!r}"
 
 
 def use(properties: Mapping[str, str], environment: Mapping[str, str] | None = None) -> KafkaAccess:

@@ -179,6 +179,27 @@ def test_check_config_shows_properties_without_their_secrets(monkeypatch) -> Non
     assert knob.value == {"sasl.username": "alice", "sasl.password": "***"}
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MEGAPHONE_KAFKA__PROPERTIES", '{"sasl.usrname" = "a"}', "did you mean sasl.username"),
+        ("KAFKA_SASL_USRNAME", "a", "KAFKA_SASL_USRNAME is no property .*sasl.username"),
+    ],
+)
+def test_check_config_refuses_what_no_client_would_take(name, value, message, monkeypatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message):
+        knobs_of()
+
+
+def test_check_config_opens_no_secret(monkeypatch) -> None:
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD_FILE", "/nowhere")
+    said = '{"ssl.key.password.file" = "/nowhere"}'
+    monkeypatch.setenv("MEGAPHONE_KAFKA__PROPERTIES", said)
+    (knob,) = [each for each in knobs_of() if each.name == "kafka.properties"]
+    assert knob.value == {"ssl.key.password.file": "/nowhere"}
+
+
 def test_a_refusal_is_told_from_silence() -> None:
     heard = Heard()
     assert isinstance(heard.silence("kafka:9092", 3), BrokerUnavailable)
