@@ -258,7 +258,8 @@ class Stream(RowOperations):
     ) -> WindowedStream[Stream]:
         """Cut all rows together into windows of event time; see `KeyedStream.window`.
 
-        All rows of a window are in one bin, so one worker computes it.
+        All rows of a window are in one bin, so one worker computes it; of sessions one computes
+        them all.
         """
         return WindowedStream(KeyedStream(self, START), None, window, allowed_lateness)
 
@@ -373,7 +374,7 @@ class KeyedStream(TimedJoinOperators["Stream"], ProcessOperators["Stream"]):
         """Cut the rows of each key into windows of event time.
 
         Args:
-            window: `tumbling(...)`, `sliding(...)` or `given()`.
+            window: `tumbling(...)`, `sliding(...)`, `session(...)` or `given()`.
             allowed_lateness: how long, in event time, a closed window still takes rows; each time
                 it does, it is given again.
         """

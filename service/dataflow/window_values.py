@@ -16,6 +16,8 @@ from service.statestore.panes import Panes
 #: Columns that say the window of a row, in what windows give and in what `given` reads.
 START = "window_start"
 END = "window_end"
+#: Column of the one key under which sessions of all rows are kept; no stream of a user has it.
+TOGETHER = "window.together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Windows of rows that are less than `gap` apart, of each key."""
+    """Windows of rows that are less than `gap` apart, of each key or of all."""
 
     gap: Duration
 
@@ -103,7 +105,8 @@ def given() -> Window:
 def session(gap: Duration) -> Window:
     """Of each key, windows from a row to `gap` after the last one that came before that.
 
-    A row opens [its time, its time + gap); windows of a key that overlap become one.
+    A row opens [its time, its time + gap); windows of a key that overlap become one. Where there
+    is no key they are of all rows.
 
     Raises:
         GraphError: the gap is no length of time, or zero.

@@ -17,11 +17,13 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from service.dataflow.row_operations import RowOperations
+from service.dataflow.row_vertices import BatchFunction
 from service.dataflow.timed_joins import TimedJoinOperators
 from service.dataflow.vertices import MapVertex
 from service.dataflow.window_values import (
     END,
     START,
+    TOGETHER,
     Given,
     Session,
     Window,
@@ -32,11 +34,13 @@ from service.dataflow.window_vertices import (
     WindowAggregateVertex,
     WindowFoldVertex,
     WindowTopVertex,
+    put_together,
 )
 from service.durations import Duration
 from service.errors import GraphError, NotYetSupported
 from service.statestore.aggregate import Aggregate, Oldest
 from service.statestore.distinct_values import DistinctCount
+from service.statestore.session_fold import MergeFunction
 from service.statestore.window_fold import FoldFunction
 
 StreamT = TypeVar("StreamT", bound=RowOperations)
@@ -68,7 +72,7 @@ class WindowedStream(Generic[StreamT]):
             name: of the vertex.
             aggregates: `count()`, `total`, `highest`, `lowest`, `mean` and `distinct_count` of a
                 column, by the name that the output has. Different values of one column can be
-                counted in one vertex, and not of sessions.
+                counted in one vertex.
 
         Raises:
             GraphError: no aggregates, something else than an aggregate, an unknown column, a name
@@ -77,7 +81,8 @@ class WindowedStream(Generic[StreamT]):
         Cost: 0.1 us a row; for a window 0.1 us for each key of it, and where windows overlap 0.05
             us for each key and pane. State: 40 bytes and 8 for each number, for each key and pane;
             a pane is the greatest length that both size and `every` are multiples of. With
-            `distinct_count` for each different value, too, and 8 bytes more, 16 for text.
+            `distinct_count` for each different value, too, and 8 bytes more, 16 for text. Sessions:
+            0.3 us a row and 2 us for each key of a batch; see docs/WINDOWS.md.
 
         Example:
             >>> from service.dataflow.event_time import Watermarks
@@ -96,7 +101,6 @@ class WindowedStream(Generic[StreamT]):
         """
         self._check(name, aggregates)
         upstream, key = self._upstream(name)
-        names = (START, END) if self._key is None else (self._key, START, END)
         vertex = WindowAggregateVertex(
             name,
             (key,),
@@ -106,7 +110,7 @@ class WindowedStream(Generic[StreamT]):
             dict(aggregates),
             self._key is not None,
         )
-        return self._on._add(vertex, (*names, *aggregates))
+        return self._on._add(vertex, (*self._named, *aggregates))
 
     def top(
         self, name: str, *, by: str, n: int = 1, ties: bool = True, lowest: bool = False
@@ -149,8 +153,6 @@ class WindowedStream(Generic[StreamT]):
             raise GraphError(f"top {name!r}: n is {n}; it must be at least 1")
         self._on._need(by, name)
         columns = self._on._columns()
-        if isinstance(self._window, Session):
-            raise NotYetSupported(f"top {name!r} of sessions", "use other windows, or aggregate")
         if not isinstance(self._window, Given):
             self._need_room(name)
             columns = None if columns is None else (*columns, START, END)
@@ -238,11 +240,14 @@ class WindowedStream(Generic[StreamT]):
         initial: Callable[[], Any],
         schema: Mapping[str, pa.DataType],
         value: str | Sequence[str] | None = None,
+        merge: MergeFunction | None = None,
     ) -> StreamT:
         """Of each window, and key, what a function of yours makes of its rows.
 
         `function(accumulated, row)` is called for each row and window, and returns what is
-        accumulated then; when the window closes, that is given.
+        accumulated then; when the window closes, that is given. Where windows are sessions,
+        `merge(earlier, later)` is called, too: when a row makes one session of two, with what each
+        had accumulated, the one that begins earlier first; then the row is folded.
 
         Args:
             name: of the vertex; the state is found under it after a restart.
@@ -253,11 +258,11 @@ class WindowedStream(Generic[StreamT]):
                 dict.
             value: what of a row the function is given: a column's name for its value, several for a
                 tuple, None for a dict of all columns.
+            merge: of sessions, and needed there; it must depend on nothing but its arguments.
 
         Raises:
-            GraphError: an unknown column, no output column, or one that is named like the key or a
-                column of windows.
-            NotYetSupported: sessions, or windows of all rows.
+            GraphError: an unknown column, no output column, one that is named like the key or a
+                column of windows, sessions without `merge`, or other windows with it.
 
         Cost: about 2 us a row and window, and what the function takes; it is not for streams that
             `aggregate` could serve.
@@ -279,7 +284,7 @@ class WindowedStream(Generic[StreamT]):
             >>> paths.columns
             ('user', 'window_start', 'window_end', 'path')
         """
-        for each in (function, initial):
+        for each in (function, initial, *(() if merge is None else (merge,))):
             if not callable(each):
                 raise GraphError(f"fold {name!r}: {each!r} is no function")
         taken = [column for column in schema if column in (self._key, START, END)]
@@ -291,11 +296,14 @@ class WindowedStream(Generic[StreamT]):
         form = value if value is None or isinstance(value, str) else tuple(value)
         for column in (form,) if isinstance(form, str) else form or ():
             self._on._need(column, name)
-        if isinstance(self._window, Session):
-            raise NotYetSupported(f"fold {name!r} of sessions", "aggregate them, or use process")
-        if self._key is None:
-            raise NotYetSupported(
-                f"fold {name!r} of all rows together", "key_by a column, of one value perhaps"
+        if isinstance(self._window, Session) and merge is None:
+            raise GraphError(
+                f"fold {name!r} of sessions needs merge=...: a row between two sessions makes one "
+                "of them, and only you can say what they accumulated together"
+            )
+        if not isinstance(self._window, Session) and merge is not None:
+            raise GraphError(
+                f"fold {name!r} has merge=..., but only sessions become one; leave it out"
             )
         upstream, key = self._upstream(name)
         vertex = WindowFoldVertex(
@@ -308,8 +316,15 @@ class WindowedStream(Generic[StreamT]):
             initial,
             form,
             pa.schema(list(schema.items())),
+            merge,
+            self._key is not None,
         )
-        return self._on._add(vertex, (key, START, END, *schema))
+        return self._on._add(vertex, (*self._named, *schema))
+
+    @property
+    def _named(self) -> tuple[str, ...]:
+        """Columns of results that say whose they are."""
+        return (START, END) if self._key is None else (self._key, START, END)
 
     def _check(self, name: str, aggregates: Mapping[str, Aggregate | DistinctCount]) -> None:
         if not aggregates:
@@ -336,10 +351,6 @@ class WindowedStream(Generic[StreamT]):
                 f"aggregate {name!r}, different values of several columns {sorted(counted)},",
                 "count each in a vertex of its own",
             )
-        if counted and isinstance(self._window, Session):
-            raise NotYetSupported(
-                f"aggregate {name!r}, different values of sessions,", "count them in other windows"
-            )
 
     def _upstream(self, name: str) -> tuple[int, str]:
         """The vertex to read, and its key; it says of each row its window where nobody else does.
@@ -356,17 +367,15 @@ class WindowedStream(Generic[StreamT]):
             return upstream, START if self._key is None else self._key
         if self._key is not None:
             return upstream, self._key
-        if isinstance(self._window, Session):
-            raise NotYetSupported(
-                f"{name!r}, sessions of all rows together,", "key_by a column, of one value perhaps"
-            )
-        self._need_room(name)
         columns = self._on._columns()
-        assign = MapVertex(
-            f"{name}.windows", AssignWindows(name, self._window, time), upstream, "windows"
-        )
-        added = self._on._add(assign, None if columns is None else (*columns, START, END))
-        return added.vertex, START
+        function: BatchFunction = put_together
+        names: tuple[str, ...] = (TOGETHER,)
+        if not isinstance(self._window, Session):
+            self._need_room(name)
+            function, names = AssignWindows(name, self._window, time), (START, END)
+        assign = MapVertex(f"{name}.windows", function, upstream, "windows")
+        added = self._on._add(assign, None if columns is None else (*columns, *names))
+        return added.vertex, names[0]
 
     def _need_room(self, name: str) -> None:
         """Refuse rows that have columns of windows, which they are to be given."""

@@ -39,3 +39,11 @@ class KeyedParts:
     sorted: bool = True
     #: Leaves out of a batch what S makes nothing of, where nobody asks for late rows (F5).
     combine: BatchFunction | None = None
+    #: A column that the flow has added, of which nobody is told: the one key of all rows together.
+    hidden: str | None = None
+
+    def late_columns(self, given: pa.Schema) -> pa.Schema:
+        """Columns of late rows, of a stream with the columns `given`."""
+        if self.late is not None:
+            return self.late
+        return pa.schema([field for field in given if field.name != self.hidden])

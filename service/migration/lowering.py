@@ -266,7 +266,7 @@ class _Lowering:
         late = None
         columns = parts.columns
         if number in self._late:
-            late = self._late_schemas[number] = parts.late or schemas[0]
+            late = self._late_schemas[number] = parts.late_columns(schemas[0])
             columns = columns if parts.late is not None else with_late(columns, late)
         router = Router(
             vertex.name,

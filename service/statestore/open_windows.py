@@ -23,16 +23,18 @@ from numpy.typing import NDArray
 from service.errors import StateCorrupt, StateError
 from service.statestore import _window_kernels as kernels
 from service.statestore.panes import Panes
+from service.statestore.session_rows import TIME, session_of
 from service.statestore.stored_cells import cell_of, number_named
 from service.statestore.stored_windows import Fold, StoredWindows
 from service.statestore.timed import NEVER
+from service.statestore.window_ranks import RANK
 from service.statestore.window_rows import GIVE, OWN_END, OWN_START
 from service.statestore.window_sessions import STATE_OF
 from service.statestore.window_table import OF_KEY, OF_PANE, OF_START
-from service.statestore.window_top import RANK
 
 Int64s = NDArray[np.int64]
 Columns = Sequence[tuple[str, str]]
+Row = dict[str, object]
 
 #: Lines of an entry: its key, its pane, and its window's start where rows say that.
 _KEY, _PANE, _START = 0, 1, 2
@@ -174,22 +176,27 @@ def _folded(name: str, kind: str, fold: Fold, line: Int64s) -> Int64s:
 
 
 def of_rows(
-    windows: StoredWindows, rows: Iterable[dict[str, object]], timers: Iterable[tuple[int, int]]
+    windows: StoredWindows, groups: Sequence[Sequence[Row]], timers: Iterable[tuple[int, int]]
 ) -> tuple[OpenWindow, ...]:
     """The windows of a key whose state is typed rows, by end and start.
 
     Args:
         windows: how they are kept.
-        rows: the key's.
+        groups: the key's rows; a second group is that of single rows of sessions.
         timers: time and tag of each of the key's.
+
+    Raises:
+        StateCorrupt: a row of the second group is in none of the sessions.
     """
+    rows = groups[0]
     waits = {time for time, tag in timers if tag == GIVE}
-    by_window: dict[tuple[int, int], list[dict[str, object]]] = {}
+    by_window: dict[tuple[int, int], list[Row]] = {}
     for row in rows:
         start, end = row[OWN_START], row[OWN_END]
         assert isinstance(start, int), "as `window_rows` keeps it"
         assert isinstance(end, int), "as `window_rows` keeps it"
         by_window.setdefault((end, start), []).append(row)
+    single = _single_rows(by_window, groups[1]) if len(groups) > 1 else by_window
     found = []
     for (end, start), own in sorted(by_window.items()):
         value: object
@@ -200,19 +207,38 @@ def of_rows(
                 for name, kind in windows.columns
                 if not name.startswith(_OWN)
             }
+            if windows.counted:
+                value[windows.counted] = len(single[end, start])
         else:
-            own.sort(key=_rank, reverse=True)
+            # Stable: without ties, of equal rows the first one is given first.
             value = [
                 {name: cell for name, cell in row.items() if not name.startswith(_OWN)}
-                for row in own
+                for row in sorted(single[end, start], key=_rank, reverse=True)
             ]
         found.append(OpenWindow(start, end, end not in waits, value))
     return tuple(found)
 
 
-def _rank(row: dict[str, object]) -> int:
+def _single_rows(
+    sessions: Iterable[tuple[int, int]], rows: Sequence[Row]
+) -> dict[tuple[int, int], list[Row]]:
+    """The rows of the second group that each session has, by its end and start."""
+    found: dict[tuple[int, int], list[Row]] = {bounds: [] for bounds in sessions}
+    known = list(found)
+    ends, starts = np.array(known, dtype=np.int64).reshape(-1, 2).T
+    spans = np.array([np.zeros(len(known), dtype=np.int64), starts, ends])
+    times = np.array([row[TIME] for row in rows], dtype=np.int64)
+    numbers = session_of(spans, np.zeros(len(rows), dtype=np.int64), times)
+    for row, number in zip(rows, numbers.tolist(), strict=True):
+        if number < 0:
+            raise StateCorrupt(f"a row of time {row[TIME]} is in none of its key's sessions")
+        found[known[number]].append(row)
+    return found
+
+
+def _rank(row: Row) -> int:
     rank = row[RANK]
-    assert isinstance(rank, int), "as `window_top` keeps it"
+    assert isinstance(rank, int), "as `window_ranks` makes it"
     return rank
 
 

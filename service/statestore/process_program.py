@@ -104,10 +104,29 @@ class ProcessProgram:
         """How windows are kept; none are."""
         return None
 
-    def late_of(self, times: Int64s, watermark: int) -> NDArray[np.bool_]:
-        """Which rows of these event times are late (PS3)."""
+    def late_of(
+        self, keys: Int64s, times: Int64s, watermark: int, state_of: Callable[[int], Any]
+    ) -> NDArray[np.bool_]:
+        """Which rows of these keys and event times are late (PS3).
+
+        `state_of` gives the state of any of the keys, None if there is none.
+        """
         late: NDArray[np.bool_] = times < max(NEVER, watermark - self.lateness)
         return late
+
+    def told_late(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """What of late rows is told."""
+        return rows
+
+    def calls_of(
+        self, keys: Int64s, times: Int64s, rows: Iterable[Any], timers: KeyTimers
+    ) -> Iterable[tuple[int, int, tuple[Any, ...]]]:
+        """The calls of `on_row`: key, event time, and what it is given behind the state."""
+        return zip(keys.tolist(), times.tolist(), ((row, timers) for row in rows))
+
+    def told(self, outputs: pa.RecordBatch) -> pa.RecordBatch:
+        """What of outputs, which have the key before them, leaves."""
+        return outputs
 
     def times_of(self, rows: pa.RecordBatch) -> Int64s:
         """Event times of rows, which have no nulls."""

@@ -79,21 +79,21 @@ class ProcessStore(ObjectStore):
         """
         program = self._process
         times = program.times_of(rows)
-        is_late = program.late_of(times, watermark)
-        late = None
-        if is_late.any():
-            late = rows.filter(pa.array(is_late))
-            rows, times = rows.filter(pa.array(~is_late)), times[~is_late]
         keys = np.asarray(
             rows.column(program.forms.key).to_numpy(zero_copy_only=False), dtype=np.int64
         )
         absent = NO_KEYS
         if self.tier is not None:
             self.tier.make_room()
+            # Before late rows are told apart: the state of their keys may say it.
             absent = self.tier.recall(keys)
+        is_late = program.late_of(keys, times, watermark, self._state_of)
+        late = None
+        if is_late.any():
+            late = program.told_late(rows.filter(pa.array(is_late)))
+            rows, keys, times = rows.filter(pa.array(~is_late)), keys[~is_late], times[~is_late]
         run = ProcessRun(program, watermark)
-        given = ((row, run.timers) for row in program.forms.given(rows))
-        calls = zip(keys.tolist(), times.tolist(), given)
+        calls = program.calls_of(keys, times, program.forms.given(rows), run.timers)
         told = self._ran(run, keys, rows, time, calls, program.on_row)
         if self.tier is not None:
             self.tier.unmark(absent)
@@ -166,6 +166,11 @@ class ProcessStore(ObjectStore):
                         heappush(heap, change)
                     else:
                         left.put(change)
+
+    def _state_of(self, key: int) -> Any:
+        """The state of a key, in memory if it is anywhere; None: it has none."""
+        kept = self._objects.states.get(key)
+        return kept.state if isinstance(kept, Kept) else None
 
     def unused(self, keys: Int64s) -> Int64s:
         """Those of `keys` that have neither state nor timer, repeated as they are given."""
@@ -240,6 +245,7 @@ class ProcessStore(ObjectStore):
             raise self._process.forms.failure(time, rows, error, run.at) from error
         given = np.array(run.keys, dtype=np.int64)
         outputs = self._process.forms.gathered(given, run.outputs, rows, time)
+        outputs = self._process.told(outputs)
         self._rows.touched(keys.tolist())
         self._note_members()
         changes = run.timers._changes

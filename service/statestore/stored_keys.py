@@ -145,7 +145,7 @@ def _of_one(stored: StoredVertex, kept: bytes, timers: list[tuple[int, int]]) ->
     windows = stored.windows
     formats = formats_of(stored.columns)
     if windows is not None and formats is not None:
-        return _some(of_rows(windows, rows_in(kept, formats)[0], timers))
+        return _some(of_rows(windows, rows_in(kept, formats), timers))
     if windows is not None and (found := state_and_timers(stored, kept)) is not None:
         return _some(of_object(*found))
     return Kept(value=value_of(stored, kept))

@@ -14,8 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-#: "panes": entries of `window_table`; "rows": typed rows of `window_rows`; "objects": a dict by
-#: start and end, of `window_fold`.
+#: "panes": entries of `window_table`; "rows": typed rows of `window_rows`, those of sessions in two
+#: groups; "objects": a dict by start and end, of `window_fold`.
 Kind = Literal["panes", "rows", "objects"]
 #: How a state column of two parts of a window becomes one.
 Fold = Literal["sum", "greatest", "least"]
@@ -31,7 +31,7 @@ class StoredWindows(msgspec.Struct, frozen=True, omit_defaults=True):
     lateness: int = 0
     #: Of panes: one for each state column behind the identity, in order.
     folds: tuple[Fold, ...] = ()
-    #: Of panes: the output that counts different values; empty if none does.
+    #: The output that counts different values; empty if none does.
     counted: str = ""
     #: Of rows: (name, type) of the aggregates; none where whole rows are kept.
     columns: tuple[tuple[str, str], ...] = ()

@@ -1,7 +1,7 @@
 """Windows whose state is typed rows: when a window is given, and when it is forgotten.
 
 Flow: `TimedRowStore` -> a program of windows, which is [WindowRows] and what its rows mean: the
-best rows of a window (`window_top`), or sessions (`window_sessions`).
+best rows of a window (`window_top`), or sessions (`session_rows`).
 
 A row of state says the window it belongs to. A timer at the window's end gives it; one later, where
 lateness is allowed, forgets it; otherwise it is forgotten as it is given.
@@ -51,7 +51,7 @@ class WindowRows(ABC):
         self._lateness = lateness
         bounds = [pa.field(OWN_START, pa.int64()), pa.field(OWN_END, pa.int64())]
         self._form = RowFormat(pa.schema([*bounds, *kept]))
-        self.formats = (self._form,)
+        self.formats: tuple[RowFormat, ...] = (self._form,)
         self._no_rows = pa.RecordBatch.from_pylist([], schema=output)
 
     @property
@@ -60,12 +60,8 @@ class WindowRows(ABC):
         return StoredWindows("rows", lateness=self._lateness)
 
     @abstractmethod
-    def _order(self, table: RowTable, addresses: Int64s) -> Int64s:
-        """Of rows of state, what orders them within a window."""
-
-    @abstractmethod
-    def _results(self, keys: Int64s, columns: list[pa.Array]) -> pa.RecordBatch:
-        """What is given for rows of state: their keys and columns."""
+    def _given(self, table: RowTable, found: Found, chosen: Flags) -> pa.RecordBatch:
+        """What the chosen rows of state give (WR2)."""
 
     def fire(
         self, table: RowTable, timers: TimerTable, due: Timers, version: int, watermark: int
@@ -77,8 +73,12 @@ class WindowRows(ABC):
         now = due.tags == GIVE
         given = _among(keys, ends, due.keys[now], due.times[now])
         results = self._given(table, found, given)
-        table.retain(found, ~self._forgotten(ends, watermark), version)
+        self._forget(table, found, self._forgotten(ends, watermark), version)
         return results
+
+    def _forget(self, table: RowTable, found: Found, over: Flags, version: int) -> None:
+        """Let rows of state go whose windows are over."""
+        table.retain(found, ~over, version)
 
     def _forgotten(self, ends: Int64s, watermark: int) -> Flags:
         """Which windows that end then are forgotten at `watermark`."""
@@ -106,16 +106,6 @@ class WindowRows(ABC):
         own = found.keys[found.positions]
         given = _among(own, self._at(table, found.addresses, OWN_END), keys[closed], ends[closed])
         return self._given(table, found, given)
-
-    def _given(self, table: RowTable, found: Found, chosen: Flags) -> pa.RecordBatch:
-        """What the chosen rows give (WR2)."""
-        if not chosen.any():
-            return self._no_rows
-        addresses = found.addresses[chosen]
-        keys = found.keys[found.positions[chosen]]
-        starts, ends = (self._at(table, addresses, name) for name in (OWN_START, OWN_END))
-        order = np.lexsort((self._order(table, addresses), starts, keys, ends))
-        return self._results(keys[order], table.read(0, addresses[order]))
 
     def _at(self, table: RowTable, addresses: Int64s, name: str) -> Int64s:
         """A column of integers of rows of state."""

@@ -5,11 +5,10 @@ kept, and those that are not any more go; a window that closes gives what is lef
 
 Invariants
   WP1  Kept are the rows that would be given if the window closed now: `count` of them, and with
-       `ties` all that are equal to the last of these.
+       `ties` all that are equal to the last of these (WK1 of `window_ranks`).
   WP2  Without ties, of equal rows those that came first win; the rows of one time come in the order
        of their columns.
-  WP3  NaN is below every number, whichever end is sought; so are rows of it given only where there
-       are not enough others.
+  WP3  Rows of NaN are given only where there are not enough others (WK3 of `window_ranks`).
 Cost: 0.1 us a row, and for each key of a batch that has a row among the best 2 us.
 """
 
@@ -19,23 +18,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import UsageError
 from service.statestore import _folds
 from service.statestore import _window_kernels as kernels
-from service.statestore.number_types import number_type
-from service.statestore.row_table import RowTable
+from service.statestore.row_table import Found, RowTable
 from service.statestore.timed import TimedRows
 from service.statestore.timed_row_store import distinct_of, keys_of
 from service.statestore.timers import TimerTable
 from service.statestore.window_form import END, START, WindowForm
+from service.statestore.window_ranks import LEAST, RANK, Ranking
 from service.statestore.window_rows import WindowRows
 
 Int64s = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-#: Of rows of state, what they are ranked by: the greater, the better.
-RANK = "window.rank"
-_LEAST = np.iinfo(np.int64).min
 
 
 class WindowTop(WindowRows):
@@ -57,15 +51,8 @@ class WindowTop(WindowRows):
             UsageError: `by` is no column of numbers or times, or a column has a type that typed
                 rows cannot have.
         """
-        kind = number_type(schema.field(by).type)
-        if kind is None:
-            raise UsageError(
-                f"rows cannot be ranked by column {by!r}, which is {schema.field(by).type}; "
-                "numbers, booleans and times can"
-            )
-        self._ranked = kind
+        self._ranking = Ranking(schema, by, count, ties=ties, lowest=lowest)
         self._form_of_rows = form
-        self._by, self._count, self._ties, self._lowest = by, count, ties, lowest
         bounds = [pa.field(name, pa.int64()) for name in (START, END) if name not in schema.names]
         output = pa.schema([*schema, *bounds])
         self._kept = [name for name in schema.names if name not in (form.key, START, END)]
@@ -90,7 +77,7 @@ class WindowTop(WindowRows):
             late = self._form_of_rows.told_late(rows.filter(pa.array(over[: rows.num_rows])))
             told = late if late.num_rows else None
         identity = np.array([keys_of(rows, self.key)[which], starts, ends])
-        ranks = self._ranks(rows)[which]
+        ranks = self._ranking.of(rows)[which]
         chosen = np.flatnonzero(~over)
         chosen = chosen[self._contenders(np.ascontiguousarray(identity[:, chosen]), ranks[chosen])]
         identity, ranks = identity[:, chosen], ranks[chosen]
@@ -112,7 +99,7 @@ class WindowTop(WindowRows):
         """
         which, starts, ends = self._form_of_rows.windows_of(rows)
         identity = np.array([keys_of(rows, self.key)[which], starts, ends])
-        chosen = self._contenders(identity, self._ranks(rows)[which])
+        chosen = self._contenders(identity, self._ranking.of(rows)[which])
         if len(chosen) == len(which):
             return rows
         return rows.take(pa.array(distinct_of(which[chosen])))
@@ -124,12 +111,12 @@ class WindowTop(WindowRows):
         groups = np.empty(rows, dtype=np.int32)
         first = np.empty(rows, dtype=np.int64)
         count = kernels.group(identity, room, groups, first)
-        if self._count == 1:
-            best = np.full(count, _LEAST, dtype=np.int64)
+        if self._ranking.count == 1:
+            best = np.full(count, LEAST, dtype=np.int64)
             _folds.raise_to(groups, ranks, best)
             return np.flatnonzero(ranks == best[groups])
         order = np.lexsort((~ranks, groups))
-        return np.sort(order[self._best(groups[order], ranks[order])])
+        return np.sort(order[self._ranking.best(groups[order], ranks[order])])
 
     def _merge(self, table: RowTable, identity: Int64s, ranks: Int64s, version: int) -> Flags:
         """Let rows go that are beaten by others; which of the new ones are not."""
@@ -145,45 +132,19 @@ class WindowTop(WindowRows):
         begins = np.ones(len(order), dtype=np.bool_)
         begins[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
         stays = np.zeros(len(order), dtype=np.bool_)
-        stays[order] = self._best(np.cumsum(begins), all_ranks[order])
+        stays[order] = self._ranking.best(np.cumsum(begins), all_ranks[order])
         table.retain(found, stays[: len(found)], version)
         return stays[len(found) :]
 
-    def _best(self, groups: NDArray[np.signedinteger], ranks: Int64s) -> Flags:
-        """Which rows are among the best of their group; they come by group and falling rank."""
-        begins = np.ones(len(groups), dtype=np.bool_)
-        begins[1:] = groups[1:] != groups[:-1]
-        starts = np.flatnonzero(begins)
-        group = np.cumsum(begins) - 1
-        place = np.arange(len(groups)) - starts[group]
-        best: Flags = place < self._count
-        if self._ties:
-            sizes = np.diff(np.append(starts, len(groups)))
-            last = ranks[starts + np.minimum(sizes, self._count) - 1]
-            best |= ranks == last[group]
-        return best
-
-    def _ranks(self, rows: pa.RecordBatch) -> Int64s:
-        """A number for each row: the greater, the better (WP3)."""
-        values = self._ranked.widened(rows.column(self._by))
-        if self._ranked.kept == "int64":
-            numbers = np.ascontiguousarray(values).view(np.int64)
-            return ~numbers if self._lowest else numbers
-        # Of floats the bits are in order, those of negative ones backwards; -0.0 is 0.0.
-        floats = np.ascontiguousarray(values).view(np.float64) + 0.0
-        bits = floats.view(np.int64)
-        ranks: Int64s = np.where(bits < 0, bits ^ np.iinfo(np.int64).max, bits)
-        if self._lowest:
-            ranks = ~ranks
-        ranks[np.isnan(floats)] = _LEAST
-        return ranks
-
-    def _order(self, table: RowTable, addresses: Int64s) -> Int64s:
-        return ~self._at(table, addresses, RANK)
-
-    def _results(self, keys: Int64s, columns: list[pa.Array]) -> pa.RecordBatch:
-        starts, ends, _, *others = columns
+    def _given(self, table: RowTable, found: Found, chosen: Flags) -> pa.RecordBatch:
+        if not chosen.any():
+            return self._no_rows
+        addresses = found.addresses[chosen]
+        keys = found.keys[found.positions[chosen]]
+        starts, ends = self._window_of(table, addresses)
+        order = np.lexsort((~self._at(table, addresses, RANK), starts, keys, ends))
+        starts, ends, _, *others = table.read(0, addresses[order])
         named = dict(zip(self._kept, others, strict=True))
-        named |= {START: starts, END: ends, self.key: pa.array(keys)}
+        named |= {START: starts, END: ends, self.key: pa.array(keys[order])}
         columns = [named[name] for name in self.output.names]
         return pa.RecordBatch.from_arrays(columns, schema=self.output)

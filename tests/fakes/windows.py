@@ -5,7 +5,7 @@ What is checked against it may not share its arithmetic: here every window is lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from service.statestore.timed import ALL, NEVER, TimedStore
 
 #: A row: key, event time, value.
 Row = tuple[int, int, int]
+_NAMES = ["key", "time", "v"]
 
 
 def windows_of(time: int, size: int, every: int) -> list[tuple[int, int]]:
@@ -89,10 +90,7 @@ def batch(rows: Sequence[Row]) -> pa.RecordBatch:
     """Rows as a batch with columns key, time and v."""
     columns = list(zip(*rows, strict=True)) if rows else [(), (), ()]
     return pa.record_batch(
-        {
-            name: pa.array(values, pa.int64())
-            for name, values in zip(("key", "time", "v"), columns, strict=True)
-        }
+        {name: pa.array(values, pa.int64()) for name, values in zip(_NAMES, columns, strict=True)}
     )
 
 
@@ -108,6 +106,9 @@ class Slots:
     stores: tuple[TimedStore, TimedStore]
     owner: dict[int, int]
     number: int = 0
+    #: The column of keys, and what is done to rows before they go to the owner of theirs.
+    key: str = "key"
+    prepared: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
 
     @classmethod
     def of(cls, first: TimedStore, second: TimedStore) -> Slots:
@@ -120,14 +121,16 @@ class Slots:
         """Rows to the owners of their bins."""
         given: list[tuple[Any, ...]] = []
         late: list[Row] = []
-        keys = np.array([row[0] for row in rows], dtype=np.int64)
-        owners = [self.owner[bin_id] for bin_id in bins_of(keys, self.stores[0].bin_bits).tolist()]
+        sent = batch(rows) if self.prepared is None else self.prepared(batch(rows))
+        keys = sent.column(self.key).to_numpy()
+        bins = bins_of(keys, self.stores[0].bin_bits).tolist()
+        owners = np.array([self.owner[bin_id] for bin_id in bins], dtype=np.int64)
         for number, store in enumerate(self.stores):
-            mine = [row for row, owner in zip(rows, owners, strict=True) if owner == number]
-            if mine:
-                found = store.apply_at(batch(mine), (epoch,), watermark)
+            mine = sent.filter(pa.array(owners == number))
+            if mine.num_rows:
+                found = store.apply_at(mine, (epoch,), watermark)
                 given += listed(found.rows)
-                late += [] if found.late is None else listed(found.late)
+                late += [] if found.late is None else listed(found.late.select(_NAMES))
         return given, late
 
     def fire(self, epoch: int, watermark: int) -> list[tuple[Any, ...]]:

@@ -142,14 +142,31 @@ def test_the_parts_of_the_best_rows_send_all_columns() -> None:
     assert parts.schema.field("auction").type == pa.string()
 
 
-def test_sessions_are_of_a_key_and_have_aggregates_only() -> None:
+def test_sessions_send_what_they_read() -> None:
     stream = bids().key_by("auction").window(session("30s")).aggregate("s", n=count())
     parts = keyed_parts(stream.flow.vertices[-1], [SCHEMA], 2, [EventTime("date_time", "ms")])
+    assert parts.columns == ["auction", "date_time"]
     assert parts.schema.names == ["auction", "window_start", "window_end", "n"]
-    with pytest.raises(NotYetSupported, match="sessions of all rows together"):
-        bids().window(session("30s")).aggregate("s", n=count())
-    with pytest.raises(NotYetSupported, match="top 's' of sessions"):
-        bids().key_by("auction").window(session("30s")).top("s", by="price")
+
+
+def test_sessions_of_all_rows_are_of_one_key_that_nobody_is_told_of() -> None:
+    stream = bids().window(session("30s")).aggregate("s", n=count())
+    assert stream.columns == ("window_start", "window_end", "n")
+    assert [vertex.name for vertex in stream.flow.vertices] == ["bids", "s.windows", "s"]
+    assert stream.late("late").columns == ("auction", "price", "date_time")
+    top = bids().window(session("30s")).top("t", by="price")
+    assert top.columns == ("auction", "price", "date_time", "window_start", "window_end")
+    assert "1 of greatest price in windows of sessions, 30s apart" in table_of(_ended(top))
+    # What one vertex gives is a stream as any other: sessions of sessions.
+    more = stream.window(session("1m")).aggregate("more", n=count())
+    assert more.columns == ("window_start", "window_end", "n")
+
+
+def test_a_length_of_sessions_that_is_no_whole_number_of_the_unit_is_refused() -> None:
+    stream = bids(Watermarks("date_time", unit="s"))
+    vertex = stream.key_by("auction").window(session("1500ms")).top("c", by="price")
+    with pytest.raises(GraphError, match="gap of the sessions of 'c' is 1500ms"):
+        keyed_parts(vertex.flow.vertices[-1], [SCHEMA], 2, [EventTime("date_time", "s")])
 
 
 def test_different_values_are_counted_beside_other_numbers() -> None:
@@ -160,9 +177,6 @@ def test_different_values_are_counted_beside_other_numbers() -> None:
     assert parts.schema.names[3:] == ["bidders", "n"]
     with pytest.raises(NotYetSupported, match="different values of several columns"):
         windows.aggregate("e", a=distinct_count("price"), b=distinct_count("auction"))
-    sessions = bids().key_by("auction").window(session("1s"))
-    with pytest.raises(NotYetSupported, match="different values of sessions"):
-        sessions.aggregate("e", a=distinct_count("price"))
 
 
 def _ended(stream: Stream) -> Flow:

@@ -1,4 +1,4 @@
-"""The best rows of windows, and sessions: what a person finds, whatever moves and batches.
+"""The best rows of windows are what a person finds, whatever moves and batches.
 
 Cannot catch: what S does with rows and watermarks; tests of whole jobs do.
 """
@@ -8,20 +8,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import StateError, UsageError
-from service.statestore.aggregate import AggregateProgram, Count, Mean, Min, Sum
+from service.errors import UsageError
 from service.statestore.panes import Panes
 from service.statestore.timed import ALL, NEVER
 from service.statestore.timed_row_store import TimedRowStore
-from service.statestore.window_form import END, START, WindowForm
-from service.statestore.window_sessions import WindowSessions
+from service.statestore.window_form import START, WindowForm
 from service.statestore.window_top import WindowTop
+from tests.fakes.sessions import best
 from tests.fakes.windows import Row, Slots, batch, listed, windows_of
 
 BITS = 2
@@ -38,12 +36,6 @@ def top_of(
     form = WindowForm("key", Panes.of(size, every, lateness), "time")
     program = WindowTop(form, ROW_TYPES, "v", count, ties=ties, lowest=lowest)
     return TimedRowStore("top", program, BITS)
-
-
-def best(rows: list[Row], count: int, *, ties: bool, lowest: bool) -> list[Row]:
-    ordered = sorted(rows, key=lambda row: row[2] if lowest else -row[2])
-    kept = ordered[:count]
-    return [row for row in ordered if row[2] == kept[-1][2] or row in kept] if ties else kept
 
 
 def played(
@@ -185,109 +177,3 @@ def test_rows_cannot_be_ranked_by_text() -> None:
     schema = pa.schema([("key", pa.int64()), ("time", pa.int64()), ("v", pa.string())])
     with pytest.raises(UsageError, match="cannot be ranked by column 'v', which is string"):
         WindowTop(WindowForm("key", Panes.of(1, 1), "time"), schema, "v", 1, ties=True, lowest=True)
-
-
-# Sessions ---------------------------------------------------------------------------------------
-
-KINDS = {"n": Count(), "total": Sum("v"), "low": Min("v"), "mean": Mean("v")}
-
-
-def sessions_of(gap: int, lateness: int = 0) -> TimedRowStore:
-    program = AggregateProgram("key", KINDS, {"v": "int64"})
-    return TimedRowStore("s", WindowSessions("key", "time", 0, gap, lateness, program), BITS)
-
-
-class Sessions:
-    """Sessions row by row; each is a list of rows."""
-
-    def __init__(self, gap: int, lateness: int) -> None:
-        self.gap, self.lateness = gap, lateness
-        self.open: list[list[Row]] = []
-
-    def bounds(self, rows: list[Row]) -> tuple[int, int]:
-        times = [row[1] for row in rows]
-        return min(times), max(times) + self.gap
-
-    def apply(self, rows: list[Row], watermark: int) -> tuple[list[Any], list[Row]]:
-        fresh = [[row] for row in rows]
-        together = [list(rows) for rows in self.open] + fresh
-        merged = True
-        while merged:
-            merged = False
-            for first in together:
-                for other in together:
-                    start, end = self.bounds(first)
-                    begin, stop = self.bounds(other)
-                    near = first is not other and first[0][0] == other[0][0]
-                    if near and start < stop and begin < end:
-                        first.extend(other)
-                        together.remove(other)
-                        merged = True
-                        break
-                if merged:
-                    break
-        late = [rows for rows in together if self.bounds(rows)[1] + self.lateness <= watermark]
-        kept = [rows for rows in together if rows not in late]
-        changed = [rows for rows in kept if rows not in self.open]
-        self.open = kept
-        again = [self.result(rows) for rows in changed if self.bounds(rows)[1] <= watermark]
-        return again, [row for rows in late for row in rows]
-
-    def fire(self, before: int, watermark: int) -> list[Any]:
-        ends = [(self.bounds(rows)[1], rows) for rows in self.open]
-        given = [self.result(rows) for end, rows in ends if before < end <= watermark]
-        over = watermark - self.lateness if watermark != ALL else ALL
-        self.open = [rows for end, rows in ends if end > over]
-        return given
-
-    def result(self, rows: list[Row]) -> tuple[Any, ...]:
-        values = [row[2] for row in rows]
-        total = sum(values)
-        return (
-            rows[0][0],
-            *self.bounds(rows),
-            len(rows),
-            total,
-            min(values),
-            total / len(values),
-        )
-
-
-@given(steps=STEPS, gap=st.sampled_from([1, 4, 10]), lateness=st.sampled_from([0, 0, 6]))
-def test_sessions_are_what_a_person_puts_together(steps: Any, gap: int, lateness: int) -> None:
-    def make() -> TimedRowStore:
-        return sessions_of(gap, lateness)
-
-    slots, model, watermark = Slots.of(make(), make()), Sessions(gap, lateness), NEVER
-    for epoch, (rows, rise, moves, restart) in enumerate(steps):
-        given, late = slots.apply(rows, epoch, watermark)
-        expected, expected_late = model.apply(rows, watermark)
-        assert Counter(given) == Counter(expected)
-        assert Counter(late) == Counter(expected_late)
-        if rise:
-            before, watermark = watermark, -20 if watermark == NEVER else watermark + rise
-            found = slots.fire(epoch, watermark)
-            assert Counter(found) == Counter(model.fire(before, watermark))
-        for bin_id, how in moves:
-            slots.move(bin_id, how)
-        if restart == 0:
-            slots.restart(make)
-    assert Counter(slots.fire(99, ALL)) == Counter(model.fire(watermark, ALL))
-    assert all(store.row_count == 0 for store in slots.stores)
-
-
-def test_a_session_at_the_end_of_int64_is_cut_off_there() -> None:
-    store = sessions_of(10)
-    store.apply_at(batch([(1, ALL - 3, 1), (1, ALL, 2), (2, NEVER, 3)]), (1,), NEVER)
-    assert listed(store.fire(0, (1,))) == [(2, NEVER, NEVER + 10, 1, 3, 3, 3.0)]
-    assert listed(store.fire(ALL, (2,))) == [(1, ALL - 3, ALL, 2, 3, 1, 1.5)]
-
-
-def test_a_session_whose_sum_does_not_fit_changes_nothing() -> None:
-    store = sessions_of(10)
-    store.apply_at(batch([(1, 3, ALL)]), (1,), NEVER)
-    with pytest.raises(StateError, match="does not fit"):
-        store.apply_at(batch([(1, 4, 1)]), (2,), NEVER)
-    assert [row[:5] for row in listed(store.fire(ALL, (3,)))] == [(1, 3, 13, 1, ALL)]
-    assert np.all(store.rows_per_bin() == 0)
-    assert store.program.output.names[:3] == ["key", START, END]
