@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import megaphone as mp
 from service.dataflow.event_time import EventTime
+from service.dataflow.vertices import MapVertex
 from service.hashing import bins_of
 from service.migration.stateful import keyed_parts
 from service.statestore import cold_rows, process_store, timed_row_store
@@ -96,10 +97,37 @@ BUILDS: dict[str, Callable[[Any], mp.Stream]] = {
         "v", lambda before, value: before + value, initial=int, value="v", schema=NUMBER
     ),
     "top": lambda keyed: keyed.window(SLIDING, allowed_lateness="5ms").top("v", by="v", n=2),
-    "sessions": lambda keyed: keyed.window(mp.session("6ms"), allowed_lateness="5ms").aggregate(
-        "v", n=mp.count(), total=mp.total("v")
+    "sessions": lambda keyed: sessions(keyed).aggregate("v", n=mp.count(), total=mp.total("v")),
+    "different": lambda keyed: sessions(keyed).aggregate(
+        "v", n=mp.count(), of=mp.distinct_count("v")
+    ),
+    # Without ties: which of equal rows came first is kept on disk as well.
+    "session top": lambda keyed: sessions(keyed).top("v", by="v", n=2, ties=False),
+    "session fold": lambda keyed: sessions(keyed).fold(
+        "v",
+        lambda seen, value: f"{seen} {value}",
+        merge=lambda earlier, later: f"({earlier} + {later})",
+        initial=str,
+        value="v",
+        schema={"seen": pa.string()},
     ),
 }
+#: Of all rows together.
+OF_ALL = {
+    "sessions of all": "sessions",
+    "different of all": "different",
+    "session top of all": "session top",
+    "session fold of all": "session fold",
+    "fold of all": "fold",
+}
+#: What is kept of a key is an object, not rows.
+OBJECTS = {"process", "fold", "session fold", "session fold of all", "fold of all"}
+KINDS = [(name, texts) for name in (*BUILDS, "pairs", "semi", "best") for texts in (False, True)]
+KINDS += [(name, False) for name in OF_ALL]
+
+
+def sessions(stream: Any) -> Any:
+    return stream.window(mp.session("6ms"), allowed_lateness="5ms")
 
 
 class Kind:
@@ -108,8 +136,11 @@ class Kind:
     def __init__(self, name: str, *, texts: bool) -> None:
         self.name, self.texts = name, texts
         self.best = best_within.Case(texts=texts, floats=False, floor=False, outer=True)
-        self.sided = name not in BUILDS
+        self.sided = name not in BUILDS and name not in OF_ALL
+        #: The columns that the store is given, which is of keys, and what the flow adds before.
         self.columns: list[str] = []
+        self.key = KEY_ID if texts else "k"
+        self.prepared: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
         self.build().clear()
 
     def build(self) -> Any:
@@ -123,14 +154,17 @@ class Kind:
                 return self.best.store()
         source = mp.KafkaSource(["rows"], "row", [*SCHEMA])
         rows = mp.Flow("f").source("rows", source, watermarks=mp.Watermarks("time"))
-        stream = BUILDS[self.name](rows.key_by("name" if self.texts else "key"))
-        parts = keyed_parts(
-            stream.flow.vertices[-1],
-            [pa.schema([*SCHEMA.items()])],
-            BITS,
-            [EventTime("time", "ms")],
-        )
-        self.columns = parts.columns
+        schema = pa.schema([*SCHEMA.items()])
+        if self.name in OF_ALL:
+            stream = BUILDS[OF_ALL[self.name]](rows)
+            before = stream.flow.vertices[-2]
+            assert isinstance(before, MapVertex)
+            self.prepared = before.function
+            schema = self.prepared(pa.RecordBatch.from_pylist([], schema=schema)).schema
+        else:
+            stream = BUILDS[self.name](rows.key_by("name" if self.texts else "key"))
+        parts = keyed_parts(stream.flow.vertices[-1], [schema], BITS, [EventTime("time", "ms")])
+        self.columns, self.key = parts.columns, parts.key
         return parts.store
 
     def batch(self, rows: list[Row]) -> pa.RecordBatch:
@@ -151,11 +185,14 @@ class Kind:
             "v": pa.array([value for *_, value in rows], pa.int64()),
             KEY_ID: pa.array(key_hashes(names)),
         }
-        return pa.record_batch({name: made[name] for name in self.columns})
+        if self.prepared is None:
+            return pa.record_batch({name: made[name] for name in self.columns})
+        return self.prepared(pa.record_batch({name: made[name] for name in SCHEMA})).select(
+            self.columns
+        )
 
     def bins(self, rows: pa.RecordBatch) -> list[int]:
-        key = KEY_ID if self.texts else ("k" if self.sided else "key")
-        return bins_of(numbers_of(rows, key).view(np.int64), BITS).tolist()
+        return bins_of(numbers_of(rows, self.key).view(np.int64), BITS).tolist()
 
     def content(self, store: Any, bins: list[int]) -> dict[object, bytes]:
         """What a checkpoint keeps of each key, but for versions."""
@@ -164,7 +201,7 @@ class Kind:
         for key, value in zip(keys.tolist(), map(bytes, values.tolist()), strict=True):
             text, rest = split_text(value) if self.texts else (key, value)
             assert text not in found
-            found[text] = rest if self.name in ("process", "fold") else rest[8:]
+            found[text] = rest if self.name in OBJECTS else rest[8:]
         return found
 
 
@@ -255,8 +292,7 @@ class Pair:
             self.stores[number], self.databases[number] = again, database
 
 
-@pytest.mark.parametrize("texts", [False, True])
-@pytest.mark.parametrize("name", [*BUILDS, "pairs", "semi", "best"])
+@pytest.mark.parametrize(("name", "texts"), KINDS)
 @settings(max_examples=10, deadline=None)
 @given(
     steps=STEPS,
@@ -325,7 +361,7 @@ def _same(found: list[pa.RecordBatch], expected: list[pa.RecordBatch]) -> None:
         rows.validate(full=True)
 
 
-@pytest.mark.parametrize("name", ["process", "fold", "top", "sessions", "pairs", "best"])
+@pytest.mark.parametrize("name", [*BUILDS, "pairs", "best"])
 def test_a_watermark_that_makes_everything_due_keeps_to_the_budget(
     name: str, tmp_path: Path
 ) -> None:
@@ -346,6 +382,35 @@ def test_a_watermark_that_makes_everything_due_keeps_to_the_budget(
         assert database.resident_bytes <= budget
     assert found == plain.fire(ALL, (2,)).to_pylist()
     assert cold.row_count == plain.row_count
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"), [each for each in KINDS if "session" in each[0] or "different" in each[0]]
+)
+def test_a_session_on_disk_says_which_rows_are_late(name: str, texts: bool, tmp_path: Path) -> None:
+    """A row that opens what is forgotten is in time where it makes a session longer."""
+    kind = Kind(name, texts=texts)
+    cold, plain = kind.build(), kind.build()
+    database = SlotDatabase(tmp_path / "live", 0)
+    back_stores({"v": cold}, database)
+    first = kind.batch([(0, 1, 10, 3), (0, 1, 12, 4)])
+    # At 17 what has ended at 12 is forgotten: [6, 12) is, but [10, 18) takes the row in.
+    second = kind.batch([(0, 1, 6, 9)])
+    for batch, watermark, recalled in ((first, NEVER, 0), (second, 17, 1)):
+        given = [store.apply_at(batch, (1,), watermark) for store in (cold, plain)]
+        _same([given[0].rows], [given[1].rows])
+        assert given[0].late is given[1].late is None
+        cold.tier.shrink(1 << 20)
+        assert cold.tier.away_count == 1
+        assert cold.tier.recalled == recalled
+    found = cold.fire(18, (2,))
+    _same([found], [plain.fire(18, (2,))])
+    assert {(row["window_start"], row["window_end"]) for row in found.to_pylist()} == {(6, 18)}
+    # And one that no session takes in is late.
+    late = [store.apply_at(kind.batch([(0, 2, 0, 9)]), (3,), 17).late for store in (cold, plain)]
+    assert late[0] is not None
+    assert late[0].equals(late[1])
     database.close()
 
 

@@ -16,7 +16,7 @@ from megaphone.testing import Cluster
 from service.errors import StateCorrupt, StateError, UsageError
 from service.state_files import SlotCheckpoint, find_checkpoints, value_in
 from service.state_snapshots import export_bins, replace_bins, value_in_snapshot
-from service.statestore.open_windows import OpenWindow, entries_of_key, of_object, of_panes
+from service.statestore.open_windows import OpenWindow, entries_of_key, of_object, of_panes, of_rows
 from service.statestore.snapshot import Snapshot
 from service.statestore.stored_windows import StoredWindows
 from service.statestore.timed import NEVER
@@ -216,6 +216,56 @@ def test_sessions_best_rows_and_folds_are_windows_too(tmp_path: Path) -> None:
     assert folded.open("key 2 of a text") == expected
 
 
+def listed(seen: list[int], value: int) -> list[int]:
+    return [*seen, value]
+
+
+def both(earlier: list[int], later: list[int]) -> list[int]:
+    return [*earlier, *later]
+
+
+@pytest.mark.parametrize("key", ["key", "name", "all"])
+def test_sessions_show_different_values_best_rows_and_folds(key: str, tmp_path: Path) -> None:
+    """Two open sessions of a key, each with what is kept of its own rows; one was given."""
+
+    def row(time: int, v: int) -> Row:
+        return {**rows_of()[0], "time": time, "v": v}
+
+    def shown(each: Row) -> Row:
+        own = {"name": each["name"], "raw": {"type": "bytes", "value": "a2V5IDA="}}
+        rest = {name: each[name] for name in ("key", "time", "v", "f")} | own
+        return {name: value for name, value in rest.items() if name != key}
+
+    first, second = [row(0, 5), row(12, 7), row(13, 1), row(6, 7)], [row(40, 2), row(44, 2)]
+    # The watermark is 44 less 12: the first session was given and waits for late rows.
+    spans = {(0, 23): True, (40, 54): False}
+    expected: dict[str, list[object]] = {
+        "different": [{"n": 4, "of": 3}, {"n": 2, "of": 1}],
+        "best": [[shown(first[1]), shown(first[3])], [shown(each) for each in second]],
+        "folded": [[5, 7, 1, 7], [2, 2]],
+    }
+    builds: dict[str, Callable[[Any], mp.Stream]] = {
+        "different": lambda w: w.aggregate("state", n=mp.count(), of=mp.distinct_count("v")),
+        "best": lambda w: w.top("state", by="v", n=2, ties=False),
+        "folded": lambda w: w.fold(
+            "state",
+            listed,
+            merge=both,
+            initial=list,
+            value="v",
+            schema={"seen": pa.list_(pa.int64())},
+        ),
+    }
+    wanted = {"key": 0, "name": first[0]["name"], "all": 0}[key]
+    for name, build in builds.items():
+        flow = flow_of(key, mp.session("10ms"), build, lateness="30ms")
+        # The first session is two until its last row has come.
+        times = [*([each] for each in first), second]
+        found = Written(flow, tmp_path / name, times).windows(wanted)
+        assert {(each.start, each.end): each.given for each in found} == spans
+        assert [each.value for each in found] == expected[name]
+
+
 def test_windows_of_all_rows_are_found_under_their_start(tmp_path: Path) -> None:
     written = Written(
         flow_of("all", mp.tumbling("10ms"), lambda w: w.aggregate("state", n=mp.count())), tmp_path
@@ -227,6 +277,16 @@ def test_windows_of_all_rows_are_found_under_their_start(tmp_path: Path) -> None
     for start in starts:
         count = sum(start <= row["time"] < start + 10 for row in rows)
         assert written.open(start) == {(start, start + 10): {"n": count}}
+
+    def counted(windows: Any) -> mp.Stream:
+        return windows.fold(
+            "state", lambda n, _: n + 1, initial=int, value="v", schema={"n": pa.int64()}
+        )
+
+    folded = Written(flow_of("all", mp.tumbling("10ms"), counted), tmp_path / "folded")
+    for start in starts:
+        count = sum(start <= row["time"] < start + 10 for row in rows)
+        assert folded.open(start) == {(start, start + 10): count}
 
 
 @pytest.mark.parametrize("kind", ["aggregate", "top", "fold"])
@@ -327,5 +387,8 @@ def test_entries_that_are_no_windows_are_refused() -> None:
     full = np.array([[7, 7], [0, 0], [1 << 62, 1 << 62]])
     with pytest.raises(StateError, match="the sum 'n' of a window does not fit"):
         of_panes(columns, windows, full, NEVER)
+    session = {"window.start": 0, "window.end": 10}
+    with pytest.raises(StateCorrupt, match="a row of time 10 is in none of its key's sessions"):
+        of_rows(StoredWindows("rows"), [[session], [{"window.time": 10, "window.rank": 1}]], [])
     with pytest.raises(StateCorrupt, match="no dict by start and end"):
         of_object({"type": "dict", "value": [[1, 2]]}, [])
