@@ -48,6 +48,7 @@ ELSEWHERE = {
     "megaphone bench ingest --runs 5": "test_bench_ingest.py",
     "megaphone bench nexmark --peer bytewax --runs 3": "the line of docs/NEXMARK.md, above",
     "megaphone bench nexmark --through kafka": "test_bench_nexmark.py",
+    "megaphone bench nexmark --through kafka --full": "hours; test_bench_nexmark.py runs a part",
     "megaphone bench nexmark --through kafka --peer quixstreams": "test_bench_nexmark.py",
     "megaphone bench nexmark --through kafka --peer quixstreams --report nexmark.html": (
         "test_bench_nexmark.py"

@@ -5,7 +5,8 @@ what a life begins with is the checkpoint that was whole before it. A life is ov
 process has killed itself; then
 
 * every other process has ended by itself, with one error, which names the lost one, and status 1;
-* the newest manifest is the one that was there before, but where it was written at that very step;
+* the newest manifest is the one that was there before, but where it was, or may have been, written
+  at that very step;
 * every file of it matches its digest, and every count its entries;
 * the next life begins from it, and the last one, which nothing ends, gives the sums that DuckDB
   finds in the input; results of lives that were lost come again.
@@ -64,6 +65,10 @@ def losses(*kinds: str) -> list[tuple[str, str]]:
             found += [(point, slots[role]) for role in each.by]
     return found
 
+
+#: Whether a loss there leaves a new manifest. Who has told its part may be the last to do so, and
+#: the controller then as quick with the manifest as with the loss.
+WRITTEN = {"manifest.written": {True}, "checkpoint.told": {False, True}}
 
 CHAINS = {
     "copies": losses("copy"),
@@ -189,7 +194,7 @@ def test_whoever_dies_is_named_and_the_job_goes_on_from_a_whole_checkpoint(name,
                 named = [lost in message for message in role.errors()]
                 assert named == ([] if slot == lost else [True]), (point, slot)
         found = chain.newest()
-        assert (found.cut > before.cut) == (point == "manifest.written"), point
+        assert (found.cut > before.cut) in WRITTEN.get(point, {False}), point
         before = found
 
     chain.publish(MORE)

@@ -24,18 +24,25 @@ from service.migration.records import Move
 from service.migration.state_host import StateHost
 from service.statestore.checkpoint import StoredVertex
 from service.statestore.hosted import HostedStore
-from service.statestore.stored_kinds import value_of
+from service.statestore.row_kinds import split_text, text_key_of
+from service.statestore.stored_kinds import behind_key, value_of
 
 
 def digest_of(store: HostedStore, bin_id: int) -> str:
     """Of a bin's state, wherever its rows lie."""
     stored = StoredVertex(store.vertex, store.columns, 0, 0)
     keys, values = store.stored_rows(np.array([bin_id], dtype=np.int64))
-    kept = {
-        int(key): value_of(stored, bytes(value)) for key, value in zip(keys, values, strict=True)
-    }
+    kept = {int(key): _kept(stored, bytes(value)) for key, value in zip(keys, values, strict=True)}
     text = repr((sorted(kept.items()), store.timers(bin_id)))
     return f"{len(kept)} keys of {xxhash.xxh3_64_hexdigest(text.encode())}"
+
+
+def _kept(stored: StoredVertex, value: bytes) -> object:
+    """What a stored row says: of a key that is text, the text, too."""
+    if text_key_of(stored.columns) is None:
+        return value_of(stored, value)
+    text, behind = split_text(value)
+    return text, value_of(behind_key(stored), behind)
 
 
 class Handovers:

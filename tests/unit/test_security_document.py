@@ -10,6 +10,7 @@ from textwrap import dedent
 import pytest
 from typer.testing import CliRunner
 
+from service import kafka_access
 from service.cli import app
 from service.config import load_config
 from service.doctor.unpacking import PARTITION_FETCH_BYTES, RATIO_MAX
@@ -57,6 +58,8 @@ def test_the_file_of_knobs_shown_is_read_and_reaches_the_client(tmp_path, monkey
     """What stands behind `.file` lies elsewhere here; every other word is the document's."""
     for name in [name for name in os.environ if name.startswith("KAFKA_")]:
         monkeypatch.delenv(name)
+    # What is read here is for the clients of this test, of which there are none.
+    monkeypatch.setattr(kafka_access, "_current", [])
     (block,) = re.findall(r"(?m)^    \[kafka\.properties\]\n(?:    .+\n)+", DOCUMENTS[PAGE])
     (secret,) = re.findall(r'"sasl\.password\.file" = "(.+)"', block)
     (tmp_path / "password").write_text("hunter2\n", encoding="utf-8")
