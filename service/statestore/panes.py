@@ -91,6 +91,11 @@ class Panes:
         """The first and the last window that the pane is part of."""
         return -((self.width - 1 - pane) // self.step), pane // self.step
 
+    def windows_within(self, pane: int, first: int, last: int) -> range:
+        """The windows from `first` to `last` that the pane is part of."""
+        windows = self.windows(pane)
+        return range(max(windows[0], first), min(windows[1], last) + 1)
+
     def panes(self, window: int) -> range:
         """The panes of a window."""
         first = window * self.step

@@ -16,6 +16,7 @@ Cost: without away rows, that of `KeyedTable`; a recalled row about 5 us, an evi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from service.statestore.slot_database import SlotDatabase
 
 Int64s = NDArray[np.int64]
 
+#: Away rows that are read where they are go by so many at once.
+_PEEKED_AT_ONCE = 4096
 #: A full bin is one that has this part of the rows it would double at; it keeps that much.
 _FULL = 15 / 16
 _KEPT = 7 / 8
@@ -48,6 +51,13 @@ class TieredTable(KeyedTable):
         self._largest = (0, 0)
         #: While set, no row leaves.
         self._held = False
+        #: Positions of the last touch that were inserted: new ones, and those that came back.
+        self._inserted: Int64s = np.empty(0, dtype=np.int64)
+        #: Bytes that the store keeps in memory of every row, resident or away, beside this table.
+        self.beside = 0
+        #: How many times a bin was forgotten or replaced, and which of these was the bin's last.
+        self.deletions = 0
+        self.deleted_at: Int64s = np.zeros(self.bins, dtype=np.int64)
         slot.tables.append(self)
 
     @property
@@ -85,7 +95,8 @@ class TieredTable(KeyedTable):
     @property
     def resident_bytes(self) -> int:
         """Bytes that this table takes of the budget."""
-        return super().nbytes + self.filter.nbytes
+        beside = self.beside * self.row_count if self.beside else 0
+        return super().nbytes + self.filter.nbytes + beside
 
     def rows(self, bin_id: int) -> int:
         """Number of rows of the bin."""
@@ -108,18 +119,20 @@ class TieredTable(KeyedTable):
         """
         self.cold.slot.make_room(self)
         touched = super().touch(keys)
+        self._inserted = touched.new
         if len(touched.new) and self.cold.total:
             new = touched.keys[touched.new]
             found, values = self._fetch(new)
             if len(found):
                 _tiers.fill(self._arena, touched.lines, touched.new[found], values)
                 self.cold.came_back(new[found])
+                touched = replace(touched, new=np.delete(touched.new, found))
         return touched
 
     def store(self, touched: Touched, version: int) -> None:
         """As `KeyedTable.store`."""
         super().store(touched, version)
-        _tiers.unrefer(self._arena, touched.slots, touched.new)
+        _tiers.unrefer(self._arena, touched.slots, self._inserted)
 
     def lookup(self, keys: Int64s) -> Int64s:
         """As `KeyedTable.lookup`; raises as `touch`."""
@@ -151,6 +164,53 @@ class TieredTable(KeyedTable):
             self._held = False
         self.cold.delete(keys)
         return removed
+
+    def discard(self, keys: Int64s) -> None:
+        """Remove rows that are all there, each named once; those that are away are not read.
+
+        Raises:
+            StateError: the database cannot be written.
+
+        Cost: as `remove` for resident ones; a deletion in the database for what that has.
+        """
+        resident = super().lookup(keys) >= 0
+        away = np.ascontiguousarray(keys[~resident])
+        if len(away):
+            if self.on_change is not None:
+                self.on_change(away)
+            self.cold.came_back(away)
+        self._held = True
+        try:
+            super().remove(keys[resident])
+        finally:
+            self._held = False
+        self.cold.delete(keys)
+
+    def peek(self, keys: Int64s) -> tuple[Int64s, Int64s]:
+        """Lines of the state columns of those of `keys` that are there, and which these are.
+
+        Nothing comes back: rows that are away are read where they are.
+
+        Raises:
+            StateError: the database cannot be read.
+            StateCorrupt: what it gave is no row.
+
+        Cost: as `lookup`, but for the memory: beside the lines that of some thousand rows.
+        """
+        slots = super().lookup(keys)
+        lines = np.empty((len(self.columns), len(keys)), dtype=np.int64)
+        there = slots >= 0
+        lines[:, there] = self._arena.cells[slots[there], _layout.FIRST_COLUMN :].T
+        if self.cold.total and not there.all():
+            absent = np.flatnonzero(~there)
+            for start in range(0, len(absent), _PEEKED_AT_ONCE):
+                some = absent[start : start + _PEEKED_AT_ONCE]
+                found, values = self._fetch(keys[some])
+                lines[:, some[found]] = values[:, 1:].T
+                there[some[found]] = True
+        if there.all():
+            return lines, np.arange(len(keys))
+        return np.ascontiguousarray(lines[:, there]), np.flatnonzero(there)
 
     def extract_bins(self, bin_ids: Int64s, since: int = 0) -> Rows:
         """As `KeyedTable.extract_bins`.
@@ -188,7 +248,7 @@ class TieredTable(KeyedTable):
     def delete(self, bin_id: int) -> None:
         """As `KeyedTable.delete`, in the database as well."""
         super().delete(bin_id)
-        self.cold.forget(bin_id)
+        self._forget(bin_id)
 
     def clear(self) -> None:
         """Delete every bin."""
@@ -198,13 +258,18 @@ class TieredTable(KeyedTable):
     def install(self, bin_id: int, rows: Rows) -> None:
         """As `KeyedTable.install`; what the database had of the bin is deleted."""
         super().install(bin_id, rows)
-        self.cold.forget(bin_id)
+        self._forget(bin_id)
         self.cold.slot.make_room(self)
 
     def append(self, rows: Rows) -> None:
         """As `KeyedTable.append`; none of the keys may be away."""
         super().append(rows)
         self.cold.slot.make_room(self)
+
+    def _forget(self, bin_id: int) -> None:
+        self.cold.forget(bin_id)
+        self.deletions += 1
+        self.deleted_at[bin_id] = self.deletions
 
     # Room -----------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ from service.statestore.slot_database import TABLES_FILE, SlotDatabase
 from service.statestore.text_store import TextKeyedStore
 from service.statestore.timed_row_store import TimedRowStore
 from service.statestore.vertex_store import VertexStore
+from service.statestore.window_store import WindowStore
 
 Int64s = NDArray[np.int64]
 #: Stores that can have a database behind them.
@@ -176,7 +177,7 @@ def read_tiered(
         FormatMismatch, StateCorrupt, StateError: as `read_checkpoint`.
 
     Cost: one read of all bytes, for their digests; memory for the counts and the filters alone. Of
-    objects with timers one more read, and the timers.
+    objects with timers, and of entries of windows, one more read, and the timers or ids.
     """
     if all(file.name != TABLES_FILE for file in files.files):
         read_checkpoint(folder, files, stores)
@@ -267,6 +268,13 @@ def _restore(path: Path, store: HostedStore, tier: Tier, stored: _StoredTable) -
     store.reach(newest)
     if isinstance(store, TextKeyedStore):
         store.keys.displaced = stored.displaced
+    if isinstance(store, WindowStore):
+        # Which entries a pane has, and what a bin has given, is in its entries and marks alone.
+        for bin_id in np.flatnonzero(rows).tolist():
+            keys, values = tier.cold.bin_values(bin_id)
+            tier.cold.require_count(bin_id, len(keys))
+            store.index_kept(keys, tier.cold.slot.cells(values, store.stored_bytes // 8))
+        return
     timed = store.inner if isinstance(store, TextKeyedStore) else store
     if isinstance(timed, ProcessStore):
         # Its timers are in its objects alone.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from service.statestore import _window_kernels as kernels
 from service.statestore.aggregate import AggregateProgram
+from service.statestore.columns import numbers_of
 from service.statestore.window_form import END, START, WindowForm
 
 Int64s = NDArray[np.int64]
@@ -89,6 +90,18 @@ class WindowResults:
             [*(named[name] for name in self._form.names), *(given[name] for name in self._names)],
             schema=self.schema,
         )
+
+    def joined(self, parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        """The rows of a window, at least one part, of which none has a result of another; by key.
+
+        What `rows` gives of all their entries at once (WU1).
+        """
+        if len(parts) == 1:
+            return parts[0]
+        rows = pa.concat_batches(parts)
+        own = [START] if self._form.key == START else [START, self._form.key]
+        order = np.lexsort([numbers_of(rows, name) for name in own])
+        return rows.take(pa.array(order))
 
     def _counted(self, identity: Int64s, positions: NDArray[np.int32], results: int) -> Int64s:
         """How many different values each result has."""

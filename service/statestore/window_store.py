@@ -2,7 +2,8 @@
 
 Flow: S applies the rows of a time -> [WindowStore] folds each into one entry, that of its key and
 pane; a watermark closes windows -> the entries of a window's panes are put together, a row for each
-key. Moves and checkpoints are those of `VertexStore`: an entry is a row like any other.
+key. Moves and checkpoints are those of `VertexStore`: an entry is a row like any other. With a
+budget some are on disk (`cold_windows`).
 
 Invariants
   WI1  A window's result is that of all rows that belong to it, whatever batches, epochs and moves
@@ -24,12 +25,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.errors import NotYetSupported, StateError
+from service.errors import StateError
 from service.hashing import bins_of
 from service.statestore.aggregate import AggregateProgram
 from service.statestore.arena import Int64s
 from service.statestore.chunk import BinAssembler
 from service.statestore.cold_tier import ColdTier
+from service.statestore.cold_windows import ColdWindowTable
 from service.statestore.slot_database import SlotDatabase
 from service.statestore.stored_windows import StoredWindows
 from service.statestore.tiered_table import TieredTable
@@ -79,7 +81,8 @@ class WindowStore(VertexStore):
         self._given = np.full(self.bins, NEVER, dtype=np.int64)
         #: The last window given and the last one forgotten, where nothing came that is older.
         self._done: tuple[int, int] | None = None
-        #: Keys whose state the last `fire` may have ended, repeated as they like.
+        #: Keys whose state the last `fire` may have ended, repeated as they like; none with a
+        #: budget, where all keys are integers, which nobody has to forget.
         self.fired: Int64s = np.empty(0, dtype=np.int64)
         self._results = WindowResults(form, program, outputs)
 
@@ -150,7 +153,7 @@ class WindowStore(VertexStore):
         numbers = {
             window
             for pane in touched_panes
-            for window in _within(self._panes.windows(pane), forgotten + 1, closed)
+            for window in self._panes.windows_within(pane, forgotten + 1, closed)
         }
         found = []
         for window in sorted(numbers):
@@ -164,12 +167,13 @@ class WindowStore(VertexStore):
         """All entries of a window that belong to the results that these identities do."""
         lines = self._windows.lines
         if self._form.value_lines:
-            entries = [
-                self._windows.read(self._windows.ids_of(pane))[0] for pane in self._in(window)
-            ]
-            everyone = np.concatenate(entries, axis=1)
             own = self._results.own
-            return everyone[:, among(own(everyone[:lines]), own(identity))]
+            wanted = own(identity)
+            ids = [self._windows.ids_near(pane, identity[0]) for pane in self._in(window)]
+            parts = [
+                part[:, among(own(part[:lines]), wanted)] for part in self._windows.lines_of(ids)
+            ]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if self._panes.width > 1:
             keys, panes = np.unique(identity[0]), self._in(window)
             identity = np.array([np.tile(keys, len(panes)), np.repeat(panes, len(keys))])
@@ -205,10 +209,14 @@ class WindowStore(VertexStore):
         chosen = None if bins is None else np.isin(np.arange(self.bins), list(bins))
         found, keys = [], []
         for window in self._to_give(closed, chosen):
-            lines = self._lines(window, chosen)
-            if lines.shape[1]:
-                found.append(self._results.rows(window, lines))
-                keys.append(lines[0])
+            parts = []
+            for lines in self._windows.lines_of(self._ids(window, chosen)):
+                if lines.shape[1]:
+                    parts.append(self._results.rows(window, lines))
+                    if self.tier is None:
+                        keys.append(lines[0])
+            if parts:
+                found.append(self._results.joined(parts))
         if self._panes.has_memory:
             self._mark(np.flatnonzero(self._here(chosen)), watermark)
         keys += self._forget(forgotten, chosen)
@@ -224,8 +232,8 @@ class WindowStore(VertexStore):
         bins: frozenset[int] | None = None,
         tier: ColdTier | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """What `fire` gives, in one part: entries of windows are all in memory."""
-        assert tier is None, "windows have none"
+        """What `fire` gives, in one part: what is away is read where it is."""
+        assert tier is None, "the table has its own"
         yield self.fire(watermark, time, bins)
 
     def _to_give(self, closed: int, chosen: Flags | None) -> list[int]:
@@ -238,11 +246,11 @@ class WindowStore(VertexStore):
         first = self._panes.after(int(given.min()))
         numbers: set[int] = set()
         for pane in self._windows.panes:
-            numbers.update(_within(self._panes.windows(pane), first, closed))
+            numbers.update(self._panes.windows_within(pane, first, closed))
         return sorted(numbers)
 
-    def _lines(self, window: int, chosen: Flags | None) -> Int64s:
-        """Identity and state of the entries of a window in bins that have not given it."""
+    def _ids(self, window: int, chosen: Flags | None) -> list[Int64s]:
+        """By panes, the entries of a window in bins that have not given it."""
         parts = []
         _, end = self._panes.bounds(window)
         for pane in self._in(window):
@@ -254,12 +262,8 @@ class WindowStore(VertexStore):
                     wanted &= chosen[bins]
                 if not wanted.all():
                     ids = ids[wanted]
-            parts.append(self._windows.read(ids)[0])
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return np.empty((len(self.table.columns), 0), dtype=np.int64)
-        return np.concatenate(parts, axis=1)
+            parts.append(ids)
+        return parts
 
     def _joined(self, parts: list[pa.RecordBatch]) -> pa.RecordBatch:
         if len(parts) == 1:
@@ -303,7 +307,7 @@ class WindowStore(VertexStore):
         gone = [pane for pane in self._windows.panes if pane < first]
         keys = []
         for pane in gone:
-            if self._panes.lateness:
+            if self._panes.lateness and self.tier is None:
                 keys.append(self._windows.read(self._windows.ids_of(pane))[0][0])
             self._windows.drop(pane, of)
         if gone and self._panes.has_memory:
@@ -340,13 +344,11 @@ class WindowStore(VertexStore):
     # Bins that leave and come -------------------------------------------------------------------
 
     def back_with(self, slot: SlotDatabase, number: int) -> TieredTable:
-        """Refuse a database.
-
-        Raises:
-            NotYetSupported: always.
-        """
-        what = f"--state-memory for {self.vertex!r}, whose state is windows,"
-        raise NotYetSupported(what, "leave the option out")
+        """As `VertexStore.back_with`: entries leave and come back, each for itself."""
+        tiered = super().back_with(slot, number)
+        before = self._windows
+        self._windows = ColdWindowTable(tiered, before.lines, hash_bits=before.hash_bits)
+        return tiered
 
     def install(self, bin_id: int, assembler: BinAssembler) -> None:
         """As `VertexStore.install`.
@@ -381,12 +383,16 @@ class WindowStore(VertexStore):
     def load_rows(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
         """As `VertexStore.load_rows`; raises StateCorrupt too if entries have ids not theirs."""
         super().load_rows(keys, values)
-        cells = (
-            np.frombuffer(b"".join(values), dtype="<i8")
-            .reshape(len(values), self.stored_bytes // 8)
-            .T
-        )
-        cells = np.ascontiguousarray(cells[1:], dtype=np.int64)
+        cells = np.frombuffer(b"".join(values), dtype="<i8")
+        self.index_kept(keys, cells.reshape(len(values), self.stored_bytes // 8))
+
+    def index_kept(self, keys: Int64s, cells: Int64s) -> None:
+        """Know entries and marks, which are here or away, from what is kept of them, a line each.
+
+        Raises:
+            StateCorrupt: entries have ids not theirs.
+        """
+        cells = np.ascontiguousarray(cells[:, 1:].T, dtype=np.int64)
         marks = self._windows.are_marks(keys)
         self._given[bins_of(keys[marks], self.bin_bits)] = cells[0, marks]
         self._windows.loaded(keys, cells[: self._windows.lines])
@@ -411,8 +417,3 @@ class WindowStore(VertexStore):
         staged = [number for number in np.unique(bins).tolist() if self.copier.staged(number)]
         found: Flags = np.isin(bins, staged)
         return found
-
-
-def _within(windows: tuple[int, int], first: int, last: int) -> range:
-    """Those of the windows from the one to the other that are in [first, last]."""
-    return range(max(windows[0], first), min(windows[1], last) + 1)

@@ -20,7 +20,7 @@ Cost: as the arena, and 20 ns a row for ids and comparison.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -49,7 +49,7 @@ class WindowTable:
         """Find entries in an empty table; `hash_bits` of ids are used, fewer in tests."""
         self.table = table
         self.lines = lines
-        self._hash_bits = hash_bits
+        self.hash_bits = hash_bits
         #: The greatest salt of an entry (WT1).
         self.salts = 0
         self._panes: dict[int, list[Int64s]] = {}
@@ -116,7 +116,7 @@ class WindowTable:
 
     def _ids(self, identity: Int64s, salt: int) -> Int64s:
         ids = np.empty(identity.shape[1], dtype=np.int64)
-        kernels.identify(identity, self.table.bin_bits, salt, self._hash_bits, ids)
+        kernels.identify(identity, self.table.bin_bits, salt, self.hash_bits, ids)
         return ids
 
     def _salted(self, identity: Int64s, first: Int64s) -> Int64s:
@@ -193,6 +193,26 @@ class WindowTable:
         else:
             self._panes[pane] = [ids[~goes]]
             ids = ids[goes]
+        self._remove(ids)
+
+    def lines_of(self, listed: Sequence[Int64s]) -> Iterator[Int64s]:
+        """Lines of identity and state of entries whose ids are given pane by pane, in parts.
+
+        All entries of a key are in one part, pane by pane; there is one part at least.
+        """
+        if len(listed) == 1:
+            yield self.read(listed[0])[0]
+        elif listed:
+            yield np.concatenate([self.read(ids)[0] for ids in listed], axis=1)
+        else:
+            yield np.empty((len(self.table.columns), 0), dtype=np.int64)
+
+    def ids_near(self, pane: int, keys: Int64s) -> Int64s:
+        """The ids of a pane's entries, of these keys at least."""
+        return self.ids_of(pane)
+
+    def _remove(self, ids: Int64s) -> None:
+        """Take entries that are listed no more out of the table."""
         self.table.remove(ids)
 
     # Bins that leave and come --------------------------------------------------------------------
@@ -250,10 +270,13 @@ class WindowTable:
 
     def _list(self, ids: Int64s, panes: Int64s) -> None:
         if panes.min() == panes.max():
-            self._panes.setdefault(int(panes[0]), []).append(ids.copy())
+            self._add(int(panes[0]), ids.copy())
             return
         order = np.argsort(panes, kind="stable")
         ids, panes = ids[order], panes[order]
         edges = [0, *(np.flatnonzero(np.diff(panes)) + 1).tolist(), len(panes)]
         for start, end in pairwise(edges):
-            self._panes.setdefault(int(panes[start]), []).append(ids[start:end].copy())
+            self._add(int(panes[start]), ids[start:end].copy())
+
+    def _add(self, pane: int, ids: Int64s) -> None:
+        self._panes.setdefault(pane, []).append(ids)

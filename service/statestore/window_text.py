@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from service.errors import NotYetSupported
 from service.hashing import bins_of
 from service.statestore.hosted import StoredValues
 from service.statestore.row_heap import Extracted
@@ -40,12 +41,13 @@ class TextWindowStore(TimedTextStore):
         self._entries = inner
 
     def back_with(self, slot: SlotDatabase, number: int) -> None:
-        """Refuse, as the store within does.
+        """Refuse a database: a key has several entries, and its text would have to stay here.
 
         Raises:
             NotYetSupported: always.
         """
-        self._entries.back_with(slot, number)
+        what = f"--state-memory for {self.vertex!r}, windows of keys that are text,"
+        raise NotYetSupported(what, "leave the option out, or key by an integer")
 
     def stored_rows(self, bins: Int64s) -> tuple[Int64s, StoredValues]:
         """Ids of the entries of these bins; of each its key and what is kept (WX1)."""

@@ -62,14 +62,16 @@ def expected(bootstrap_servers, topic):
     return counts
 
 
-def test_every_window_closes_once_and_whole(bootstrap_servers, app_name, prefix, tmp_path):
+#: With a budget the second start has every entry on disk.
+@pytest.mark.parametrize("memory", [(), ("--state-memory", "16MiB")], ids=["memory", "disk"])
+def test_every_window_closes_once_and_whole(bootstrap_servers, app_name, prefix, tmp_path, memory):
     events = f"{prefix}-events"
     # Times as numbers: no schemas but those the flow is about.
     for file in registry(tmp_path / "schemas", SCHEMAS).glob("*.avsc"):
         if int(file.stem) not in {1, 2, 3, *SCHEMAS}:
             file.unlink()
     publish(bootstrap_servers, events, 0, EVENTS // 2)
-    with start(bootstrap_servers, app_name, prefix, tmp_path, "windows") as job:
+    with start(bootstrap_servers, app_name, prefix, tmp_path, "windows", *memory) as job:
         job.await_running()
         job.await_(lambda: job.total("megaphone_state_applied_rows_total") > 1_000, "rows")
         job.request({"id": "one", "kind": "rescale", "workers": 1, "batch": 8})
@@ -79,7 +81,8 @@ def test_every_window_closes_once_and_whole(bootstrap_servers, app_name, prefix,
         job.await_status("two", "completed")
         job.stop()
     publish(bootstrap_servers, events, EVENTS - 1_000, EVENTS)
-    with start(bootstrap_servers, app_name, prefix, tmp_path, "windows", "--until-end") as job:
+    options = ("--until-end", *memory)
+    with start(bootstrap_servers, app_name, prefix, tmp_path, "windows", *options) as job:
         job.finish()
         assert len(job.lines("state.restored")) == 2
     for kind, counts in expected(bootstrap_servers, events).items():

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.errors import NotYetSupported, StateCorrupt, StateError, UsageError
+from service.errors import StateCorrupt, StateError, UsageError
 from service.hashing import bins_of
 from service.statestore.aggregate import Aggregate, AggregateProgram, Count, Max, Mean, Sum
 from service.statestore.columns import KEY_ID
@@ -180,12 +180,6 @@ def test_firing_some_bins_leaves_the_others() -> None:
     rest = store.fire(10, (1,))
     assert sorted({row[0] for row in listed(rest)}) == sorted(set(keys) - set(mine))
     assert store.row_count == 0
-
-
-def test_a_database_behind_windows_is_refused_by_name() -> None:
-    store = store_of(regular(10, 5))
-    with pytest.raises(NotYetSupported, match="--state-memory for 'counts'"):
-        store.back_with(None, 0)  # type: ignore[arg-type]  # it is not looked at
 
 
 def test_an_entry_under_an_id_that_is_not_its_own_is_refused() -> None:
