@@ -25,12 +25,13 @@ from service.errors import NotYetSupported, StateError
 from service.hashing import bins_of
 from service.statestore import cold_rows, cold_windows, tiered_table
 from service.statestore.aggregate import AggregateProgram, Count, Max, Mean, Min, Sum
+from service.statestore.checkpoint import read_checkpoint, write_checkpoint
 from service.statestore.columns import numbers_of
 from service.statestore.distinct_values import ValueLines
 from service.statestore.panes import Panes
 from service.statestore.slot_database import SlotDatabase
 from service.statestore.tiered_table import TieredTable
-from service.statestore.tiers import back_stores
+from service.statestore.tiers import back_stores, read_tiered, write_tiered
 from service.statestore.timed import ALL, NEVER
 from service.statestore.window_form import END, START, WindowForm
 from service.statestore.window_store import WindowStore
@@ -369,6 +370,31 @@ def test_a_batch_that_overflows_leaves_entries_that_were_away(tmp_path: Path) ->
     found = cold.fire(10, (3,))
     assert found.column("key").to_pylist() == [1, 2]
     assert found.to_pylist() == plain.fire(10, (3,)).to_pylist()
+    database.close()
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_a_worker_with_a_budget_and_one_without_go_on_from_one_another(
+    tables: bool, tmp_path: Path
+) -> None:
+    kind, bins = Windows("sliding, late"), list(range(BINS))
+    before, after = kind.build(), kind.build()
+    database = SlotDatabase(tmp_path / "live", 0)
+    back_stores({"v": before if tables else after}, database)
+    before.apply_at(kind.batch([(0, key, key, 1) for key in range(40)]), (1,), NEVER)
+    assert before.fire(25, (1,)).num_rows > 0
+    if tables:
+        let_all_go(tier_of(before))
+        files = write_tiered(tmp_path / "slot", 1, {"v": before}, bins, database)
+        read_checkpoint(tmp_path / "slot", files, {"v": after})
+    else:
+        files = write_checkpoint(tmp_path / "slot", 1, {"v": before}, bins)
+        read_tiered(tmp_path / "slot", files, {"v": after}, database)
+    assert after.rows_per_bin().tolist() == before.rows_per_bin().tolist()
+    more = kind.batch([(0, key, 22, 1) for key in range(30)])
+    _same([after.apply_at(more, (2,), 25).rows], [before.apply_at(more, (2,), 25).rows])
+    _same([after.fire(ALL, (3,))], [before.fire(ALL, (3,))])
+    assert after.row_count == before.row_count == 0
     database.close()
 
 
