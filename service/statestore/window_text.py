@@ -68,9 +68,10 @@ class TextWindowStore(TimedTextStore):
         """
         texts, kept = split(self.vertex, self._entries.stored_bytes, keys, values)
         owners = self._owners(keys, kept)
+        # What stands beside a mark may be the text of another key than it is here taken for.
+        entries = np.flatnonzero(~self._entries.are_marks(keys))
         first = np.zeros(len(owners), dtype=np.bool_)
-        first[np.unique(owners, return_index=True)[1]] = True
-        first &= np.diff(texts.ends, prepend=0) > 0
+        first[entries[np.unique(owners[entries], return_index=True)[1]]] = True
         first &= np.isin(owners, self.keys.absent(owners))
         self.keys.append(replace(texts, keys=owners).part(first))
         self._entries.load_rows(keys, kept)

@@ -223,6 +223,29 @@ def test_windows_of_text_keys_are_found_again_after_a_restart_and_a_move() -> No
     assert again.keys.table.key_count == other.keys.table.key_count == 0
 
 
+def test_the_text_beside_a_mark_is_taken_for_no_key() -> None:
+    def make() -> TextWindowStore:
+        panes = Panes.of(10, 5, 20)
+        return TextWindowStore(store_of(WindowForm(KEY_ID, panes, "time")), "name", TEXT)
+
+    names = [f"key {number}" for number in range(20)]
+    store = make()
+    store.apply_at(named(names, [3] * 20), (1,), NEVER)
+    # Each bin has given a window, and remembers it.
+    assert len(listed(store.fire(5, (2,)))) == 20
+    keys, values = store.stored_rows(np.arange(4))
+    assert len(keys) == 24
+    for backwards in (False, True):
+        again = make()
+        # By keys, as files have them, in parts or backwards.
+        order = np.argsort(keys)[:: -1 if backwards else 1]
+        for start in range(0, len(keys), 7):
+            part = order[start : start + 7]
+            again.load_rows(keys[part], values[part].tolist())
+        assert again.keys.table.key_count == 20
+        assert sorted(listed(again.fire(10, (3,)))) == sorted((name, 0, 10, 1) for name in names)
+
+
 TEXT = pa.string()
 
 
