@@ -83,8 +83,7 @@ StateMemory = Annotated[
     str,
     typer.Option(
         help="Memory for a worker's keyed state, such as 4GiB; rows beyond it are kept on disk "
-        "under --state-dir. Refused where windows, other than sessions, of keys that are text are "
-        "aggregated. Without it worker.state_memory_bytes, by default no bound."
+        "under --state-dir. Without it worker.state_memory_bytes, by default no bound."
     ),
 ]
 Registry = Annotated[

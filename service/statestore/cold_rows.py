@@ -86,10 +86,15 @@ class ColdRows:
                 "checkpoint"
             )
 
+    def dressed(self, rows: KeptRows) -> KeptRows:
+        """Rows as the database is to have them; here as they are."""
+        return rows
+
     def put(self, rows: KeptRows) -> None:
         """Write rows over what there is of their keys."""
         if not len(rows):
             return
+        rows = self.dressed(rows)
         bins = bins_of(rows.keys, self._bin_bits)
         self.slot.put(self._number, bins, rows.keys, rows.values)
         self.note_stored(rows.keys, rows.versions)

@@ -19,11 +19,13 @@ Cost: 8 bytes an entry in memory; of entries that are away 2 to 4 us each time t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.hashing import bins_of
+from service.statestore.arena import Touched
 from service.statestore.tiered_table import TieredTable
 from service.statestore.window_table import WindowTable
 
@@ -35,13 +37,26 @@ ID_BYTES = 8
 _AT_ONCE = 4096
 
 
+class Watcher(Protocol):
+    """Told which entries there are."""
+
+    def entered(self, ids: Int64s, identity: Int64s) -> None:
+        """Know entries that are listed, by their ids and lines of identity."""
+        ...
+
+    def ending(self, first: int, of: Callable[[Int64s], NDArray[np.bool_]] | None) -> None:
+        """Know that all entries before pane `first` are dropped next, those that `of` tells."""
+        ...
+
+
 class ColdWindowTable(WindowTable):
     """Entries in a table with a database behind it."""
 
-    def __init__(self, table: TieredTable, lines: int, *, hash_bits: int) -> None:
-        """As `WindowTable`; the table's budget counts the ids from now on."""
-        super().__init__(table, lines, hash_bits=hash_bits)
+    def __init__(self, table: TieredTable, like: WindowTable, watcher: Watcher | None) -> None:
+        """Find entries as `like` does; the table's budget counts the ids from now on."""
+        super().__init__(table, like.lines, hash_bits=like.hash_bits)
         table.beside = ID_BYTES
+        self._watcher = watcher
         self._tiered = table
         #: Of each list of `_panes`, the table's deletions when it was made (CW1).
         self._made: dict[int, list[int]] = {}
@@ -53,6 +68,25 @@ class ColdWindowTable(WindowTable):
         self._doubtful.discard(pane)
         self._join(pane, 0)
         return self._panes[pane][0]
+
+    def enter(self, touched: Touched) -> None:
+        """As `WindowTable.enter`."""
+        super().enter(touched)
+        if self._watcher is not None and len(touched.new):
+            identity = touched.state[: self.lines, touched.new]
+            self._watcher.entered(touched.keys[touched.new], identity)
+
+    def loaded(self, ids: Int64s, identity: Int64s) -> None:
+        """As `WindowTable.loaded`."""
+        super().loaded(ids, identity)
+        if self._watcher is not None:
+            entries = ~self.are_marks(ids)
+            self._watcher.entered(ids[entries], identity[:, entries])
+
+    def ending(self, first: int, of: Callable[[Int64s], NDArray[np.bool_]] | None) -> None:
+        """As `WindowTable.ending`."""
+        if self._watcher is not None and any(pane < first for pane in self._panes):
+            self._watcher.ending(first, of)
 
     def read(self, ids: Int64s) -> tuple[Int64s, Int64s]:
         """As `WindowTable.read`; what is away stays so."""

@@ -103,6 +103,10 @@ class TextKeys:
         if not self.displaced:
             self.table.remove(ids, _VERSION)
 
+    def let_go(self, ids: Int64s) -> None:
+        """Let the texts of distinct ids go, which are kept elsewhere."""
+        self.table.remove(ids, _VERSION)
+
     def absent(self, ids: Int64s) -> Int64s:
         """Those of `ids` that no key here has, each once."""
         distinct = np.unique(ids)

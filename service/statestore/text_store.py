@@ -28,6 +28,7 @@ from service.statestore.slot_database import SlotDatabase
 from service.statestore.stored_windows import StoredWindows, windows_of
 from service.statestore.text_keys import TextKeys
 from service.statestore.text_values import TextResidents, split, with_texts
+from service.statestore.tiered_table import TieredTable
 from service.statestore.whole_copying import WholeBins
 
 
@@ -62,7 +63,7 @@ class TextKeyedStore:
         self._key = pa.field(key, kind)
         self.copier = WholeBins(inner.bin_bits, self._give_up)
         #: What the database has, where there is one; the store within has none of its own.
-        self.tier: ColdTier | None = None
+        self._cold: ColdTier | None = None
 
     def back_with(self, slot: SlotDatabase, number: int) -> None:
         """Keep what the budget of `slot` has no room for there, text and all, as vertex `number`.
@@ -72,7 +73,12 @@ class TextKeyedStore:
         assert not self.row_count, "rows are not carried over"
         inner = self.inner
         within = TextResidents(self.vertex, inner.residents(), self.keys, inner.stored_bytes)
-        self.tier = ColdTier(within, slot, number)
+        self._cold = ColdTier(within, slot, number)
+
+    @property
+    def tier(self) -> ColdTier | TieredTable | None:
+        """The rows that may be in the database; None without one."""
+        return self._cold
 
     def reach(self, versions: NDArray[np.int64]) -> None:
         """Bring the change counter to where rows that came from elsewhere are."""
@@ -96,12 +102,12 @@ class TextKeyedStore:
     @property
     def row_count(self) -> int:
         """Keys of all bins."""
-        return self.inner.row_count + (0 if self.tier is None else self.tier.away_count)
+        return self.inner.row_count + (0 if self._cold is None else self._cold.away_count)
 
     @property
     def total_nbytes(self) -> int:
         """Bytes of all bins, keys included; of what is away an estimate."""
-        away = 0 if self.tier is None else self.tier.total_away_nbytes
+        away = 0 if self._cold is None else self._cold.total_away_nbytes
         return self.inner.total_nbytes + self.keys.table.nbytes + away
 
     def apply_rows(self, rows: pa.RecordBatch, time: tuple[int, ...]) -> pa.RecordBatch:
@@ -136,9 +142,9 @@ class TextKeyedStore:
         hashes = numbers_of(rows, KEY_ID).view(np.int64)
         absent: list[NDArray[np.int64]] = []
         recall = None
-        if self.tier is not None:
-            self.tier.make_room()
-            bring = self.tier.recall
+        if self._cold is not None:
+            self._cold.make_room()
+            bring = self._cold.recall
 
             def recall(ids: NDArray[np.int64]) -> None:
                 absent.append(bring(ids))
@@ -148,9 +154,9 @@ class TextKeyedStore:
 
     def _unmark(self, absent: Sequence[NDArray[np.int64]]) -> None:
         """Do not count the batch's touch of keys that came with it."""
-        if self.tier is not None:
+        if self._cold is not None:
             for each in absent:
-                self.tier.unmark(each)
+                self._cold.unmark(each)
 
     def _finish(self, ids: NDArray[np.int64], absent: Sequence[NDArray[np.int64]]) -> None:
         """After a batch, forget keys whose state is gone, and the marks of those that came."""
@@ -158,8 +164,8 @@ class TextKeyedStore:
             state = self.inner.state
             gone = [number for number in np.unique(ids).tolist() if state(number) is None]
             self.keys.forget(np.array(gone, dtype=np.int64))
-            if gone and self.tier is not None:
-                self.tier.cold.delete(np.array(gone, dtype=np.int64))
+            if gone and self._cold is not None:
+                self._cold.cold.delete(np.array(gone, dtype=np.int64))
         self._unmark(absent)
 
     def change_mark(self) -> int:
@@ -168,8 +174,8 @@ class TextKeyedStore:
 
     def extract(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
         """Chunks of the bin's state and of its keys, as of `cut` (TS1)."""
-        if self.tier is not None:
-            self.tier.recall_bin(bin_id)
+        if self._cold is not None:
+            self._cold.recall_bin(bin_id)
         return self.inner.extract(bin_id, cut=cut, keys=self.keys.pack(bin_id))
 
     def give_up(self, bin_id: int, *, cut: int) -> Iterator[bytes]:
@@ -194,16 +200,16 @@ class TextKeyedStore:
         except StateError:
             self.keys.install(bin_id, before)
             raise
-        if self.tier is not None:
-            self.tier.forget(bin_id)
-            self.tier.make_room()
+        if self._cold is not None:
+            self._cold.forget(bin_id)
+            self._cold.make_room()
 
     def delete(self, bin_id: int) -> None:
         """Forget the bin's state and keys."""
         self.inner.delete(bin_id)
         self.keys.table.delete(bin_id)
-        if self.tier is not None:
-            self.tier.forget(bin_id)
+        if self._cold is not None:
+            self._cold.forget(bin_id)
 
     def rest(self) -> None:
         """As `HostedStore.rest`."""
@@ -213,20 +219,20 @@ class TextKeyedStore:
         """Forget everything."""
         self.inner.clear()
         self.keys.table.clear()
-        if self.tier is not None:
-            self.tier.clear()
+        if self._cold is not None:
+            self._cold.clear()
 
     def rows(self, bin_id: int) -> int:
         """Keys of the bin."""
-        return self.inner.rows(bin_id) + (0 if self.tier is None else self.tier.away(bin_id))
+        return self.inner.rows(bin_id) + (0 if self._cold is None else self._cold.away(bin_id))
 
     def rows_per_bin(self) -> NDArray[np.int64]:
         """Keys of every bin."""
-        return self.inner.rows_per_bin() if self.tier is None else self.tier.rows_per_bin()
+        return self.inner.rows_per_bin() if self._cold is None else self._cold.rows_per_bin()
 
     def nbytes(self, bin_id: int) -> int:
         """Bytes that the bin takes, its keys included; of what is away an estimate."""
-        away = 0 if self.tier is None else self.tier.away_nbytes(bin_id)
+        away = 0 if self._cold is None else self._cold.away_nbytes(bin_id)
         return self.inner.nbytes(bin_id) + self.keys.table.bin_nbytes(bin_id) + away
 
     def timers(self, bin_id: int) -> tuple[bytes, ...]:
@@ -246,7 +252,7 @@ class TextKeyedStore:
         """Ids of these bins; of each the length and cells of its key, and what is kept (TS1)."""
         ids, values = self.inner.stored_rows(bins)
         joined = with_texts(ids, values, self.keys.table.extract(bins))
-        return (ids, joined) if self.tier is None else self.tier.with_away(bins, ids, joined)
+        return (ids, joined) if self._cold is None else self._cold.with_away(bins, ids, joined)
 
     def load_rows(self, keys: NDArray[np.int64], values: Sequence[bytes]) -> None:
         """Add ids that are not there, from what `stored_rows` gave.
@@ -254,13 +260,13 @@ class TextKeyedStore:
         Raises:
             StateCorrupt: a value is not whole, or an id is there already.
         """
-        if self.tier is not None:
-            self.tier.require_new(keys)
+        if self._cold is not None:
+            self._cold.require_new(keys)
         texts, kept = split(self.vertex, self.inner.stored_bytes, keys, values)
         self.keys.append(texts)
         self.inner.load_rows(keys, kept)
-        if self.tier is not None:
-            self.tier.make_room()
+        if self._cold is not None:
+            self._cold.make_room()
 
     def _give_up(self, bin_id: int, cut: int) -> Iterator[bytes]:
         chunks = self.extract(bin_id, cut=cut)

@@ -44,6 +44,23 @@ def with_texts(ids: Int64s, values: StoredValues, texts: Extracted) -> NDArray[n
     return joined
 
 
+def no_texts(ids: Int64s) -> Extracted:
+    """These ids, without texts."""
+    nothing = np.zeros_like(ids)
+    return Extracted(ids, nothing, nothing[None], nothing, np.empty(0, dtype=np.int64))
+
+
+def joined_texts(first: Extracted, second: Extracted) -> Extracted:
+    """Two parts, of different ids, as one."""
+    return Extracted(
+        np.concatenate((first.keys, second.keys)),
+        np.concatenate((first.versions, second.versions)),
+        np.concatenate((first.counts, second.counts), axis=1),
+        np.concatenate((first.ends, second.ends + len(first.cells))),
+        np.concatenate((first.cells, second.cells)),
+    )
+
+
 def split(
     vertex: str, stored_bytes: int | None, ids: Int64s, values: Sequence[bytes]
 ) -> tuple[Extracted, list[bytes]]:

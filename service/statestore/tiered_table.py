@@ -15,7 +15,7 @@ Cost: without away rows, that of `KeyedTable`; a recalled row about 5 us, an evi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +55,8 @@ class TieredTable(KeyedTable):
         self._inserted: Int64s = np.empty(0, dtype=np.int64)
         #: Bytes that the store keeps in memory of every row, resident or away, beside this table.
         self.beside = 0
+        #: And what else it keeps beside this table, to be counted.
+        self.other_bytes: Callable[[], int] = lambda: 0
         #: How many times a bin was forgotten or replaced, and which of these was the bin's last.
         self.deletions = 0
         self.deleted_at: Int64s = np.zeros(self.bins, dtype=np.int64)
@@ -96,7 +98,7 @@ class TieredTable(KeyedTable):
     def resident_bytes(self) -> int:
         """Bytes that this table takes of the budget."""
         beside = self.beside * self.row_count if self.beside else 0
-        return super().nbytes + self.filter.nbytes + beside
+        return super().nbytes + self.filter.nbytes + beside + self.other_bytes()
 
     def rows(self, bin_id: int) -> int:
         """Number of rows of the bin."""
@@ -155,7 +157,9 @@ class TieredTable(KeyedTable):
     def remove(self, keys: Int64s) -> int:
         """As `KeyedTable.remove`; raises as `touch`."""
         keys = np.unique(np.asarray(keys, dtype=np.int64))
-        self.lookup(keys)
+        if not self.resident(keys).all():
+            # Else nothing is to come, and nothing may go: rows of a touch that is undone are new.
+            self.lookup(keys)
         # All of them are resident now, and have to stay so while others ask for them.
         self._held = True
         try:
@@ -344,7 +348,7 @@ class TieredTable(KeyedTable):
         """
         out = np.empty((self._width, int(self._arena.rows[bin_ids].sum())), dtype=np.int64)
         count = _tiers.take_changed(self._arena, bin_ids, out)
-        rows = _kept(out[:, :count])
+        rows = self.cold.dressed(_kept(out[:, :count]))
         self.cold.note_stored(rows.keys, rows.versions)
         return rows.keys, rows.values
 
@@ -356,6 +360,11 @@ class TieredTable(KeyedTable):
     def resident_per_bin(self) -> Int64s:
         """Number of resident rows of every bin, a copy."""
         return super().rows_per_bin()
+
+    def resident(self, keys: Int64s) -> NDArray[np.bool_]:
+        """Which of these keys are of resident rows."""
+        found: NDArray[np.bool_] = super().lookup(keys) >= 0
+        return found
 
     def _fetch(self, keys: Int64s) -> tuple[Int64s, Int64s]:
         """Which of these keys, all of them not resident, are away; and their stored cells."""

@@ -268,22 +268,22 @@ def _restore(path: Path, store: HostedStore, tier: Tier, stored: _StoredTable) -
     store.reach(newest)
     if isinstance(store, TextKeyedStore):
         store.keys.displaced = stored.displaced
-    if isinstance(store, WindowStore):
+    within = store.inner if isinstance(store, TextKeyedStore) else store
+    if isinstance(within, WindowStore):
         # Which entries a pane has, and what a bin has given, is in its entries and marks alone.
         for bin_id in np.flatnonzero(rows).tolist():
             keys, values = tier.cold.bin_values(bin_id)
             tier.cold.require_count(bin_id, len(keys))
-            store.index_kept(keys, tier.cold.slot.cells(values, store.stored_bytes // 8))
+            within.index_kept(keys, tier.cold.slot.cells(values, within.stored_bytes // 8))
         return
-    timed = store.inner if isinstance(store, TextKeyedStore) else store
-    if isinstance(timed, ProcessStore):
+    if isinstance(within, ProcessStore):
         # Its timers are in its objects alone.
         assert isinstance(tier, ColdTier), "objects have one"
         for bin_id in np.flatnonzero(rows).tolist():
             keys, values = tier.away_rows(bin_id)
-            if timed is not store:
+            if within is not store:
                 values = [split_text(value)[1] for value in values]
-            timed.index_kept(keys, values)
+            within.index_kept(keys, values)
 
 
 def _know(slot: SlotDatabase, files: SlotFiles) -> None:

@@ -89,7 +89,7 @@ class TimedTextStore(TextKeyedStore):
     ) -> pa.RecordBatch:
         """As `TimedStore.fire` (TS2)."""
         told = []
-        for given in self._timed.firing(watermark, time, bins, self.tier):
+        for given in self._timed.firing(watermark, time, bins, self._cold):
             told.append(self._with_keys(given))
             self._forget(self._timed.fired)
         return joined_rows(told)
@@ -102,13 +102,17 @@ class TimedTextStore(TextKeyedStore):
         if self._key.name in rows.schema.names:
             # Rows as they were given.
             return rows.remove_column(place)
-        texts = self.keys.texts(numbers_of(rows, KEY_ID).view(np.int64))
+        texts = self._texts(numbers_of(rows, KEY_ID).view(np.int64))
         return rows.set_column(place, self._key, texts)
+
+    def _texts(self, ids: Int64s) -> pa.Array:
+        """The keys that have these ids."""
+        return self.keys.texts(ids)
 
     def _forget(self, ids: Int64s) -> None:
         """Let keys without state go (TT1)."""
         unused = np.unique(self._timed.unused(ids))
         if len(unused):
             self.keys.forget(unused)
-            if self.tier is not None:
-                self.tier.cold.delete(unused)
+            if self._cold is not None:
+                self._cold.cold.delete(unused)

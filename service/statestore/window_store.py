@@ -31,7 +31,7 @@ from service.statestore.aggregate import AggregateProgram
 from service.statestore.arena import Int64s
 from service.statestore.chunk import BinAssembler
 from service.statestore.cold_tier import ColdTier
-from service.statestore.cold_windows import ColdWindowTable
+from service.statestore.cold_windows import ColdWindowTable, Watcher
 from service.statestore.slot_database import SlotDatabase
 from service.statestore.stored_windows import StoredWindows
 from service.statestore.tiered_table import TieredTable
@@ -82,7 +82,7 @@ class WindowStore(VertexStore):
         #: The last window given and the last one forgotten, where nothing came that is older.
         self._done: tuple[int, int] | None = None
         #: Keys whose state the last `fire` may have ended, repeated as they like; none with a
-        #: budget, where all keys are integers, which nobody has to forget.
+        #: budget, where those that are text are forgotten otherwise (`window_texts`).
         self.fired: Int64s = np.empty(0, dtype=np.int64)
         self._results = WindowResults(form, program, outputs)
 
@@ -205,6 +205,17 @@ class WindowStore(VertexStore):
         Raises:
             StateError: a sum does not fit into 64 bits.
         """
+        return self._joined([*self.firing(watermark, time, bins)])
+
+    def firing(
+        self,
+        watermark: int,
+        time: tuple[int, ...],
+        bins: frozenset[int] | None = None,
+        tier: ColdTier | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """What `fire` gives, in one part; then, asked for the next, forget what nobody needs."""
+        assert tier is None, "the table has its own"
         closed, forgotten = self._panes.closed(watermark), self._panes.forgotten(watermark)
         chosen = None if bins is None else np.isin(np.arange(self.bins), list(bins))
         found, keys = [], []
@@ -217,31 +228,19 @@ class WindowStore(VertexStore):
                         keys.append(lines[0])
             if parts:
                 found.append(self._results.joined(parts))
+        yield self._joined(found)
         if self._panes.has_memory:
             self._mark(np.flatnonzero(self._here(chosen)), watermark)
         keys += self._forget(forgotten, chosen)
         self.fired = np.concatenate(keys) if keys else np.empty(0, dtype=np.int64)
         if bins is None:
             self._done = closed, forgotten
-        return self._joined(found)
-
-    def firing(
-        self,
-        watermark: int,
-        time: tuple[int, ...],
-        bins: frozenset[int] | None = None,
-        tier: ColdTier | None = None,
-    ) -> Iterator[pa.RecordBatch]:
-        """What `fire` gives, in one part: what is away is read where it is."""
-        assert tier is None, "the table has its own"
-        yield self.fire(watermark, time, bins)
 
     def _to_give(self, closed: int, chosen: Flags | None) -> list[int]:
         """Windows up to `closed` that some of these bins may not have given, in order."""
         if not self._panes.has_memory:
             return sorted(pane for pane in self._windows.panes if pane <= closed)
-        given = self._given[self._here(chosen)]
-        if not len(given):
+        if not len(given := self._given[self._here(chosen)]):
             return []
         first = self._panes.after(int(given.min()))
         numbers: set[int] = set()
@@ -305,6 +304,7 @@ class WindowStore(VertexStore):
                 return found
 
         gone = [pane for pane in self._windows.panes if pane < first]
+        self._windows.ending(first, of)
         keys = []
         for pane in gone:
             if self._panes.lateness and self.tier is None:
@@ -343,12 +343,13 @@ class WindowStore(VertexStore):
 
     # Bins that leave and come -------------------------------------------------------------------
 
-    def back_with(self, slot: SlotDatabase, number: int) -> TieredTable:
-        """As `VertexStore.back_with`: entries leave and come back, each for itself."""
-        tiered = super().back_with(slot, number)
-        before = self._windows
-        self._windows = ColdWindowTable(tiered, before.lines, hash_bits=before.hash_bits)
-        return tiered
+    def back_with(
+        self, slot: SlotDatabase, number: int, watcher: Watcher | None = None
+    ) -> TieredTable:
+        """As `VertexStore.back_with`: entries leave and come back; `watcher` is told of them."""
+        table = super().back_with(slot, number)
+        self._windows = ColdWindowTable(table, self._windows, watcher)
+        return table
 
     def install(self, bin_id: int, assembler: BinAssembler) -> None:
         """As `VertexStore.install`.

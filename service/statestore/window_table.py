@@ -195,6 +195,9 @@ class WindowTable:
             ids = ids[goes]
         self._remove(ids)
 
+    def ending(self, first: int, of: Callable[[Int64s], NDArray[np.bool_]] | None) -> None:
+        """Know that all panes before `first` are dropped next, of ids that `of` tells."""
+
     def lines_of(self, listed: Sequence[Int64s]) -> Iterator[Int64s]:
         """Lines of identity and state of entries whose ids are given pane by pane, in parts.
 

@@ -21,15 +21,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import NotYetSupported, StateError
+from service.errors import StateCorrupt, StateError
 from service.hashing import bins_of
-from service.statestore import cold_rows, cold_windows, tiered_table
+from service.state_files import SlotCheckpoint, value_in
+from service.statestore import cold_rows, cold_windows, tiered_table, window_homes, window_texts
+from service.statestore._window_kernels import mark_of
 from service.statestore.aggregate import AggregateProgram, Count, Max, Mean, Min, Sum
 from service.statestore.checkpoint import read_checkpoint, write_checkpoint
-from service.statestore.columns import numbers_of
+from service.statestore.columns import KEY_ID, numbers_of
 from service.statestore.distinct_values import ValueLines
 from service.statestore.panes import Panes
+from service.statestore.row_kinds import split_text
 from service.statestore.slot_database import SlotDatabase
+from service.statestore.text_keys import key_hashes
 from service.statestore.tiered_table import TieredTable
 from service.statestore.tiers import back_stores, read_tiered, write_tiered
 from service.statestore.timed import ALL, NEVER
@@ -76,20 +80,32 @@ def few_at_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cold_windows, "_AT_ONCE", 3)
         patched.setattr(tiered_table, "_PEEKED_AT_ONCE", 3)
+        patched.setattr(window_texts, "_AT_ONCE", 3)
+        patched.setattr(window_homes, "_BINS_AT_ONCE", 3)
         yield
 
 
 class Windows(Kind):
-    """A kind of windows of integer keys; with few bits of hashes entries share ids."""
+    """A kind of windows of integer keys, or of texts.
 
-    def __init__(self, name: str, hash_bits: int = 64) -> None:
-        self.name, self.texts, self.hash_bits = name, False, hash_bits
-        self.key, cut, self.counted = CASES[name]
+    With few bits of hashes entries share ids, and with few hashes texts do.
+    """
+
+    def __init__(
+        self, name: str, hash_bits: int = 64, *, texts: bool = False, hashes: int = 0
+    ) -> None:
+        self.name, self.texts, self.hash_bits, self.hashes = name, texts, hash_bits, hashes
+        key, cut, self.counted = CASES[name]
+        self.key = KEY_ID if texts else key
         self.given = isinstance(cut, int)
         self.grouped = self.key != START
         self.panes = Panes.given(cut) if isinstance(cut, int) else Panes.of(*cut)
 
-    def build(self) -> WindowStore:
+    def build(self) -> Any:
+        entries = self._entries()
+        return TextWindowStore(entries, "key", pa.string()) if self.texts else entries
+
+    def _entries(self) -> WindowStore:
         values = None
         if self.counted:
             values = ValueLines("different", self.counted, VALUES[self.counted])
@@ -106,8 +122,13 @@ class Windows(Kind):
         # Windows with one end have several starts.
         ends = [(start + 11) // 10 * 10 for start in starts]
         numbers = [value for *_, value in rows]
+        keys = pa.array([key for _, key, _, _ in rows], pa.int64())
+        # Some fit into a cell or two, others into none.
+        texts = pa.array([f"key {key} " + "\u20ac" * (key % 40) for key in keys.to_pylist()])
+        ids = key_hashes(texts.cast(pa.string()))
         made = {
-            "key": pa.array([key for _, key, _, _ in rows], pa.int64()),
+            "key": texts.cast(pa.string()) if self.texts else keys,
+            KEY_ID: pa.array(ids % self.hashes if self.hashes else ids),
             "time": pa.array([time for _, _, time, _ in rows], pa.int64()),
             START: pa.array(starts, pa.int64()),
             END: pa.array(ends, pa.int64()),
@@ -120,8 +141,28 @@ class Windows(Kind):
     def bins(self, rows: pa.RecordBatch) -> list[int]:
         return bins_of(numbers_of(rows, self.key).view(np.int64), BITS).tolist()
 
+    def content(self, store: Any, bins: list[int]) -> dict[object, Any]:
+        """What a checkpoint keeps of each entry, but for versions; a mark may have any text."""
+        if not self.texts:
+            return super().content(store, bins)
+        marks = np.empty(BINS, dtype=np.int64)
+        mark_of(np.arange(BINS), BITS, marks)
+        keys, values = store.stored_rows(np.array(bins, dtype=np.int64))
+        found: dict[object, Any] = {}
+        for key, value in zip(keys.tolist(), map(bytes, values.tolist()), strict=True):
+            text, rest = split_text(value)
+            assert key not in found
+            assert text or key in marks
+            found[key] = (b"" if key in marks else text, rest[8:])
+        return found
 
-def tier_of(store: WindowStore) -> TieredTable:
+
+#: Windows of texts have keys.
+TEXT_CASES = [name for name in CASES if CASES[name][0] != START]
+
+
+def tier_of(store: Any) -> TieredTable:
+    assert isinstance(store.tier, TieredTable)
     assert store.tier is not None
     return store.tier
 
@@ -143,7 +184,42 @@ def let_all_go(tier: TieredTable) -> None:
 def test_a_budget_changes_nothing(
     name: str, steps: Any, budget: int, leaving: int, hash_bits: int
 ) -> None:
-    kind = Windows(name, hash_bits)
+    both_ways(Windows(name, hash_bits), steps, budget, leaving)
+
+
+@pytest.mark.parametrize("name", TEXT_CASES)
+@settings(max_examples=15, deadline=None)
+@given(
+    steps=STEPS,
+    budget=st.sampled_from([0, 8_000, 1 << 22]),
+    leaving=st.sampled_from([0, 300, 1 << 20]),
+    hash_bits=st.sampled_from([64, 10]),
+)
+def test_a_budget_changes_nothing_of_windows_of_texts(
+    name: str, steps: Any, budget: int, leaving: int, hash_bits: int
+) -> None:
+    both_ways(Windows(name, hash_bits, texts=True), steps, budget, leaving)
+
+
+@pytest.mark.parametrize("name", ["tumbling", "sliding, late", "given, late", "distinct"])
+@settings(max_examples=15, deadline=None)
+@given(
+    steps=STEPS,
+    leaving=st.sampled_from([0, 300, 1 << 20]),
+    hashes=st.sampled_from([1, 3]),
+)
+def test_texts_of_one_hash_are_told_apart_on_disk(
+    name: str, steps: Any, leaving: int, hashes: int
+) -> None:
+    """Without checkpoints, behind which a displaced key is not found where others have gone."""
+    steps = [
+        (*step[:2], step[2].replace("store", "move").replace("load", "copied"), step[3])
+        for step in steps
+    ]
+    both_ways(Windows(name, texts=True, hashes=hashes), steps, 0, leaving)
+
+
+def both_ways(kind: Windows, steps: Any, budget: int, leaving: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Pair(kind, Path(folder) / "model", None)
         cold = Pair(kind, Path(folder) / "cold", budget)
@@ -176,10 +252,35 @@ def play(kind: Windows, model: Pair, cold: Pair, steps: Any, leaving: int) -> No
             owned = cold.owned(number)
             assert kind.content(store, owned) == kind.content(plain, owned)
             assert store.rows_per_bin().tolist() == plain.rows_per_bin().tolist()
+            if kind.texts:
+                has_what_it_needs(store)
     _same(cold.fire(99, ALL), model.fire(99, ALL))
     for store, plain in zip(cold.stores, model.stores, strict=True):
         assert store.row_count == plain.row_count == 0
         assert store.tier.away_count == 0
+        if kind.texts:
+            has_what_it_needs(store)
+            assert kind.hashes or store.keys.table.key_count == 0
+
+
+def has_what_it_needs(store: TextWindowStore) -> None:
+    """Keys that have entries have homes, and texts are here with these or, displaced, for ever."""
+    away, tier = store._away, tier_of(store)
+    assert away is not None
+    ids, values = store.inner.stored_rows(np.arange(BINS))
+    cells = np.frombuffer(b"".join(map(bytes, values.tolist())), dtype="<i8")
+    owners = cells.reshape(len(ids), store.inner.stored_bytes // 8)[
+        ~store._entries.are_marks(ids), 1
+    ]
+    entries = ids[~store._entries.are_marks(ids)]
+    assert set(away.homes.keys_of(np.arange(BINS)).tolist()) == set(owners.tolist())
+    homes, there = away.homes.of(owners)
+    assert there.all()
+    assert set(homes.tolist()) <= set(entries.tolist())
+    here = store.keys.table.extract(np.arange(BINS)).keys
+    at, known = away.homes.of(here)
+    assert store.keys.displaced or known.all()
+    assert tier.resident(at).all()
 
 
 @settings(max_examples=15, deadline=None)
@@ -259,11 +360,13 @@ def test_entries_forgotten_on_disk_while_their_bin_is_copied_are_told_as_gone(
     pair.close()
 
 
+@pytest.mark.parametrize("texts", [False, True])
 @pytest.mark.parametrize("name", ["tumbling", "sliding, late", "given", "distinct texts"])
 def test_a_watermark_that_makes_everything_due_brings_nothing_back(
-    name: str, tmp_path: Path
+    name: str, texts: bool, tmp_path: Path
 ) -> None:
-    kind, budget = Windows(name), 120_000
+    # Of each text memory has where it is on disk.
+    kind, budget = Windows(name, texts=texts), 320_000 if texts else 120_000
     cold, plain = kind.build(), kind.build()
     database = SlotDatabase(tmp_path / "live", budget)
     back_stores({"v": cold}, database)
@@ -329,6 +432,53 @@ def test_the_budget_counts_the_ids_that_stay_in_memory(tmp_path: Path) -> None:
     database.close()
 
 
+@pytest.mark.parametrize("name", ["tumbling", "distinct, given"])
+def test_no_text_of_a_key_on_disk_stays_in_memory(name: str, tmp_path: Path) -> None:
+    kind = Windows(name, texts=True)
+    cold, plain = kind.build(), kind.build()
+    database = SlotDatabase(tmp_path / "live", 0)
+    back_stores({"v": cold}, database)
+    batch = kind.batch([(0, key, 3, 1) for key in range(1_000)])
+    for store in (cold, plain):
+        store.apply_at(batch, (1,), NEVER)
+    tier, away = tier_of(cold), cold._away
+    # What was just named is known by its text.
+    assert cold.keys.table.key_count == away.homes.count == 1_000
+    let_all_go(tier)
+    assert (cold.keys.table.key_count, away.homes.count) == (0, 1_000)
+    ids = cold_windows.ID_BYTES * tier.away_count
+    assert database.resident_bytes == ids + tier.filter.nbytes + away.homes.nbytes
+    assert 40_000 <= away.homes.nbytes <= 80_000
+    # One key comes back, for a row in another window, and goes with its entries.
+    for store in (cold, plain):
+        store.apply_at(kind.batch([(0, 7, 13, 1)]), (2,), NEVER)
+    assert cold.keys.table.key_count == 1
+    let_all_go(tier)
+    assert cold.keys.table.key_count == 0
+    for watermark, keys in ((19, 1), (ALL, 0)):
+        _same([cold.fire(watermark, (3,))], [plain.fire(watermark, (3,))])
+        assert cold.row_count == plain.row_count
+        assert away.homes.count == keys
+        assert cold.keys.table.key_count == 0
+    assert database.resident_bytes == tier.filter.nbytes
+    database.close()
+
+
+def test_an_entry_that_the_disk_has_lost_is_told(tmp_path: Path) -> None:
+    kind = Windows("tumbling", texts=True)
+    cold = kind.build()
+    database = SlotDatabase(tmp_path / "live", 0)
+    back_stores({"v": cold}, database)
+    batch = kind.batch([(0, 7, 3, 1)])
+    cold.apply_at(batch, (1,), NEVER)
+    let_all_go(tier_of(cold))
+    for bin_id in range(BINS):
+        database.delete_bin(0, bin_id)
+    with pytest.raises(StateCorrupt, match="lacks 1 entries of vertex 'counts'; start the job"):
+        cold.apply_at(batch, (2,), NEVER)
+    database.close()
+
+
 def test_the_filter_does_not_grow_with_windows_that_have_gone(tmp_path: Path) -> None:
     kind = Windows("tumbling")
     cold, plain = kind.build(), kind.build()
@@ -373,11 +523,12 @@ def test_a_batch_that_overflows_leaves_entries_that_were_away(tmp_path: Path) ->
     database.close()
 
 
+@pytest.mark.parametrize("texts", [False, True])
 @pytest.mark.parametrize("tables", [False, True])
 def test_a_worker_with_a_budget_and_one_without_go_on_from_one_another(
-    tables: bool, tmp_path: Path
+    tables: bool, texts: bool, tmp_path: Path
 ) -> None:
-    kind, bins = Windows("sliding, late"), list(range(BINS))
+    kind, bins = Windows("sliding, late", texts=texts), list(range(BINS))
     before, after = kind.build(), kind.build()
     database = SlotDatabase(tmp_path / "live", 0)
     back_stores({"v": before if tables else after}, database)
@@ -398,7 +549,26 @@ def test_a_worker_with_a_budget_and_one_without_go_on_from_one_another(
     database.close()
 
 
-def test_keys_that_are_text_are_refused_by_name() -> None:
-    store = TextWindowStore(Windows("tumbling").build(), "key", pa.string())
-    with pytest.raises(NotYetSupported, match="--state-memory for 'counts', windows of keys"):
-        store.back_with(None, 0)  # type: ignore[arg-type]  # it is not looked at
+def test_open_windows_of_a_text_are_read_from_what_a_budget_has_written(tmp_path: Path) -> None:
+    kind, bins = Windows("sliding, late", texts=True), list(range(BINS))
+    cold, plain = kind.build(), kind.build()
+    database = SlotDatabase(tmp_path / "live", 0)
+    back_stores({"counts": cold}, database)
+    batch = kind.batch([(0, key, key + step, 1) for key in range(40) for step in (0, 6)])
+    for store in (cold, plain):
+        store.apply_at(batch, (1,), NEVER)
+        # Bins have given windows, and remember it.
+        assert store.fire(25, (1,)).num_rows > 0
+    let_all_go(tier_of(cold))
+    written = write_tiered(tmp_path / "cold", 1, {"counts": cold}, bins, database)
+    whole = write_checkpoint(tmp_path / "plain", 1, {"counts": plain}, bins)
+    found = 0
+    for key in set(batch.column("key").to_pylist()):
+        one, other = (
+            value_in([SlotCheckpoint("slot-0", tmp_path / name, files)], "counts", key)
+            for name, files in (("cold", written), ("plain", whole))
+        )
+        assert one == other
+        found += one is not None
+    assert found > 20
+    database.close()
