@@ -49,8 +49,8 @@ from tests.property.test_statestore_timed_cold import (
     Kind,
     Pair,
     Row,
-    _freezes,
     _same,
+    played,
 )
 
 NUMBERS = {"n": Count(), "total": Sum("v"), "low": Min("v"), "top": Max("v"), "mean": Mean("part")}
@@ -230,31 +230,13 @@ def both_ways(kind: Windows, steps: Any, budget: int, leaving: int) -> None:
 
 
 def play(kind: Windows, model: Pair, cold: Pair, steps: Any, leaving: int) -> None:
-    watermark = NEVER
-    for epoch, (rows, rise, then, bin_id) in enumerate(steps):
-        batch = kind.batch(rows)
-        _same(cold.apply(batch, epoch, watermark), model.apply(batch, epoch, watermark))
-        if leaving:
-            cold.let_some_go(leaving)
-        watermark = max(watermark, 0) + rise
-        _same(cold.fire(epoch, watermark), model.fire(epoch, watermark))
-        if leaving and epoch % 2:
-            cold.let_some_go(leaving)
-        for pair in (cold, model):
-            match then:
-                case "move" | "copied":
-                    pair.move(bin_id, then)
-                case "store" | "load":
-                    pair.restart(epoch, tables=then == "store")
-                case "freeze":
-                    _freezes(kind, pair)
+    for _ in played(kind, model, cold, steps, leaving):
         for number, (store, plain) in enumerate(zip(cold.stores, model.stores, strict=True)):
             owned = cold.owned(number)
             assert kind.content(store, owned) == kind.content(plain, owned)
             assert store.rows_per_bin().tolist() == plain.rows_per_bin().tolist()
             if kind.texts:
                 has_what_it_needs(store)
-    _same(cold.fire(99, ALL), model.fire(99, ALL))
     for store, plain in zip(cold.stores, model.stores, strict=True):
         assert store.row_count == plain.row_count == 0
         assert store.tier.away_count == 0

@@ -254,7 +254,7 @@ class UnmovedWorld(TimedWorld):
         words = source.words
         assert words is not None, "the source has event time"
         assert words._partitions is not None, "every gateway has a partition"
-        words._partitions.watermark = lambda *_: tick.told  # type: ignore[method-assign]  # as told
+        words._partitions.watermark = lambda *_: tick.told  # type: ignore[method-assign]  # by ticks
         member.ticks.observe(tick.epoch, 0)
         assert member.tick(0), "the horizon has been read"
         assert (member.ticks.last, words._told) == (tick.epoch, tick.told), "as it was"

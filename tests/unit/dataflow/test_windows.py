@@ -107,7 +107,7 @@ def test_what_makes_no_windows_is_refused(make: Callable[[], object], text: str)
 
 def _keyed(window: object, lateness: str = "0s", **aggregates: object) -> object:
     windows = bids().key_by("auction").window(window, allowed_lateness=lateness)  # type: ignore[arg-type]  # that is the test
-    return windows.aggregate("c", **(aggregates or {"n": count()}))  # type: ignore[arg-type]  # as above
+    return windows.aggregate("c", **(aggregates or {"n": count()}))  # type: ignore[arg-type]  # of any kind
 
 
 def test_a_stream_without_event_time_has_no_windows() -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import megaphone as mp
 from service.dataflow.event_time import EventTime
 from service.dataflow.window_values import TOGETHER
-from service.dataflow.window_vertices import put_together
+from service.dataflow.window_vertices import WindowVertex, put_together
 from service.errors import GraphError, StateError, UserFunctionError
 from service.migration.keyed_parts import KeyedParts
 from service.migration.stateful import keyed_parts
@@ -60,9 +60,10 @@ def windowed(
 def parts_of(stream: mp.Stream, schema: pa.Schema = SCHEMA) -> KeyedParts:
     """The parts of the last vertex, which may have its key added by the flow."""
     vertex = stream.flow.vertices[-1]
-    if vertex.keys == (TOGETHER,):  # type: ignore[union-attr]  # a window's vertex has keys
+    assert isinstance(vertex, WindowVertex)
+    if vertex.keys == (TOGETHER,):
         schema = put_together(pa.RecordBatch.from_pylist([], schema=schema)).schema
-    parts = keyed_parts(vertex, [schema], 2, [EventTime("time", "ms")])  # type: ignore[arg-type]  # as above
+    parts = keyed_parts(vertex, [schema], 2, [EventTime("time", "ms")])
     assert parts.schema.names == [*(stream.columns or ())]
     return parts
 
@@ -353,7 +354,7 @@ def test_what_cannot_be_folded_is_refused() -> None:
     with pytest.raises(GraphError, match=r"of sessions needs merge=\.\.\."):
         windowed(10).fold("s", joined, initial=str, value="v", schema=types)
     with pytest.raises(GraphError, match="3 is no function"):
-        windowed(10).fold("s", joined, merge=3, initial=str, schema=types)  # type: ignore[arg-type]  # refused
+        windowed(10).fold("s", joined, merge=3, initial=str, schema=types)  # type: ignore[arg-type]  # a number is no merge
     others: Windowed = mp.WindowedStream(windowed(10)._on, "key", mp.tumbling("1s"), "0s")
     with pytest.raises(GraphError, match="only sessions become one"):
         others.fold("s", joined, merge=both, initial=str, schema=types)

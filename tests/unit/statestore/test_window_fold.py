@@ -221,7 +221,7 @@ def test_what_does_not_fit_the_columns_is_an_error_with_the_vertex() -> None:
 def test_what_cannot_be_folded_is_refused() -> None:
     stream = windows(mp.tumbling("10ms"))
     with pytest.raises(GraphError, match="is no function"):
-        stream.fold("f", 3, initial=int, schema={"n": pa.int64()})  # type: ignore[arg-type]  # refused
+        stream.fold("f", 3, initial=int, schema={"n": pa.int64()})  # type: ignore[arg-type]  # 3 is no function
     for schema in ({}, {"key": pa.int64()}, {"window_end": pa.int64()}):
         with pytest.raises(GraphError, match="name at least one"):
             stream.fold("f", last, initial=int, schema=schema)
