@@ -36,6 +36,8 @@ DELIVERY_SECONDS_MAX = 60
 QUEUE_MESSAGES_MAX = 200_000
 QUEUE_KILOBYTES_MAX = 256 * 1024
 _FETCH_MESSAGES_MAX = 5_000
+#: Between questions whether a new topic is known.
+_TOLD_US = 10_000
 _GROUP = "nexmark-loadgen"  # The client asks for a group; it is never joined.
 #: Names of errors after which waiting does not help; the client retries all others by itself.
 _FINAL = {
@@ -127,10 +129,14 @@ def partition_count(bootstrap_servers: str, topic: str) -> int:
 
 
 def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
-    """Create the topic unless it is there.
+    """Create the topic unless it is there; when this returns, a broker tells of it.
+
+    A broker may answer that a topic was created some milliseconds before its own picture of the
+    cluster has it: whoever asks in between is told that there is none.
 
     Raises:
         BrokerSilent: nobody answered.
+        LoadError: it was created, and nobody tells of it.
         UsageFault: it is there with another number of partitions, or cannot be created.
     """
     found = partition_count(bootstrap_servers, topic)
@@ -147,6 +153,12 @@ def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
                 raise UsageFault(
                     f"topic {topic} cannot be created: {error.args[0].str()}"
                 ) from error
+        clock = SystemClock()
+        deadline_us = clock.wall_us() + round(ANSWER_SECONDS_MAX * 1e6)
+        while partition_count(bootstrap_servers, topic) == 0:
+            if clock.wall_us() > deadline_us:
+                raise LoadError(f"topic {topic} was created, and no broker knows it yet")
+            clock.sleep_us(_TOLD_US)
 
 
 def leaders(bootstrap_servers: str, topic: str) -> dict[int, tuple[str, int]]:
