@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import IO, Protocol
 
 from service.ids import Slot
 from service.log import Log
@@ -37,6 +38,24 @@ class ChildSpec:
 
     slot: Slot
     arguments: Sequence[str]
+
+
+class Child(Protocol):
+    """What the launcher needs of a process; `subprocess.Popen` has it."""
+
+    stdin: IO[bytes] | None
+
+    def poll(self) -> int | None:
+        """Exit status, the negative number of a signal, None while it runs."""
+
+    def wait(self) -> int:
+        """Wait for its end; returns the same."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal, unless it has ended."""
+
+    def kill(self) -> None:
+        """End it."""
 
 
 class Launcher:
@@ -63,7 +82,7 @@ class Launcher:
         self._stop_timeout_s = stop_timeout_s
         self._log = log
         self._signals = 0
-        self._running: dict[Slot, subprocess.Popen[bytes]] = {}
+        self._running: dict[Slot, Child] = {}
         #: Who was asked to stop, each once.
         self._asked: set[Slot] = set()
 
@@ -75,18 +94,22 @@ class Launcher:
         }
         try:
             for spec in self._specs:
-                self._running[spec.slot] = subprocess.Popen(
-                    [*self._command, *spec.arguments, "--tied"],
-                    # Ends with us, which the child watches (LA3); nothing is ever written to it.
-                    stdin=subprocess.PIPE,
-                    # A group of its own: Ctrl-C reaches the launcher, which stops the job plainly.
-                    process_group=0,
-                )
+                self._running[spec.slot] = self.started(spec)
             return self._watch()
         finally:
             self._end_all()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def started(self, spec: ChildSpec) -> Child:
+        """Start one child; whoever starts them otherwise overrides this."""
+        return subprocess.Popen(
+            [*self._command, *spec.arguments, "--tied"],
+            # Ends with us, which the child watches (LA3); nothing is ever written to it.
+            stdin=subprocess.PIPE,
+            # A group of its own: Ctrl-C reaches the launcher, which stops the job plainly.
+            process_group=0,
+        )
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._signals += 1

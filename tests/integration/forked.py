@@ -1,50 +1,147 @@
-"""Roles of a job as real processes that are forked from one which has loaded all they need.
+"""Commands as real processes that are forked from one which has loaded all they need.
 
-Flow: test -> [ForkedRoles] -> a fork for each role, which goes through `megaphone`'s own entry with
-arguments and environment of its own; its stderr and its exit status -> test.
-
-A job that `command.Roles` starts imports the service in each of its processes, for many seconds of
-CPU; a test whose subject is what happens after that, again and again, begins here instead.
+Flow: test -> [Process, ForkedRoles] -> the nursery of this test process, started at first use -> a
+fork, which goes through the command's own entry with arguments and environment of its own; its
+streams and its exit status -> test. What differs from a process that was started is in `nursery`.
 
 Invariants
-  FR1  A process is what `python -m service ARGUMENTS` is, but for who loaded its modules: nothing
-       is shared with other roles, and it dies by a signal as any process does.
-  FR2  No process outlives the `with` statement.
+  FR1  A process dies by a signal as any process does, and shares nothing with others.
+  FR2  No role outlives the `with` statement; the nursery ends with the test process.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
-import multiprocessing
 import os
+import select
+import signal
+import socket
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from multiprocessing.process import BaseProcess
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
-from service.entry import main
+from tests.integration.nursery import MESSAGE_BYTES, ROOT, Task
 
 WAIT_S = 60.0
 _PAUSE_S = 0.02
 
 Document = dict[str, object]
 
-_forks = multiprocessing.get_context("forkserver")
-# What a role imports; the kernels in it are loaded once, before the first fork.
-_forks.set_forkserver_preload([__name__, "service.roles_cli", "tests.integration.flows"])
+
+class Nursery:
+    """The process that forks; one for each test process (FR2)."""
+
+    def __init__(self) -> None:
+        """Start it; it loads while the test goes on."""
+        self._guard = threading.Lock()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.integration.nursery", str(theirs.fileno())],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        atexit.register(self.close)
+
+    def fork(self, task: Task, streams: Sequence[int]) -> int:
+        """Fork a command; returns its id.
+
+        Args:
+            task: what it is.
+            streams: its standard input, output and error, and where its status is written to.
+        """
+        with self._guard:
+            socket.send_fds(self._control, [task.encode()], streams)
+            answer = self._control.recv(MESSAGE_BYTES)
+        assert answer, f"the nursery ended with status {self._process.wait()}"
+        return int(answer)
+
+    def close(self) -> None:
+        """Let it end."""
+        self._control.close()
+        self._process.wait()
 
 
-def _play(arguments: Sequence[str], environment: Mapping[str, str], stderr: str) -> None:
-    """Be one role, in a process of its own (FR1)."""
-    told = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(told, 2)
-    os.environ.update(environment)
-    sys.argv = ["megaphone", *arguments]
-    main()
+@cache
+def nursery() -> Nursery:
+    """The one of this process."""
+    return Nursery()
+
+
+class Process:
+    """One fork, used as a `subprocess.Popen` is."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        stderr: Path | None = None,
+    ) -> None:
+        """Start `megaphone ARGUMENTS`, with nothing to read, and nobody to read what it prints.
+
+        Args:
+            arguments: of the command.
+            environment: all its variables.
+            stderr: a file that it is put behind; else it is a pipe.
+        """
+        self.returncode: int | None = None
+        with Path(os.devnull).open("r+b", buffering=0) as nothing:
+            if stderr is not None:
+                self.stderr: IO[str] | None = None
+                err = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            else:
+                read, err = os.pipe()
+                self.stderr = os.fdopen(read, encoding="utf-8")
+            self._told, tells = os.pipe()
+            task = Task(list(arguments), dict(environment), str(ROOT))
+            empty = nothing.fileno()
+            self.pid = nursery().fork(task, [empty, empty, err, tells])
+            for given in (err, tells):
+                os.close(given)
+
+    def poll(self) -> int | None:
+        """Exit status, the negative number of the signal that ended it, None while it runs."""
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            TimeoutExpired: it was not there within `timeout` seconds.
+        """
+        status = self._look(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(["fork", str(self.pid)], timeout or 0.0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._told], [], [], timeout)[0]:
+            said = os.read(self._told, MESSAGE_BYTES)
+            os.close(self._told)
+            assert said, "the nursery ended before its fork"
+            self.returncode = int(said)
+        return self.returncode
 
 
 class ForkedRole:
@@ -55,10 +152,8 @@ class ForkedRole:
     ) -> None:
         """Start it; its lines go to the file `stderr`."""
         self._stderr = stderr
-        self.process: BaseProcess = _forks.Process(
-            target=_play, args=(list(arguments), dict(environment), str(stderr)), daemon=True
-        )
-        self.process.start()
+        variables = {**os.environ, **environment}
+        self.process = Process(arguments, variables, stderr)
 
     def lines(self, event: str = "") -> list[Document]:
         """Whole lines it has logged so far, of this event."""
@@ -76,14 +171,21 @@ class ForkedRole:
     @property
     def status(self) -> int | None:
         """Exit status, the negative number of the signal that ended it, None while it runs."""
-        return self.process.exitcode
+        return self.process.poll()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Wait for its end; whether it came in time."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def await_(self, holds: Callable[[], object], what: str) -> None:
         """Wait until something holds, or until the process has ended without it."""
         deadline = time.monotonic() + WAIT_S
         while not holds():
-            self.process.join(_PAUSE_S)
-            if self.status is not None:
+            if self.ended(_PAUSE_S):
                 assert holds(), f"ended with status {self.status} before {what}"
             assert time.monotonic() < deadline, f"no {what} within {WAIT_S:g} s"
 
@@ -147,7 +249,7 @@ class ForkedRoles:
                 said = [json.dumps(line) for line in role.lines()[-8:]]
                 error.add_note("\n".join([f"{name}, status {role.status}, said at last:", *said]))
             role.process.kill()
-            role.process.join()
+            role.process.wait()
 
     def await_running(self) -> None:
         """Wait until every process takes part in the generation."""
@@ -159,5 +261,5 @@ class ForkedRoles:
         """Wait until all have ended; returns their statuses."""
         deadline = time.monotonic() + WAIT_S
         for role in self.roles.values():
-            role.process.join(max(0.0, deadline - time.monotonic()))
+            role.ended(max(0.0, deadline - time.monotonic()))
         return {name: role.status for name, role in self.roles.items()}

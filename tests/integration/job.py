@@ -1,7 +1,7 @@
 """A job as a user starts it, and everything an outsider can see of it.
 
-Flow: test -> [Job] -> `python -m service run …` and the control topic; its stderr, its status
-topic, its /metrics and its exit status -> test.
+Flow: test -> [Job] -> `megaphone run …`, forked or started, and the control topic; its stderr, its
+status topic, its /metrics and its exit status -> test.
 
 Invariants
   JB1  No process outlives `Job.close`, whatever the test did.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,10 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.integration.forked import Process
+
 ROOT = Path(__file__).parents[2]
+_SLOT = re.compile(r"controller|(?:worker|gateway)-\d+")
 
 
 def contract(name: str) -> Draft202012Validator:
@@ -65,6 +69,7 @@ class Job:
         bins: int = 64,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        forked: bool = True,
     ) -> None:
         """Start it; `folder` takes its checkpoints.
 
@@ -78,6 +83,9 @@ class Job:
             bins: bins of state.
             arguments: more of `megaphone run`, such as --until-end.
             environment: more variables, such as knobs.
+            forked: whether its processes are forks of one that has loaded what they need, or are
+                started as a user starts them; that is for tests of what `nursery` says differs
+                (NU3) and of the start itself, and costs some seconds of a core.
         """
         self.app = app
         self.workers = workers
@@ -91,19 +99,24 @@ class Job:
         #: Offset behind them.
         self._statuses_end = 0
         self._status_reader: Consumer | None = None
-        command = [sys.executable, "-m", "service", "run", target]
+        command = ["run", target]
         command += ["--bootstrap-servers", bootstrap_servers, "--app", app]
         command += ["--workers", str(workers), "--gateways", str(gateways), "--bins", str(bins)]
         command += ["--state-dir", str(folder), *arguments]
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        variables = {**os.environ, **(environment or {})}
+        self._process: Process | subprocess.Popen[str]
+        if forked:
+            self._process = Process(command, variables)
+        else:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service", *command],
+                cwd=ROOT,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         assert self._process.stderr is not None
         self._reader = threading.Thread(
             target=self._read_stderr, args=(self._process.stderr,), daemon=True
@@ -194,10 +207,9 @@ class Job:
         """Its processes by slot, those that live."""
         found = {}
         for child in psutil.Process(self._process.pid).children():
-            words = child.cmdline()
-            role = words[words.index("service") + 1]
-            slot = f"{role}-{words[words.index('--slot') + 1]}" if "--slot" in words else role
-            found[slot] = child
+            slot = _slot_of(child)
+            if slot:
+                found[slot] = child
         return found
 
     # Requests -----------------------------------------------------------------------------------
@@ -308,6 +320,18 @@ class Job:
                     self._lines.append(line)
                 else:
                     self._noise.append(text.rstrip())
+
+
+def _slot_of(child: psutil.Process) -> str:
+    """Which process of a job a child of the launcher is, "" if it is none."""
+    name = child.name()
+    if _SLOT.fullmatch(name):
+        return name  # a fork; /proc has no command line of its own for it
+    words = child.cmdline()
+    if "service" not in words:
+        return ""  # the helper that forks
+    role = words[words.index("service") + 1]
+    return f"{role}-{words[words.index('--slot') + 1]}" if "--slot" in words else role
 
 
 def registry(folder: Path, more: Mapping[int, Document]) -> Path:

@@ -205,7 +205,10 @@ def test_compressed_bombs_cost_only_themselves(
             producer.produce(names[0], value, partition=0)
             assert producer.flush(30) == 0  # each is a batch of its own
     arguments = query(names, schemas)
-    with Job(bootstrap_servers, app_name, tmp_path / "state", arguments=arguments) as job:
+    # What a fork has is not what a gateway needs.
+    with Job(
+        bootstrap_servers, app_name, tmp_path / "state", arguments=arguments, forked=False
+    ) as job:
         job.await_total("megaphone_ingest_rejected_records_total", len(CODECS))
         most = greatest_memory(job.processes()["gateway-0"].pid)
         job.stop()
@@ -241,7 +244,10 @@ def test_a_topic_made_for_strangers_takes_no_bomb_and_the_job_goes_on(
         assert producer.flush(30) == 0
 
     arguments = query(names, schemas)
-    with Job(bootstrap_servers, app_name, tmp_path / "state", arguments=arguments) as job:
+    # What a fork has is not what a gateway needs.
+    with Job(
+        bootstrap_servers, app_name, tmp_path / "state", arguments=arguments, forked=False
+    ) as job:
         job.await_running()
         publish(1)
         assert send(bootstrap_servers, names[0], bomb_batch(1)) == TOO_LARGE

@@ -39,7 +39,13 @@ def names(bootstrap_servers, unique_name):
 def job(bootstrap_servers, app_name, names, tmp_path):
     """A running job of two workers and a gateway."""
     with Job(
-        bootstrap_servers, app_name, tmp_path, workers=2, arguments=query(names), environment=QUICK
+        bootstrap_servers,
+        app_name,
+        tmp_path,
+        workers=2,
+        arguments=query(names),
+        environment=QUICK,
+        forked=False,  # this is about the launcher and its processes themselves
     ) as running:
         running.await_running()
         yield running
@@ -157,7 +163,7 @@ def test_a_role_that_waits_for_others_leaves_when_it_is_asked(
 def test_the_job_is_stopped_while_its_processes_still_start(
     bootstrap_servers, app_name, names, tmp_path
 ):
-    with Job(bootstrap_servers, app_name, tmp_path, arguments=query(names)) as job:
+    with Job(bootstrap_servers, app_name, tmp_path, arguments=query(names), forked=False) as job:
         job.await_(lambda: len(job.processes()) == 3, "processes")
         job.stop()
         assert [line for line in job.lines() if line["level"] == "error"] == []

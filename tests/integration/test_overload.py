@@ -54,6 +54,7 @@ def test_a_flood_waits_in_kafka_and_is_worked_off_exactly(
         workers=2,
         arguments=["--topic-prefix", names[0].removesuffix("-events")],
         environment=SMALL,
+        forked=False,  # its memory is measured
     ) as job:
         job.await_running()
         most = Most(job)

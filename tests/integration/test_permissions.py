@@ -208,6 +208,7 @@ def test_what_is_listed_is_enough_for_a_whole_job_and_its_command_line(
         tmp_path / "state",
         arguments=arguments,
         environment=CREDENTIALS,
+        forked=False,  # a user's environment from the first import on
     ) as job:
         job.await_running()
         asked = ["--bootstrap-servers", kept.broker.guarded["SASL"], "--app", APP]
@@ -223,6 +224,7 @@ def test_what_is_listed_is_enough_for_a_whole_job_and_its_command_line(
         tmp_path / "state",
         arguments=[*arguments, "--until-end"],
         environment=CREDENTIALS,
+        forked=False,  # a user's environment from the first import on
     ) as again:
         again.finish()
         verdict = judge(plain, again, names, tmp_path / "proof", published=EVENTS)

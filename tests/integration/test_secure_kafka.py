@@ -185,6 +185,7 @@ def test_a_job_with_the_right_credentials_is_exact_and_tells_nobody(
         tmp_path / "state",
         arguments=[*query(names), "--until-end"],
         environment=environment,
+        forked=False,  # a user's environment from the first import on
     ) as job:
         job.finish()
         assert PASSWORD not in job.transcript()
