@@ -192,9 +192,10 @@ class Adopted:
         self.stdin: IO[bytes] = os.fdopen(write, "wb", buffering=0)
         socket.send_fds(helper, [json.dumps(arguments).encode()], [read])
         os.close(read)
-        self.pid = int(helper.recv(MESSAGE_BYTES))
-        if helper.recv(MESSAGE_BYTES) != b"adopted":
-            raise ChildProcessError(f"nobody forks roles any more: {arguments}")
+        said = helper.recv(MESSAGE_BYTES)
+        if not said or helper.recv(MESSAGE_BYTES) != b"adopted":
+            raise ChildProcessError("whoever forks the roles is gone")
+        self.pid = int(said)
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
