@@ -10,7 +10,10 @@ Invariants
        goes out first; frames offered earlier wait in order, bounded in bytes.
   LK2  Frames come in with sequences 0, 1, 2...; anything else raises and ends the generation.
   LK3  A peer is lost after `peer_timeout_ns` of silence, `hello_timeout_ns` without a HELLO, or
-       `broken_grace_ns` after its connection broke (time for a BYE that is already under way).
+       `broken_grace_ns` after its connection broke (time for a BYE that is already under way). A
+       connection that broke before our HELLO went out may be made again: nothing of ours is lost.
+       A peer of which nothing is heard is lost `remade_grace_ns` after that, since a peer that
+       died as the generation began would else be missed only with `hello_timeout_ns`.
   LK4  After BYE a peer is neither lost nor heard; a BYE with a reason is its loss.
 
 Pure: no I/O; time comes in as elapsed nanoseconds.
@@ -59,6 +62,8 @@ class LinkLimits:
     pulse_ns: int = 500_000_000
     #: From a broken connection to the loss of the peer.
     broken_grace_ns: int = 500_000_000
+    #: From a connection that broke before our HELLO to the loss of the peer: several attempts.
+    remade_grace_ns: int = 2_000_000_000
     #: Bytes that may wait for the peer's HELLO.
     waiting_bytes_max: int = 64 << 20
 
@@ -119,6 +124,7 @@ class Link:
         self.state = LinkState.AWAITING
         self.hello_sent = False
         self.broken = False
+        self._breached = False
         #: Why the peer gave up, if it did (LK4).
         self.reason = ""
         self._own = own
@@ -256,10 +262,11 @@ class Link:
         return frame.kind is not FrameKind.PULSE
 
     def break_off(self) -> None:
-        """Note that the connection to the peer broke; what we send is lost from here on (LK3)."""
-        if not self.broken:
-            self.broken = True
-            self._silence_ns = 0
+        """Note that the connection broke; what follows a HELLO is lost with it (LK3)."""
+        if self.broken or (self._breached and not self.hello_sent):
+            return
+        self.broken, self._breached = self.hello_sent, True
+        self._silence_ns = 0
 
     def pass_time(self, elapsed_ns: int) -> bool:
         """Let `elapsed_ns` pass; True if a PULSE is due.
@@ -269,13 +276,16 @@ class Link:
         """
         if self.state is LinkState.LEFT:
             return False
-        if self.broken:
+        breached = self._breached and not self.hello_sent
+        if self.broken or breached:
             # Several ticks, with reading in between, before a break counts.
             elapsed_ns = min(elapsed_ns, self._limits.broken_grace_ns // 4)
         self._silence_ns = 0 if self._heard and not self.broken else self._silence_ns + elapsed_ns
         self._heard = False
         if self.broken:
             limit, what = self._limits.broken_grace_ns, "closed its connection without a BYE"
+        elif breached:
+            limit, what = self._limits.remade_grace_ns, "closed its connection and made no other"
         elif self.state is LinkState.AWAITING:
             limit, what = self._limits.hello_timeout_ns, "said no hello"
         else:

@@ -6,7 +6,8 @@ Invariants
   OU1  A message is taken whole or not at all; it is not taken while there is no connection.
   OU2  A connection that broke is not made again once `stop` was called: whoever listens at the
        address by then may be another boot.
-  OU3  Who is refused for its key says so: ZeroMQ by itself would be silent, and never try again.
+  OU3  The connection that takes the HELLO is not taken for broken because of one before it.
+  OU4  Who is refused for its key says so: ZeroMQ by itself would be silent, and never try again.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Outlet:
             zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         )
         self._endpoint: str | None = endpoint
+        #: What the monitor has told and nobody was told yet.
+        self._ended = self._refused = False
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -91,20 +94,28 @@ class Outlet:
             return False
         return True
 
+    def greet(self, header: bytes, body: bytes) -> bool:
+        """Send the HELLO; False if there is no connection (OU1, OU3)."""
+        self._look()
+        self.keep(header, (body,))
+        taken = self.hand_over()
+        if taken:
+            self._ended = False
+        return taken
+
     def broke(self) -> bool:
         """Whether a connection ended since the last call.
 
         Raises:
-            PeerLost: the other side refuses our key (OU3).
+            PeerLost: the other side refuses our key (OU4).
         """
-        ended = False
-        while self._monitor.poll(0):
-            if event_of(self._monitor) == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                raise PeerLost(
-                    f"{self._address} refuses the key of this process; "
-                    "list it in the file that links.allowed_file names there"
-                )
-            ended = True
+        self._look()
+        if self._refused:
+            raise PeerLost(
+                f"{self._address} refuses the key of this process; "
+                "list it in the file that links.allowed_file names there"
+            )
+        ended, self._ended = self._ended, False
         return ended
 
     def stop(self) -> None:
@@ -118,3 +129,11 @@ class Outlet:
         self.socket.disable_monitor()
         self._monitor.close(linger=0)
         self.socket.close(linger=linger_ms)
+
+    def _look(self) -> None:
+        """Read what the monitor tells."""
+        while self._monitor.poll(0):
+            if event_of(self._monitor) == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._refused = True
+            else:
+                self._ended = True

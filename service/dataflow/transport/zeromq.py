@@ -309,7 +309,7 @@ class ZmqTransport:
             if pulse:
                 self._put(link, FrameKind.PULSE, 0, (), (), 0)
             # Noted only now, so that what came before the break is read before it counts (LK3).
-            if broke and link.hello_sent:
+            if broke:
                 self._break_off(link)
         if self._failure is not None:
             raise self._failure
@@ -342,10 +342,8 @@ class ZmqTransport:
     def _advance(self, link: Link) -> None:
         """Send the HELLO if it is still due, and what waited for the peer's."""
         if not link.hello_sent:
-            header, body = link.hello()
             outlet = self._outlets[link.peer]
-            outlet.keep(header, (body,))
-            if not outlet.hand_over():
+            if not outlet.greet(*link.hello()):
                 return
             link.hello_sent = True
             del self._unready[link.peer]
@@ -409,7 +407,8 @@ class ZmqTransport:
 
     def _break_off(self, link: Link) -> None:
         link.break_off()
-        self._outlets[link.peer].stop()
+        if link.broken:
+            self._outlets[link.peer].stop()
 
     def _disconnect(self, peer: int, linger_ms: int = 0) -> None:
         link = self._links.pop(peer)

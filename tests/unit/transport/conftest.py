@@ -227,16 +227,17 @@ def raw_peer():
 
 @pytest.fixture
 def lone(raw_peer):
-    """A function that makes a started transport of worker-0, whose only peer is a raw worker-1."""
+    """A function that makes a transport of worker-0, whose only peer is a raw worker-1; started."""
     made = []
 
-    def make(limits=None, **fields):
+    def make(limits=None, start=True, **fields):
         transport = ZmqTransport(Slot.parse("worker-0"), 1000, limits=limits)
         cluster = Cluster([transport])
         made.append(cluster)
         cluster.endpoint = transport.bind()
         peer = raw_peer(**fields)
-        transport.start(1, 0, 2, {1: peer.address})
+        if start:
+            transport.start(1, 0, 2, {1: peer.address})
         return cluster, peer
 
     yield make

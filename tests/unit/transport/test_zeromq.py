@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 
@@ -136,6 +137,42 @@ def test_a_killed_peer_is_noticed_long_before_the_timeout(zmq_cluster):
     assert cluster.now_ns - before < 20 * SECOND_NS
     cluster[0].send(1, FrameKind.DATA, 0, (1,), [b"for nobody"])
     assert cluster[0].counters.dropped_departed >= 1
+
+
+def broken_before_hello(lone):
+    """A lone transport whose connection ended before it looked; its raw peer and their port."""
+    cluster, peer = lone(start=False)
+    peer.router.close(linger=0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        address = PeerAddress(Slot.parse(peer.slot), peer.incarnation, f"tcp://127.0.0.1:{port}")
+        cluster[0].start(1, 0, 2, {1: address})
+        connection, _ = server.accept()
+        connection.close()
+    return cluster, peer, port
+
+
+def test_a_peer_that_dies_before_our_hello_is_noticed_long_before_the_timeout(lone):
+    cluster, _, port = broken_before_hello(lone)
+    error = cluster.error_of(0)
+    said = rf"worker-1 at tcp://127.0.0.1:{port} closed its connection and made no other \(2 s"
+    assert re.match(said, str(error))
+    assert cluster.now_ns < LinkLimits().hello_timeout_ns
+
+
+def test_a_connection_that_broke_before_our_hello_may_be_made_again(lone):
+    cluster, peer, port = broken_before_hello(lone)
+    cluster.tick(0, 10)
+    peer.router = peer.context.socket(zmq.ROUTER)
+    peer.router.bind(f"tcp://127.0.0.1:{port}")
+    open_link(cluster, peer)
+    # Whatever was still to be told of the old connection says nothing of the new one.
+    cluster.tick(0, 50)
+    cluster[0].send(1, FrameKind.PROGRESS, 0, (3,))
+    frames = [decode_header(peer.router.recv_multipart()[1])]
+    while frames[-1].kind is FrameKind.PULSE:
+        frames.append(decode_header(peer.router.recv_multipart()[1]))
+    assert frames[-1].kind is FrameKind.PROGRESS
 
 
 def test_a_gap_in_the_sequence_ends_the_generation_after_what_came_before(lone):
