@@ -37,7 +37,7 @@ from service.migration.control_source import ControlSource
 from service.migration.handover import CopyReport, CutReport
 from service.migration.horizon import LogFollower, TickClock
 from service.migration.lowering import Edges, lower
-from service.migration.records import Generation, LogRecord
+from service.migration.records import Generation, LogRecord, Move
 from service.migration.routing_table import RoutingTable
 from service.statestore.hosted import HostedStore
 from service.statestore.timed import NEVER
@@ -123,6 +123,8 @@ class Member:
         """
         self.ticks.observe(record.clock, monotonic_us)
         self.control.feed(record)
+        if isinstance(record, Move) and self.slot.role is Role.WORKER:
+            self._expect(record)
 
     def tick(self, monotonic_us: int) -> bool:
         """Close an epoch in every source; whether the horizon left room for one.
@@ -254,6 +256,12 @@ class Member:
         for host in self.hosts.values():
             return [int(number) for number in host.installed.nonzero()[0]]
         return []
+
+    def _expect(self, move: Move) -> None:
+        """Let stores have memory for bins that come with this wave and, it seems, the next."""
+        coming = sum(worker == self.slot.ordinal for _, worker in move.moves)
+        for host in self.hosts.values():
+            host.store.expect(coming * (move.waves - move.wave + 1))
 
     def _source(self, vertex: SourceVertex) -> Operator:
         owners = self.generation.partition_owners

@@ -8,9 +8,9 @@ the log, poll Kafka, tick, step, serve receipts, tell how it is -> at a stop: le
        `--asked to stop------------------> ENDED <--checkpoint recorded by the controller-----'
 
 Invariants
-  PR1  One thread does everything but HTTP, the reading and writing of checkpoints, and the search
-       for the end of a batch that cannot be read (UB3); once running, nothing in a turn blocks
-       longer than a tick.
+  PR1  One thread does everything but HTTP, the reading and writing of checkpoints, the search for
+       the end of a batch that cannot be read (UB3), and asking the system for memory that bins to
+       come will need (ME1); once running, nothing in a turn blocks longer than a tick.
   PR2  Reading stops under back-pressure, turns and ticks never do; ticks come less often (PA2).
   PR3  The process ends with status 0 only after the controller has recorded the checkpoint it is
        part of, or before it took part in anything; any error ends it with a named one.

@@ -145,6 +145,10 @@ class HostedStore(Protocol):
         """Forget the bin's state."""
         ...
 
+    def expect(self, bins: int) -> None:
+        """Told that so many bins are about to come: memory for them can be found meanwhile."""
+        ...
+
     def rest(self) -> None:
         """Told about once a second: memory kept for bins that may come can go after a while."""
         ...

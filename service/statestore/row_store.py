@@ -188,6 +188,9 @@ class RowBins:
         if self.tier is not None:
             self.tier.forget(bin_id)
 
+    def expect(self, bins: int) -> None:
+        """Memory is found as it is needed."""
+
     def rest(self) -> None:
         """Nothing is kept."""
 

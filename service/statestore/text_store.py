@@ -211,6 +211,10 @@ class TextKeyedStore:
         if self._cold is not None:
             self._cold.forget(bin_id)
 
+    def expect(self, bins: int) -> None:
+        """As `HostedStore.expect`."""
+        self.inner.expect(bins)
+
     def rest(self) -> None:
         """As `HostedStore.rest`."""
         self.inner.rest()

@@ -207,6 +207,10 @@ class VertexStore:
         self.table.delete(bin_id)
         self.pending.delete(bin_id)
 
+    def expect(self, bins: int) -> None:
+        """As `HostedStore.expect`."""
+        self.table.keeper.expect(bins)
+
     def rest(self) -> None:
         """As `HostedStore.rest`."""
         self.table.keeper.rest()

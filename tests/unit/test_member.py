@@ -20,7 +20,7 @@ from service.errors import ProtocolViolation
 from service.ids import Membership
 from service.ingest.source import ReadRows
 from service.member import Member
-from service.migration.records import Generation, LogRecord
+from service.migration.records import Generation, LogRecord, Move
 from service.readings import behind_of
 from tests.fakes.control import FIRST, HORIZON, generation, move, promise, stop
 
@@ -423,3 +423,15 @@ def test_a_member_has_yet_to_catch_up_while_an_epoch_is_open_for_too_long() -> N
     job.step()
     assert all(member.complete for member in job.members)
     assert [behind_of(member, 12_000_000, 10.0) for member in job.members] == ["", ""]
+
+
+def test_a_worker_expects_bins_of_a_wave_and_of_as_many_more_as_the_plan_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job(workers=2)
+    expected: dict[int, list[int]] = {0: [], 1: []}
+    for worker, told in expected.items():
+        monkeypatch.setattr(job.members[worker].stores["stats"], "expect", told.append)
+    wave = Move(at=200, request="r", wave=2, waves=4, moves=[(0, 1), (2, 1)], clock=FIRST)
+    job.read(wave)
+    assert expected == {0: [0], 1: [2 * 3]}

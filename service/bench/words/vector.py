@@ -180,6 +180,9 @@ class VectorStore:
         else:
             self.counts_of(bin_id)[:] = 0
 
+    def expect(self, bins: int) -> None:
+        """Memory is found as it is needed."""
+
     def rest(self) -> None:
         """Nothing is kept."""
 

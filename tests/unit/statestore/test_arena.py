@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import mmap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,80 @@ def test_memory_of_a_deleted_bin_may_stay_for_bins_to_come_but_not_for_long():
     table.delete(0)
     assert resident_bytes() < kept - 0.8 * taken, "more than may stay goes at once"
     assert table.row_count == 1_500_000 - len(gone)
+
+
+def await_found():
+    """Wait until memory that tables expect to need was found."""
+    for thread in threading.enumerate():
+        if thread.name == "finds-memory":
+            thread.join()
+
+
+def expecting_table():
+    """A table of four bins, two of which have rows, that may have memory for one more at hand."""
+    table = KeyedTable(2, COLUMNS)
+    for bin_id in (0, 1):
+        table.install(bin_id, rows_of(keys_of_bin(bin_id, 2, 250_000)))
+    coming = rows_of(keys_of_bin(2, 2, 250_000))
+    table.keeper.most_bytes = table.nbytes // 2
+    return table, coming
+
+
+def test_memory_for_bins_to_come_is_there_before_they_come():
+    table, coming = expecting_table()
+    size, before = table.nbytes // 2, resident_bytes()
+    assert size >= 8 << 20
+    table.keeper.expect(1)
+    await_found()
+    found = resident_bytes()
+    assert size * 0.8 < found - before < size * 1.2
+    table.keeper.expect(1)
+    await_found()
+    assert resident_bytes() < found + 0.1 * size, "what was found is not found twice"
+    expected = content(table) | {key: (3, key, float(key)) for key in coming.keys.tolist()}
+    table.install(2, coming)
+    assert content(table) == expected
+
+
+def test_no_more_memory_is_found_than_may_stay():
+    table, _ = expecting_table()
+    before = resident_bytes()
+    table.keeper.expect(1000)
+    await_found()
+    assert resident_bytes() < before + 1.2 * table.keeper.most_bytes
+
+
+def test_memory_that_was_kept_needs_not_be_found():
+    table, _ = expecting_table()
+    table.keeper.most_bytes = table.nbytes
+    table.delete(0)
+    before = resident_bytes()
+    table.keeper.expect(1)
+    await_found()
+    assert resident_bytes() < before + 0.1 * table.bin_nbytes(1)
+
+
+def test_memory_that_was_found_in_vain_goes_back_to_the_system():
+    table, coming = expecting_table()
+    size, before = table.nbytes // 2, resident_bytes()
+    table.keeper.expect(1)
+    await_found()
+    for _ in range(9):
+        table.keeper.rest()
+    assert resident_bytes() > before + 0.8 * size
+    table.keeper.rest()
+    assert resident_bytes() < before + 0.2 * size
+    table.install(2, coming)
+    assert table.rows(2) == len(coming)
+
+
+def test_a_table_without_rows_expects_nothing():
+    table = KeyedTable(2, COLUMNS)
+    table.keeper.most_bytes = 1 << 30
+    before = resident_bytes()
+    table.keeper.expect(4)
+    await_found()
+    assert resident_bytes() < before + (1 << 20)
 
 
 def test_a_bin_that_loses_most_of_its_rows_moves_into_a_smaller_region():
