@@ -303,6 +303,8 @@ class ControllerProcess:
             manifest=generation.manifest,
             http=self._heartbeat.http,
         )
+        # Whoever asks now is told of this generation, not of the time before it.
+        self._beat(MemberState.RUNNING)
 
     def _carry_out(self, instruction: Instruction) -> None:
         self._counts.note(instruction, self._now_us())
