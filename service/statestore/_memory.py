@@ -7,7 +7,8 @@ Invariants
   ME1  What the arena holds never depends on the system: memory that is given back, or found before
        it is needed, is no part of a region in use, and what is found reads zero.
   ME2  Memory that was released and stays is bounded by the keeper's `most_bytes`, and so is memory
-       that was found and is not needed yet; neither outlives ten rests.
+       that was found and is not needed yet; neither outlives ten rests, but for what a thread is
+       just about to find.
 
 Source: Linux, madvise(2), MADV_POPULATE_WRITE.
 """
@@ -120,6 +121,8 @@ class Keeper:
         self._most_in_use = self._rests = 0
         #: Bytes of the table that were found, or are being found, before they are needed.
         self._found = range(0)
+        #: Set once nobody expects it any more.
+        self._over = threading.Event()
 
     def releasing(self) -> None:
         """Told before regions are released."""
@@ -149,9 +152,12 @@ class Keeper:
         first = known.stop if start in known else start
         if end - first < _FOUND_BYTES_LEAST or end > len(self._memory):
             return
-        self._found = range(start, end)
+        self._found = range(start, max(end, known.stop))
         work = threading.Thread(
-            target=_find, args=(self._arena, first, end), name="finds-memory", daemon=True
+            target=_find,
+            args=(self._arena, first, end, self._over),
+            name="finds-memory",
+            daemon=True,
         )
         work.start()
 
@@ -163,9 +169,18 @@ class Keeper:
         self._rests += 1
         if self._rests == _RESTS:
             self.give_all_back()
+            self._give_found_back()
 
     def give_all_back(self) -> None:
-        """Keep nothing of what was released or found so far."""
+        """Keep nothing of what was released so far."""
+        self._most_in_use = int(self._arena.space[_layout.IN_USE])
+        if self._arena.space[_layout.RELEASED]:
+            give_back(self._arena, self._memory)
+
+    def _give_found_back(self) -> None:
+        """Let the system have what was found and not used; nothing more is found."""
+        self._over.set()
+        self._over = threading.Event()
         unused, self._found = self._found, range(0)
         row = 8 * self._arena.cells.shape[1]
         start = max(unused.start, int(self._arena.space[_layout.HIGH_WATER]) * row)
@@ -173,13 +188,10 @@ class Keeper:
         if start < unused.stop:
             with suppress(OSError):  # memory that is locked stays
                 self._memory.madvise(mmap.MADV_DONTNEED, start, unused.stop - start)
-        self._most_in_use = int(self._arena.space[_layout.IN_USE])
-        if self._arena.space[_layout.RELEASED]:
-            give_back(self._arena, self._memory)
 
 
-def _find(arena: Arena, start: int, end: int) -> None:
-    """Let the system find memory for these bytes of the cells; a thread's whole work.
+def _find(arena: Arena, start: int, end: int, over: threading.Event) -> None:
+    """Let the system find memory for these bytes of the cells until it is `over`; all of a thread.
 
     Cost: 0.14 to 0.4 ms a MiB, 3.6 where the machine below a virtual one has yet to find it; the
     interpreter is free meanwhile. Kernels before 5.14 refuse, and memory is found as it is needed.
@@ -189,7 +201,8 @@ def _find(arena: Arena, start: int, end: int) -> None:
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     first = arena.cells.ctypes.data
     for at in range(start, end, _FOUND_BYTES):
-        if madvise(first + at, min(_FOUND_BYTES, end - at), _MADV_POPULATE_WRITE):
+        refused = madvise(first + at, min(_FOUND_BYTES, end - at), _MADV_POPULATE_WRITE)
+        if refused or over.is_set():
             return
 
 

@@ -241,6 +241,18 @@ def test_memory_that_was_found_in_vain_goes_back_to_the_system():
     assert table.rows(2) == len(coming)
 
 
+def test_memory_for_bins_to_come_stays_as_others_leave():
+    table, coming = expecting_table()
+    table.keeper.expect(1)
+    await_found()
+    before, gone = resident_bytes(), table.bin_nbytes(0)
+    table.delete(0)
+    # More than may stay: what was released goes, and nothing else does.
+    assert before - 1.2 * gone < resident_bytes() < before - 0.8 * gone
+    table.install(2, coming)
+    assert table.rows(2) == len(coming)
+
+
 def test_a_table_without_rows_expects_nothing():
     table = KeyedTable(2, COLUMNS)
     table.keeper.most_bytes = 1 << 30
