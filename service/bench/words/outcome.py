@@ -194,12 +194,17 @@ class WordRun:
     def rss_peak(self) -> int:
         """The most that workers took while the run lasted; then it is proven.
 
-        The marks of all workers together, though each may have had its most at another moment: at
-        least what they ever had at once. Where there are no marks, the greatest reading.
+        The greatest reading of all together. By what a worker's mark is beyond all readings of it,
+        it had more between two of them; the others may have had their most just then, so all of
+        that is added. The marks alone say nothing of a move: each worker has one of its own time.
         """
         end = self.options.duration_ns
-        read = max((total for at, total in self.rss_sums() if 0 <= at <= end), default=0)
-        return max(read, sum(self.peaks))
+        read = [each for at, each in self.rss if 0 <= at - self.start_ns <= end]
+        if not read:
+            return sum(self.peaks)
+        most = max(map(sum, read))
+        unread = (mark - max(mine) for mark, mine in zip(self.peaks, zip(*read, strict=True)))
+        return most + sum(max(0, each) for each in unread)
 
 
 def merged(parts: Sequence[Latencies]) -> Latencies:

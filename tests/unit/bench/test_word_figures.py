@@ -182,9 +182,16 @@ def test_a_peak_is_held_to_a_tenth_and_256_mb_above_the_steady_size():
     def at(peaks, *readings):
         return judged(moving("sudden", rss=(steady, *readings), peaks=peaks))[name]
 
-    # The marks of both workers count, whatever was read at intervals.
+    # What a worker's mark is beyond its readings counts in full: here 178 MB each.
     assert at((678_000_000, 678_000_000)) == (256, True)
     assert at((678_000_000, 678_000_001)) == (256, False)
+    # One that had its most while the other had its least is no more than what both had at once.
+    assert at((500_000_000, 856_000_000)) == (256, True)
+    assert at((500_000_000, 856_000_001)) == (256, False)
+    moving_bins = ((8.0, (900_000_000, 300_000_000)), (9.0, (300_000_000, 1_000_000_000)))
+    assert at((900_000_000, 1_000_000_000), *moving_bins) == (256, True)
+    assert at((900_000_000, 1_056_000_000), *moving_bins) == (256, True)
+    assert at((900_000_000, 1_056_000_001), *moving_bins) == (256, False)
     # Without marks the greatest reading; what was read after the run is its proof's.
     assert at((), (9.0, 1_356_000_000), (12.5, 9 * 10**9)) == (256, True)
     assert at((), (9.0, 1_356_000_001)) == (256, False)

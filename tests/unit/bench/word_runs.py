@@ -47,6 +47,10 @@ def span_of(
     return found
 
 
+def _of_both(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size // 2, size - size // 2)
+
+
 def word_run(
     options: WordOptions,
     *,
@@ -57,10 +61,10 @@ def word_run(
     stayed: Latencies | None = None,
     moved: Latencies | None = None,
     spans: Sequence[list[WaveNote]] = (),
-    rss: Sequence[tuple[float, int]] = ((1.0, 100_000_000),),
+    rss: Sequence[tuple[float, int | tuple[int, int]]] = ((1.0, 100_000_000),),
     peaks: tuple[int, ...] = (),
 ) -> WordRun:
-    """A run of two workers that counted `rate` records/s each; `rss` is (second, bytes)."""
+    """A run of two workers that counted `rate` records/s each; `rss` is (second, bytes of both)."""
     options = replace(options, duration_s=DURATION_S)
     progress = [(second * SECOND, round(rate * second)) for second in range(3, 10)]
     return WordRun(
@@ -71,7 +75,7 @@ def word_run(
         moved=moved or waits(),
         records=[1, 1],
         progress=[progress, progress],
-        rss=[(_BEGAN + round(at * SECOND), (size // 2, size - size // 2)) for at, size in rss],
+        rss=[(_BEGAN + round(at * SECOND), _of_both(size)) for at, size in rss],
         peaks=peaks,
         cpu=[],
         began_ns=0,
