@@ -203,8 +203,9 @@ class WordRun:
         if not read:
             return sum(self.peaks)
         most = max(map(sum, read))
-        unread = (mark - max(mine) for mark, mine in zip(self.peaks, zip(*read, strict=True)))
-        return most + sum(max(0, each) for each in unread)
+        for mark, mine in zip(self.peaks, zip(*read, strict=True), strict=False):
+            most += max(0, mark - max(mine))
+        return most
 
 
 def merged(parts: Sequence[Latencies]) -> Latencies:
