@@ -15,6 +15,7 @@ from service.errors import StateError
 from service.hashing import bins_of
 from service.readings import tier_reading
 from service.statestore import slot_database
+from service.statestore._rocks import scan
 from service.statestore.slot_database import SlotDatabase, process_memory, rocks_share
 
 BITS = 3
@@ -115,3 +116,26 @@ def test_all_slots_together_keep_to_the_memory_of_the_process(
         for first in range(0, 24 * 1024, 1024):
             assert read(slot, first, 1024) == 1024
             assert memory.cache_bytes <= memory.nbytes + MIB
+
+
+def test_a_checkpoint_of_merged_files_is_whole_to_whoever_opens_it(tmp_path: Path) -> None:
+    """Live databases merge by size, checkpoints are opened with RocksDB's own way of merging."""
+    slot, again = SlotDatabase(tmp_path / "a", 16 * MIB), SlotDatabase(tmp_path / "b", 16 * MIB)
+    keys, step = np.arange(8 * 1024), 1024
+    kept = np.flatnonzero(bins_of(keys, BITS) != 5).tolist()
+    latest: dict[int, bytes] = {}
+    try:
+        # Far more than write buffers hold and than eight files of them, and each key twice.
+        for drawn in range(0, 2 * len(keys), step):
+            some, found = keys[drawn % len(keys) :][:step], values(drawn, step)
+            slot.put(0, bins_of(some, BITS), some, found)
+            latest.update(zip(some.tolist(), found.tolist(), strict=True))
+        slot.delete_bin(0, 5)
+        slot.checkpoint(tmp_path / "checkpoint", [], set())
+        assert sum(len(piece) for piece, _ in scan(tmp_path / "checkpoint")) == len(kept)
+        again.begin_with(tmp_path / "checkpoint")
+        places, read_back = again.values(0, bins_of(keys, BITS), keys, keys)
+    finally:
+        slot.close()
+        again.close()
+    assert dict(zip(places.tolist(), read_back, strict=True)) == {key: latest[key] for key in kept}
