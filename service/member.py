@@ -259,9 +259,11 @@ class Member:
 
     def _expect(self, move: Move) -> None:
         """Let stores have memory for bins that come with this wave and, it seems, the next."""
-        coming = sum(worker == self.slot.ordinal for _, worker in move.moves)
+        coming = [bin_id for bin_id, worker in move.moves if worker == self.slot.ordinal]
         for host in self.hosts.values():
-            host.store.expect(coming * (move.waves - move.wave + 1))
+            # A bin that was copied here has its memory, and so, it seems, have those of next waves.
+            bins = sum(host.store.copier.staged(bin_id) is None for bin_id in coming)
+            host.store.expect(bins * (move.waves - move.wave + 1))
 
     def _source(self, vertex: SourceVertex) -> Operator:
         owners = self.generation.partition_owners

@@ -20,7 +20,7 @@ from service.errors import ProtocolViolation
 from service.ids import Membership
 from service.ingest.source import ReadRows
 from service.member import Member
-from service.migration.records import Generation, LogRecord, Move
+from service.migration.records import Generation, LogRecord, Move, PreCopy
 from service.readings import behind_of
 from tests.fakes.control import FIRST, HORIZON, generation, move, promise, stop
 
@@ -435,3 +435,23 @@ def test_a_worker_expects_bins_of_a_wave_and_of_as_many_more_as_the_plan_has(
     wave = Move(at=200, request="r", wave=2, waves=4, moves=[(0, 1), (2, 1)], clock=FIRST)
     job.read(wave)
     assert expected == {0: [0], 1: [2 * 3]}
+
+
+def test_a_worker_expects_no_bins_that_were_copied_here_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job(workers=2)
+    job.offer(*range(16))
+    assert job.tick(50)
+    job.step()
+    for member in job.members[:2]:
+        member.hosts["stats"].copies.least_bytes = 0
+    store = job.members[1].stores["stats"]
+    expected: list[int] = []
+    monkeypatch.setattr(store, "expect", expected.append)
+    job.read(PreCopy(number=1, request="r", moves=[(0, 1), (2, 1)], clock=FIRST))
+    job.step()
+    assert [bin_id for bin_id in range(4) if store.copier.staged(bin_id) == 1] == [0, 2]
+    moves = [(0, 1), (1, 1), (2, 1)]
+    job.read(Move(at=200, request="r", wave=1, waves=2, moves=moves, precopy=1, clock=FIRST))
+    assert expected == [1 * 2]
