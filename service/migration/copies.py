@@ -10,7 +10,8 @@ number that has ended is ignored, so nobody has to agree on when it ended.
 
 The copies of one number go in *rounds*: all of their bins, then what changed meanwhile, until that
 is little or no longer shrinks. Then the old owner says so and rests; once a move has claimed the
-copies, it goes on, so that what is left at the cut is what changed in the last moments before it.
+copies, it goes on as often as a round is worth its turn, so that what is left at the cut is what
+changed in the last moments before it.
 
 Invariants
   CO1  A bin is copied from here only while its state is here, and has come by the move that was the
@@ -43,6 +44,10 @@ from service.statestore.hosted import HostedStore
 FEW_KEYS = 256
 #: Changes have stopped shrinking when a round leaves more than this part of the one before.
 SHRINKING = 0.75
+#: Before a cut another round is worth its turn for so many keys of each bin. [measured: a round
+#: costs a bin 40 us, both ends together, and 0.1 us a key; of 4 M keys of which 250,000 changed a
+#: second 2,000 to 16,000 were left at the cut; where one round followed the move's record, 70,000]
+KEYS_OF_A_BIN = 64
 #: Smaller bins move whole: a copy costs more messages than they have rows.
 LEAST_BYTES = 1 << 14
 #: Bytes of one frame; small, as rows wait behind it on the link.
@@ -77,6 +82,8 @@ class _Group:
     last: float = float("inf")
     resting: bool = False
     reported: bool = False
+    #: Whether a move has claimed its copies.
+    claimed: bool = False
 
 
 @dataclass(slots=True)
@@ -119,6 +126,8 @@ class Copies:
         self._called_off = False
         #: Another round is begun for more than so many keys.
         self.few_keys = FEW_KEYS
+        #: And before a cut for more than so many of each bin.
+        self.keys_of_a_bin = KEYS_OF_A_BIN
         #: Bins of fewer bytes are not copied (CO3).
         self.least_bytes = LEAST_BYTES
         self.bytes_sent = 0
@@ -162,9 +171,8 @@ class Copies:
             if target == self._peer:
                 self._coming[bin_id] = move.at
         group = self._groups.get(move.precopy)
-        if group is not None and group.resting:
-            group.resting = False
-            group.last = float("inf")
+        if group is not None:
+            group.claimed = True
 
     def ended(self, *, for_good: bool = False) -> None:
         """End all copies that no move has claimed; `for_good`: none will be announced again."""
@@ -208,6 +216,8 @@ class Copies:
         left = portion
         for number in sorted(self._groups):
             group = self._groups[number]
+            if group.resting and group.claimed:
+                self._turn(number, group)
             while not group.resting and left > 0:
                 left -= self._round(number, group, frames, left)
                 if group.pending:
@@ -264,8 +274,12 @@ class Copies:
     def _turn(self, number: int, group: _Group) -> None:
         """After a round: rest if little is left or it no longer shrinks, else begin another."""
         changed = self._copier.changed_in(group.bins)
-        if changed <= self.few_keys or changed > group.last * SHRINKING:
-            group.resting = True
+        if group.claimed:
+            few = max(self.few_keys, self.keys_of_a_bin * len(group.bins))
+            group.resting = changed <= few
+        else:
+            group.resting = changed <= self.few_keys or changed > group.last * SHRINKING
+        if group.resting:
             if not group.reported:
                 group.reported = True
                 self.reports.append(CopyReport(self._store.vertex, number, changed))

@@ -68,11 +68,12 @@ NOTE = "service.statestore.changes.ChangedKeys.note"
 #: A bin is not what it was where it left, as the check on all handovers says.
 UNEQUAL = "HO1"
 UNTOLD = "was told pieces of digest"
+COUNTED = "after its copy was completed"
 
 MUTANTS = {
-    "changes are not noted": Mutant([(NOTE, lambda *_: None)], UNEQUAL, copied),
+    "changes are not noted": Mutant([(NOTE, lambda *_: None)], f"{UNEQUAL}|{COUNTED}", copied),
     "changes of objects are not noted": Mutant(
-        [(NOTE, lambda *_: None)], f"{UNEQUAL}|after its copy was completed", copied_objects
+        [(NOTE, lambda *_: None)], f"{UNEQUAL}|{COUNTED}", copied_objects
     ),
     "chunks overtake what was copied": Mutant(
         [(f"{COPIES}.take_before_chunks", lambda _: None)], UNTOLD, copied

@@ -275,6 +275,8 @@ class World:
                 host.copy_bytes = self.random.choice((1, 400, 1 << 18))
                 host.copies.least_bytes = 0
                 host.copies.few_keys = self.random.choice((0, 0, 3))
+                # 0: rounds go on as long as anything changes.
+                host.copies.keys_of_a_bin = self.random.choice((0, 2))
         if self.shape.databases is not None and member.stores:
             database = SlotDatabase(self.shape.databases / str(member.slot), budget=0)
             back_stores(member.stores, database)

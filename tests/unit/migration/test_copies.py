@@ -78,11 +78,13 @@ def test_a_copied_bin_leaves_as_what_changed_since() -> None:
     assert taker.host.copies.is_idle
 
 
-def test_rounds_go_on_until_little_changes_and_once_more_when_a_move_claims_the_copy() -> None:
-    giver = Host(OWNERS, 0)
+def test_rounds_go_on_until_little_changes_and_before_a_cut_as_often_as_they_are_worth_it() -> None:
+    giver, taker = Host(OWNERS, 0), Host(OWNERS, 2)
     giver.host.copies.few_keys = 0
+    giver.host.copies.keys_of_a_bin = 2
     filled(giver, 0, 40)
-    giver.hand.read(precopy(1, (0, 2)))
+    for host in (giver, taker):
+        host.hand.read(precopy(1, (0, 2)))
     giver.host.copy_bytes = 500
     giver.step()
     assert giver.host.copies.reports == []
@@ -93,10 +95,22 @@ def test_rounds_go_on_until_little_changes_and_once_more_when_a_move_claims_the_
     giver.rows(FIRST, (0, 1))
     giver.step()
     assert giver.host.copies.bytes_sent == told
-    giver.read(claiming(120, 1, (0, 2)), horizon=130)
-    giver.step()
-    assert giver.host.copies.bytes_sent > told
+    for host in (giver, taker):
+        host.read(claiming(120, 1, (0, 2)), horizon=130)
+    for keys, is_worth_a_round in ((2, False), (3, True), (2, False), (5, True)):
+        told = giver.host.copies.bytes_sent
+        filled(giver, 0, keys)
+        giver.step()
+        assert (giver.host.copies.bytes_sent > told) == is_worth_a_round
     assert len(giver.host.copies.reports) == 1
+    filled(giver, 0, 2)
+    pass_on(giver, taker)
+    giver.reach(120)
+    taker.send_state(120, chunks_of(giver.step()))
+    taker.reach(120)
+    taker.step()
+    assert taker.host.installed[0]
+    assert taker.store.rows(0) == 40
 
 
 def test_no_more_is_told_than_there_is_room_for() -> None:
