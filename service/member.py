@@ -14,7 +14,7 @@ Invariants
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -37,7 +37,7 @@ from service.migration.control_source import ControlSource
 from service.migration.handover import CopyReport, CutReport
 from service.migration.horizon import LogFollower, TickClock
 from service.migration.lowering import Edges, lower
-from service.migration.records import Generation, LogRecord, Move
+from service.migration.records import Generation, LogRecord, Move, PreCopy
 from service.migration.routing_table import RoutingTable
 from service.statestore.hosted import HostedStore
 from service.statestore.timed import NEVER
@@ -123,8 +123,12 @@ class Member:
         """
         self.ticks.observe(record.clock, monotonic_us)
         self.control.feed(record)
-        if isinstance(record, Move) and self.slot.role is Role.WORKER:
-            self._expect(record)
+        if self.slot.role is not Role.WORKER:
+            return
+        if isinstance(record, Move):
+            self._expect(record.moves, record.waves - record.wave + 1)
+        elif isinstance(record, PreCopy):
+            self._expect(record.moves, 1)
 
     def tick(self, monotonic_us: int) -> bool:
         """Close an epoch in every source; whether the horizon left room for one.
@@ -257,13 +261,13 @@ class Member:
             return [int(number) for number in host.installed.nonzero()[0]]
         return []
 
-    def _expect(self, move: Move) -> None:
+    def _expect(self, moves: Sequence[tuple[int, int]], waves: int) -> None:
         """Let stores have memory for bins that come with this wave and, it seems, the next."""
-        coming = [bin_id for bin_id, worker in move.moves if worker == self.slot.ordinal]
+        coming = [bin_id for bin_id, worker in moves if worker == self.slot.ordinal]
         for host in self.hosts.values():
             # A bin that was copied here has its memory, and so, it seems, have those of next waves.
             bins = sum(host.store.copier.staged(bin_id) is None for bin_id in coming)
-            host.store.expect(bins * (move.waves - move.wave + 1))
+            host.store.expect(bins * waves)
 
     def _source(self, vertex: SourceVertex) -> Operator:
         owners = self.generation.partition_owners

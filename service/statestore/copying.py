@@ -107,7 +107,8 @@ class BinCopier(ABC):
 
     def next_piece(self, bin_id: int, nbytes: int) -> bytes:
         """About `nbytes` of what is left of the round; b"" if nothing is."""
-        copy = self._copies[bin_id]
+        copy = self._copies.get(bin_id)
+        assert copy is not None, "PC1: the bin is copied"
         piece = b"" if copy.place is None else self._scan(bin_id, copy.place, nbytes)
         if not piece:
             copy.place = None

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from service.hashing import bins_of
-from service.statestore import _layout, _scans
+from service.statestore import _kernels, _layout, _scans
 from service.statestore.arena import Int64s, KeyedTable
 from service.statestore.chunk import PORTION_BYTES
 from service.statestore.columns import Rows, no_rows
@@ -77,6 +77,17 @@ def lines_of(table: KeyedTable, keys: Int64s) -> Int64s:
     lines[0], lines[1] = keys, there.astype(np.int64) - 1
     lines[2:, there] = cells[slots[there], _layout.FIRST_COLUMN :].T
     return lines
+
+
+def make_room(table: KeyedTable, bin_id: int, rows: int) -> None:
+    """Let a bin without rows have room for so many at once; where there is none, `put` will say so.
+
+    Rows that come in the order of `next_rows` are then written one behind the other.
+    """
+    arena = table.arrays
+    fits = 0 < rows < arena.space[_layout.CAPACITY]
+    if fits and int(arena.regions[bin_id]) == _layout.NO_REGION:
+        _kernels.reserve_each(arena, np.array([bin_id]), np.array([rows]))
 
 
 def put(table: KeyedTable, lines: Int64s, version: int) -> None:

@@ -3,12 +3,14 @@
 Flow: `VertexStore` -> [TableCopier]; see `copying` for the protocol.
 
 A piece, little endian:
-    rows u32 | gone u32 | lines of int64: keys, each state column | keys that are gone
+    rows u32 | gone u32 | room u64 | lines of int64: keys, each state column | keys that are gone
+`room` is how many rows the bin has, where the piece is one of a walk through its slots; else 0.
 
 Invariants
   TC1  A piece holds keys of its bin, or is refused as a whole.
   TC2  A bin whose region moved during the first round is gone through anew, so that no row that
        changed its slot is missed.
+  TC3  Where all rows are in memory, the first piece of a bin makes room for all its rows at once.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from service.statestore.groups import Remainder
 from service.statestore.place import Place
 from service.statestore.tiered_table import TieredTable
 
-_HEADER = struct.Struct("<II")
+_HEADER = struct.Struct("<IIQ")
 
 
 class TableCopier(BinCopier):
@@ -78,11 +80,11 @@ class TableCopier(BinCopier):
     def _scan(self, bin_id: int, place: Place, nbytes: int) -> bytes:
         most = max(1, nbytes // (8 * self._width))
         lines = scanning.next_rows(self._table, bin_id, place, most)
-        return b"" if lines is None else _piece(lines, lines[0, :0])
+        return b"" if lines is None else _piece(lines, lines[0, :0], self._table.rows(bin_id))
 
     def _read(self, keys: Int64s, nbytes: int) -> tuple[bytes, int]:
         some = keys[: max(1, nbytes // (8 * self._width))]
-        return _piece(*scanning.rows_of(self._table, some)), len(some)
+        return _piece(*scanning.rows_of(self._table, some), 0), len(some)
 
     def _chunks_left(self, bin_id: int, number: int, cut: int) -> Iterator[bytes]:
         metadata = {
@@ -183,10 +185,12 @@ class TableCopier(BinCopier):
                 yield scanning.as_gone(self._table, gone)
 
     def _write(self, bin_id: int, piece: bytes | memoryview) -> None:
-        lines, gone = _parts(bin_id, piece, self._width)
+        lines, gone, room = _parts(bin_id, piece, self._width)
         for keys in (lines[0], gone):
             if len(keys) and np.any(bins_of(keys, self._bin_bits) != bin_id):
                 raise StateCorrupt(f"a piece of bin {bin_id} holds keys of another bin")
+        if not isinstance(self._table, TieredTable):
+            scanning.make_room(self._table, bin_id, room)
         self._write_lines(lines, gone)
 
     def _complete(self, bin_id: int, assembler: BinAssembler) -> None:
@@ -215,18 +219,18 @@ class TableCopier(BinCopier):
         self._table.delete(bin_id)
 
 
-def _piece(lines: Int64s, gone: Int64s) -> bytes:
-    header = _HEADER.pack(lines.shape[1], len(gone))
+def _piece(lines: Int64s, gone: Int64s, room: int) -> bytes:
+    header = _HEADER.pack(lines.shape[1], len(gone), room)
     return b"".join((header, lines.tobytes(), gone.tobytes()))
 
 
 def _parts(
     bin_id: int, piece: bytes | memoryview, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     if len(piece) < _HEADER.size:
         raise StateCorrupt(f"a piece of bin {bin_id} has {len(piece)} bytes")
-    rows, gone = _HEADER.unpack_from(piece)
+    rows, gone, room = _HEADER.unpack_from(piece)
     if len(piece) != _HEADER.size + 8 * (rows * width + gone):
         raise StateCorrupt(f"a piece of bin {bin_id} with {rows} rows has {len(piece)} bytes")
     cells = np.frombuffer(piece, dtype="<i8", offset=_HEADER.size)
-    return cells[: rows * width].reshape(width, rows), cells[rows * width :]
+    return cells[: rows * width].reshape(width, rows), cells[rows * width :], room

@@ -191,6 +191,31 @@ def test_a_bin_that_grows_between_pieces_is_gone_through_anew() -> None:
     assert content(target) == of_bin(source, 0)
 
 
+def test_the_first_piece_makes_room_for_the_whole_bin() -> None:
+    source, target = table(), table()
+    source.apply_rows(rows([(key, 1) for key in range(4_000)]), (1,))
+    source.copier.begin(0)
+    target.copier.stage(0, 1, source.copier.next_piece(0, 1_000))
+    assert 0 < target.rows(0) < source.rows(0) / 10
+    room = target.nbytes(0)
+    while piece := source.copier.next_piece(0, 1_000):
+        target.copier.stage(0, 1, piece)
+    assert target.rows(0) == source.rows(0)
+    assert target.nbytes(0) == room
+    assert content(target) == of_bin(source, 0)
+
+
+@pytest.mark.parametrize("room", [0, 1, (1 << 64) - 1])
+def test_room_that_is_told_wrong_costs_nothing_but_time(room: int) -> None:
+    source, target = table(), table()
+    source.apply_rows(rows([(key, 1) for key in range(400)]), (1,))
+    source.copier.begin(0)
+    piece = source.copier.next_piece(0, 1 << 20)
+    target.copier.stage(0, 1, piece[:8] + room.to_bytes(8, "little") + piece[16:])
+    assert content(target) == of_bin(source, 0)
+    assert target.nbytes(0) <= source.nbytes(0)
+
+
 @pytest.mark.parametrize("make", [table, objects])
 def test_a_bin_is_given_up_chunk_by_chunk_and_forgotten_with_the_last(
     make: Callable[[], HostedStore],

@@ -272,7 +272,7 @@ class World:
             # Then `drain_rows` decides how much is gathered; one row: nothing.
             host.merge_from = 1
             if self.shape.copies:
-                host.copy_bytes = self.random.choice((1, 400, 1 << 18))
+                host.copy_bytes = self.random.choice((1, 400, 1 << 19))
                 host.copies.least_bytes = 0
                 host.copies.few_keys = self.random.choice((0, 0, 3))
                 # 0: rounds go on as long as anything changes.

@@ -125,6 +125,25 @@ def test_no_more_is_told_than_there_is_room_for() -> None:
     assert len(giver.ports.said) == 1
 
 
+def test_beside_rows_an_eighth_is_told_in_a_step_and_all_of_it_after_some_without() -> None:
+    giver = Host(OWNERS, 0)
+    giver.host.copy_bytes = 400
+    filled(giver, 0, 60)
+    giver.hand.read(precopy(1, (0, 2)))
+
+    def told() -> int:
+        before = giver.host.copies.bytes_sent
+        giver.step()
+        return giver.host.copies.bytes_sent - before
+
+    beside = [told() for _ in range(15)]
+    assert min(beside) >= 50
+    assert max(beside) < 120
+    assert 400 <= told() < 480
+    giver.rows(FIRST, (0, 1))
+    assert 50 <= told() < 120
+
+
 @pytest.mark.parametrize("ends", [PreCopyEnd(clock=FIRST), move(120, (0, 1)), stop(120)])
 def test_a_copy_that_ends_is_dropped_and_what_still_comes_of_it_is_ignored(
     ends: PreCopyEnd | Move,
