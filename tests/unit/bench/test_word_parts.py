@@ -35,7 +35,7 @@ LATENCIES = st.integers(0, (1 << 40) - 1)
 
 
 @given(LATENCIES)
-def test_a_value_lies_in_its_bucket_which_is_a_sixteenth_wide(value: int) -> None:
+def test_a_value_lies_in_its_bucket_which_is_a_sixty_fourth_wide(value: int) -> None:
     bucket = bucket_of(value)
     assert 0 <= bucket < BUCKETS
     low, high = lower_edge(bucket), upper_edge(bucket)
@@ -83,6 +83,22 @@ def test_a_complementary_distribution_begins_at_one_and_ends_with_the_last_bucke
     rows = list(latencies.window(0).ccdf())
     assert [(share, count) for _, share, count in rows] == [(1.0, 4), (0.2, 1)]
     assert all(edge > value for (edge, _, _), value in zip(rows, [50, 1_000_000], strict=True))
+
+
+@given(st.lists(LATENCIES, min_size=1, max_size=50))
+def test_a_complementary_distribution_has_the_buckets_of_the_original(values: list[int]) -> None:
+    """Each a sixteenth of a power of two, or a nanosecond, and all that lie in it."""
+    latencies = Latencies(1, 1 << 41)
+    for value in values:
+        latencies.record_each(np.zeros(1, dtype=np.int64), value)
+    low = 0
+    for edge, share, count in latencies.window(0).ccdf():
+        width = 1 << max(0, (edge - 1).bit_length() - 5)
+        assert edge % width == 0
+        assert count == sum(edge - width <= value < edge for value in values)
+        assert share == sum(value >= low for value in values) / len(values)
+        low = edge
+    assert low > max(values)
 
 
 @given(st.integers(1, 20_000_000), st.integers(1, 5_000_000_000), st.integers(0, 6_000_000_000))
