@@ -25,7 +25,8 @@ Invariants
   S6  Rows that wait hold a capability and no credit.
   S7  Of rows that may be applied, those that came earlier are applied earlier.
   S8  State is taken and sent in portions, between which this process receives and applies rows: a
-      large wave does not stop the bins that stay. While rows come, a portion is an eighth.
+      large wave does not stop the bins that stay. Of copies, for which nothing waits, a portion is
+      an eighth while rows come.
   S9  An ordered vertex applies the rows of a time together, once nothing at or before it can come
       (OR1 of `ordered`), and rows of a bin that has not arrived time by time as well.
   S10  A bin is copied at the cut of a checkpoint when it is settled there, and its rows at or
@@ -62,11 +63,14 @@ from service.migration.waiting import NEVER, WaitingBins
 from service.statestore.columns import numbers_of
 from service.statestore.hosted import HostedStore
 
-#: A portion is whole again after so many steps without rows, and an eighth before: a step takes the
-#: rows that came during the last one, so where rows take four fifths of a core, the steps settle at
-#: five times as long as what is done beside. [measured, 2 workers, 1 M records/s each: p99 while
-#: bins are copied 19 ms with portions of 256 KiB, 10 with 64 and 12 with 16; without rows state
-#: moves at 558 MB/s in portions of 512 KiB and at 419 in such of 64]
+#: A portion of copies is whole again after so many steps without rows, and an eighth before. A step
+#: takes the rows that came during the last one, so where rows take four fifths of a core, the steps
+#: settle at five times as long as what is done beside. [measured, 2 workers, 1 M records/s each:
+#: p99 while bins are copied 19 ms with portions of 256 KiB, 10 with 64 and 12 with 16. Of what
+#: moves, small portions make bins that stay wait 1.9 times as long as without a move, not 2.6; but
+#: a first move takes so much of the cores then that memory for it is not found in time: rows of
+#: bins that move waited 327 ms at most, 57 with whole portions, medians of four pairs. Without rows
+#: small portions move state at 419 MB/s, whole ones at 558]
 _QUIET_STEPS = 16
 _BESIDE_ROWS = 8
 
@@ -97,7 +101,7 @@ class StateHost:
         self._early_bytes = 0
         #: Bytes of state taken, and sent, in one step (S8): 2 to 4 ms of work at the taking end.
         self.portion_bytes = 1 << 19
-        #: The same of copies.
+        #: The same of copies (S8).
         self.copy_bytes = 1 << 19
         #: Bins of at most so many bytes leave together: a millisecond of work at the taking end.
         self.group_bytes = 1 << 18
@@ -179,11 +183,9 @@ class StateHost:
                 self._take_ordered(self._ordered)
         if self.cutting and (self.cutting.step() or self.waiting.released):
             self._context.resume()
-        if self._departures and self._departures.step(
-            self._portion(self.portion_bytes), self.group_bytes
-        ):
+        if self._departures and self._departures.step(self.portion_bytes, self.group_bytes):
             self._context.resume()
-        if self.copies.step(self._portion(self.copy_bytes)):
+        if self.copies.step(self._copied_at_once()):
             self._context.resume()
 
     # Rows ---------------------------------------------------------------------------------------
@@ -352,12 +354,14 @@ class StateHost:
                 return
         self._context.activate()
 
-    def _portion(self, most: int) -> int:
-        """Bytes of state to take or send in this step (S8)."""
-        return most if self._quiet >= _QUIET_STEPS else -(-most // _BESIDE_ROWS)
+    def _copied_at_once(self) -> int:
+        """Bytes of copies to take or send in this step (S8)."""
+        if self._quiet >= _QUIET_STEPS:
+            return self.copy_bytes
+        return -(-self.copy_bytes // _BESIDE_ROWS)
 
     def _take_copies(self) -> None:
-        if self.copies.take(self._portion(self.copy_bytes)):
+        if self.copies.take(self._copied_at_once()):
             self._context.resume()
 
     def _take_chunks(self) -> None:
@@ -365,8 +369,7 @@ class StateHost:
         taken = 0
         if self._state.queue:
             self.copies.take_before_chunks()
-        most = self._portion(self.portion_bytes)
-        while taken < most and (chunk := self._state.pull()) is not None:
+        while taken < self.portion_bytes and (chunk := self._state.pull()) is not None:
             assert isinstance(chunk.payload, bytes), "a state channel carries chunks"
             if chunk.payload == PASSED:
                 self._arrivals.passed(chunk.time[0], chunk.sender)
