@@ -14,7 +14,7 @@ Invariants
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pyarrow as pa
 
@@ -123,12 +123,8 @@ class Member:
         """
         self.ticks.observe(record.clock, monotonic_us)
         self.control.feed(record)
-        if self.slot.role is not Role.WORKER:
-            return
-        if isinstance(record, Move):
-            self._expect(record.moves, record.waves - record.wave + 1)
-        elif isinstance(record, PreCopy):
-            self._expect(record.moves, 1)
+        if isinstance(record, Move | PreCopy) and self.slot.role is Role.WORKER:
+            self._expect(record)
 
     def tick(self, monotonic_us: int) -> bool:
         """Close an epoch in every source; whether the horizon left room for one.
@@ -261,13 +257,16 @@ class Member:
             return [int(number) for number in host.installed.nonzero()[0]]
         return []
 
-    def _expect(self, moves: Sequence[tuple[int, int]], waves: int) -> None:
+    def _expect(self, record: Move | PreCopy) -> None:
         """Let stores have memory for bins that come with this wave and, it seems, the next."""
-        coming = [bin_id for bin_id, worker in moves if worker == self.slot.ordinal]
+        here = [bin_id for bin_id, worker in record.moves if worker == self.slot.ordinal]
         for host in self.hosts.values():
+            if isinstance(record, PreCopy):
+                host.store.expect(host.copies.coming)
+                continue
             # A bin that was copied here has its memory, and so, it seems, have those of next waves.
-            bins = sum(host.store.copier.staged(bin_id) is None for bin_id in coming)
-            host.store.expect(bins * waves)
+            whole = sum(host.store.copier.staged(bin_id) is None for bin_id in here)
+            host.store.expect(whole * (record.waves - record.wave + 1))
 
     def _source(self, vertex: SourceVertex) -> Operator:
         owners = self.generation.partition_owners

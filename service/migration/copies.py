@@ -213,21 +213,26 @@ class Copies:
         if not self._groups:
             return False
         frames = FrameWriter(self._aside, _FRAME_BYTES)
-        left = portion
+        left, spent = portion, False
+        begins = any(not group.claimed and not group.resting for group in self._groups.values())
         for number in sorted(self._groups):
             group = self._groups[number]
-            if group.resting and group.claimed:
+            if group.claimed and group.resting and self._copier.changed_keys > self._few(group):
                 self._turn(number, group)
-            while not group.resting and left > 0:
-                left -= self._round(number, group, frames, left)
+            # What changes all the time does not keep the next wave's copies from getting done.
+            most = -(-left // 2) if group.claimed and begins else left
+            while not group.resting and most > 0:
+                sent = self._round(number, group, frames, most)
+                most, left = most - sent, left - sent
                 if group.pending:
                     break
                 self._turn(number, group)
+            spent = spent or most <= 0
             if left <= 0:
                 break
         frames.flush()
         self.bytes_sent += frames.nbytes
-        return left <= 0
+        return spent
 
     def _round(self, number: int, group: _Group, frames: FrameWriter, most: int) -> int:
         """Tell what is pending in this round, of about `most` bytes; how many there were."""
@@ -274,11 +279,8 @@ class Copies:
     def _turn(self, number: int, group: _Group) -> None:
         """After a round: rest if little is left or it no longer shrinks, else begin another."""
         changed = self._copier.changed_in(group.bins)
-        if group.claimed:
-            few = max(self.few_keys, self.keys_of_a_bin * len(group.bins))
-            group.resting = changed <= few
-        else:
-            group.resting = changed <= self.few_keys or changed > group.last * SHRINKING
+        shrinks = changed <= group.last * SHRINKING
+        group.resting = changed <= self._few(group) or not (group.claimed or shrinks)
         if group.resting:
             if not group.reported:
                 group.reported = True
@@ -287,6 +289,11 @@ class Copies:
         group.last = changed
         group.round += 1
         group.pending = deque(sorted(group.bins))
+
+    def _few(self, group: _Group) -> int:
+        """So many changed keys are not worth another round."""
+        before_cut = self.keys_of_a_bin * len(group.bins) if group.claimed else 0
+        return max(self.few_keys, before_cut)
 
     def is_copied(self, bin_id: int) -> bool:
         """Whether a copy of the bin from here was announced and has not ended."""
@@ -312,6 +319,11 @@ class Copies:
         return number
 
     # At the new owner ---------------------------------------------------------------------------
+
+    @property
+    def coming(self) -> int:
+        """Bins whose copies are to come here, and of which nothing has come. Cost: O(these)."""
+        return sum(self._copier.staged(bin_id) is None for bin_id in self._in.open)
 
     def take(self, portion: int) -> bool:
         """Stage about `portion` bytes of what has come; whether there is more (CO2)."""

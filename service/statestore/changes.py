@@ -51,6 +51,11 @@ class ChangedKeys:
         """How many keys of the bin are noted."""
         return self._noted.rows(bin_id)
 
+    @property
+    def total(self) -> int:
+        """How many keys of all bins are noted."""
+        return self._noted.row_count
+
     def counts(self) -> NDArray[np.int64]:
         """How many keys of each bin are noted."""
         return self._noted.rows_per_bin()

@@ -124,6 +124,11 @@ class BinCopier(ABC):
         assert self._changes is not None, "PC1"
         return self._changes.count(bin_id)
 
+    @property
+    def changed_keys(self) -> int:
+        """Changed keys of all bins, as `changed_in`. Cost: 3 us and 0.2 ns a bin."""
+        return 0 if self._changes is None else self._changes.total
+
     def changed_in(self, bins: Collection[int]) -> int:
         """How many keys of all these bins have changed since they were told. Cost: O(bins)."""
         if self._changes is None:

@@ -449,10 +449,11 @@ def test_a_worker_expects_no_bins_that_were_copied_here_before(
     store = job.members[1].stores["stats"]
     expected: list[int] = []
     monkeypatch.setattr(store, "expect", expected.append)
-    job.read(PreCopy(number=1, request="r", moves=[(0, 1), (2, 1)], clock=FIRST))
+    for number, bin_id in ((1, 0), (2, 2)):
+        job.read(PreCopy(number=number, request="r", moves=[(bin_id, 1)], clock=FIRST))
     job.step()
-    assert [bin_id for bin_id in range(4) if store.copier.staged(bin_id) == 1] == [0, 2]
-    moves = [(0, 1), (1, 1), (2, 1)]
+    assert [bin_id for bin_id in range(4) if store.copier.staged(bin_id)] == [0, 2]
+    moves = [(0, 1), (1, 1)]
     job.read(Move(at=200, request="r", wave=1, waves=2, moves=moves, precopy=1, clock=FIRST))
-    # Those to be copied, then the one that was not, and as many of the second wave.
-    assert expected == [2, 1 * 2]
+    # All to be copied so far, then the one that was not, and as many of the second wave.
+    assert expected == [1, 2, 1 * 2]

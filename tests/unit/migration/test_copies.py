@@ -144,6 +144,25 @@ def test_beside_rows_an_eighth_is_told_in_a_step_and_all_of_it_after_some_withou
     assert 50 <= told() < 120
 
 
+def test_what_changes_all_the_time_before_a_cut_leaves_half_of_a_step_to_the_next_wave() -> None:
+    giver = Host(OWNERS, 0)
+    giver.host.copies.few_keys = giver.host.copies.keys_of_a_bin = 0
+    giver.host.copy_bytes = 800
+    filled(giver, 0, 20)
+    filled(giver, 1, 50)
+    giver.hand.read(precopy(1, (0, 2)))
+    while not giver.host.copies.reports:
+        giver.step()
+    giver.read(claiming(120, 1, (0, 2)), horizon=130)
+    giver.hand.read(precopy(2, (1, 2)))
+    for _ in range(60):
+        resumed, told = giver.ports.resumptions, giver.host.copies.bytes_sent
+        filled(giver, 0, 20)
+        assert giver.host.copies.bytes_sent > told
+        assert giver.ports.resumptions > resumed, "there is more to tell"
+    assert giver.host.copies.reports == [CopyReport("stats", 1, 0), CopyReport("stats", 2, 0)]
+
+
 @pytest.mark.parametrize("ends", [PreCopyEnd(clock=FIRST), move(120, (0, 1)), stop(120)])
 def test_a_copy_that_ends_is_dropped_and_what_still_comes_of_it_is_ignored(
     ends: PreCopyEnd | Move,
