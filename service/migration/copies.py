@@ -277,7 +277,10 @@ class Copies:
         return bool(self._installed[bin_id]) and self._came.get(bin_id, 0) == out.came
 
     def _turn(self, number: int, group: _Group) -> None:
-        """After a round: rest if little is left or it no longer shrinks, else begin another."""
+        """Rest or begin another round.
+
+        It rests if little is left; before a move claims the copies, also if it no longer shrinks.
+        """
         changed = self._copier.changed_in(group.bins)
         shrinks = changed <= group.last * SHRINKING
         group.resting = changed <= self._few(group) or not (group.claimed or shrinks)
